@@ -1,0 +1,1 @@
+"""From the archive to batches: archive, index, splits, leaks, pixels, pipeline, synthetic."""

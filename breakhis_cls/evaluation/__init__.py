@@ -1,0 +1,1 @@
+"""From predictions.csv to what people look at. Works from tables alone; never imports TensorFlow."""
