@@ -1,4 +1,4 @@
-"""Settings: one frozen type, its defaults here and nowhere else. YAML says what differs, the command line has the last word."""
+"""Settings: one frozen type, its defaults here and nowhere else. YAML says what differs; the command line wins."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Data(Section):
     skip_broken: bool = False
     """Leave out images that cannot be read, and record them, instead of stopping."""
     balance: Literal["none", "class_weights", "sampling"] = "none"
-    """class_weights: the loss counts classes equally. sampling: every class, and within it every case, is drawn equally often."""
+    """class_weights: the loss counts classes equally. sampling: classes, and cases within them, are drawn equally."""
 
 
 class Split(Section):
@@ -68,7 +68,7 @@ class Image(Section):
     width_px: PositiveInt = 350
     """See height_px."""
     fit: Literal["stretch", "crop", "pad"] = "stretch"
-    """stretch: the whole field at that size, which also restores a field squeezed to a square. crop, pad: aspect kept."""
+    """stretch: the whole field, which also restores one squeezed to a square. crop, pad: the aspect is kept."""
 
 
 class Model(Section):
@@ -170,7 +170,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def from_yaml(path: Path, kind: type[S] = Config) -> S:
-    """Read settings from a YAML file; what it does not say keeps its default. ConfigError names an unknown key's neighbour."""
+    """Read settings from a YAML file; what it does not say keeps its default. An unknown key is a ConfigError."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
@@ -199,16 +199,15 @@ def parse(kind: type[S], argv: list[str] | None, prog: str, description: str) ->
     argv = list(sys.argv[1:] if argv is None else argv)
     argv, path = _take_config(argv)
     default = from_yaml(path, kind) if path else _validated(kind, {}, "defaults")
-    return from_command_line(tyro, kind, argv, prog, f"{description}\n\n--config FILE.yaml gives the defaults shown below.", default)
+    description = f"{description}\n\n--config FILE.yaml gives the defaults shown below."
+    return from_command_line(tyro, kind, argv, prog, description, default)
 
 
-def from_command_line(tyro: Any, kind: Any, argv: list[str] | None, prog: str, description: str, default: Any = None) -> Any:
+def from_command_line(tyro: Any, kind: Any, argv: list[str], prog: str, description: str, default: Any) -> Any:
     """tyro's parser with pydantic's complaints turned into ConfigError."""
-    given = {} if default is None else {"default": default}
+    options = {"description": description, "use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
     try:
-        return tyro.cli(
-            kind, args=argv, prog=prog, description=description, use_underscores=True, config=(tyro.conf.FlagConversionOff,), **given
-        )
+        return tyro.cli(kind, args=argv, prog=prog, default=default, **options)
     except ValidationError as error:
         raise ConfigError(_explained(error, kind, "the command line")) from None
 
@@ -227,7 +226,7 @@ def _take_config(argv: list[str]) -> tuple[list[str], Path | None]:
 def _configs_near(path: Path) -> str:
     known = sorted(path.parent.glob("*.yaml")) if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, [file.name for file in known], n=1)
-    return f"; did you mean {path.parent / near[0]}?" if near else "; configs/ holds the ones that come with the repository"
+    return f"; did you mean {path.parent / near[0]}?" if near else "; configs/ holds those of the repository"
 
 
 def _validated(kind: type[S], content: dict[str, Any], source: str) -> S:
@@ -247,14 +246,16 @@ def _complaint(complaint: Any, kind: Any) -> str:
     name = ".".join(where)
     if complaint["type"] == "extra_forbidden":
         known = _keys(kind)
-        near = difflib.get_close_matches(name, known, n=1) or [key for key in known if key.endswith(f".{where[-1]}")]
-        return f"unknown setting '{name}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}")
+        same_end = [key for key in known if key.endswith(f".{where[-1]}")]
+        near = difflib.get_close_matches(name, known, n=1) or same_end
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+        return f"unknown setting '{name}'; {hint}"
     return f"{name} is {complaint.get('input')!r}: {complaint['msg'][0].lower()}{complaint['msg'][1:]}"
 
 
 def _keys(kind: Any) -> list[str]:
     keys = []
     for name, field in kind.model_fields.items():
-        nested = field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None
-        keys += [name] + [f"{name}.{inner}" for inner in (nested.model_fields if nested else ())]
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        keys += [f"{name}.{inner}" for inner in field.annotation.model_fields] if nested else [name]
     return keys

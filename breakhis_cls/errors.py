@@ -38,7 +38,7 @@ class RunError(BreakHisError):
 
 
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
-    """Give a command's main the exit codes of the package: 0 done, 1 the answer is no, 2 bad input, 130 interrupted."""
+    """Give a command's main the package's exit codes: 0 done, 1 the answer is no, 2 bad input, 130 interrupted."""
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> int:

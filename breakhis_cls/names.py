@@ -1,7 +1,7 @@
 """What a file name of BreakHis says, and the facts of the data set that must hold.
 
-Labels come from file names, never from folders. A *slide* is one of the 82 folders (the literature's "patient"); a *case*
-is the number without its block letters: 70 of them. That equal numbers mean one woman is likely, not documented.
+Labels come from file names, never from folders. A *slide* is one of the 82 folders (the literature's "patient"); a
+*case* is the number without its block letters: 70 of them. That equal numbers mean one woman is likely, not documented.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ IMAGE_NAME = re.compile(
     rf"SOB_(?P<label>[BM])_(?P<subtype>{_SUBTYPE})-(?P<year>\d{{2}})-(?P<case>\d+)(?P<block>[A-Z]*)"
     r"-(?P<magnification>40|100|200|400)-(?P<sequence>\d+)\.png"
 )
-SLIDE_NAME = re.compile(rf"SOB_(?P<label>[BM])_(?P<subtype>{_SUBTYPE})_(?P<year>\d{{2}})-(?P<case>\d+)(?P<block>[A-Z]*)")
+SLIDE_NAME = re.compile(
+    rf"SOB_(?P<label>[BM])_(?P<subtype>{_SUBTYPE})_(?P<year>\d{{2}})-(?P<case>\d+)(?P<block>[A-Z]*)"
+)
 
 
 class ImageName(NamedTuple):
@@ -46,7 +48,7 @@ class ImageName(NamedTuple):
 
 
 def parse(filename: str) -> ImageName:
-    """Read `SOB_B_A-14-22549AB-40-001.png`; DataError if the name does not follow the grammar or contradicts itself."""
+    """Read `SOB_B_A-14-22549AB-40-001.png`; DataError if a name breaks the grammar or contradicts itself."""
     match = IMAGE_NAME.fullmatch(filename)
     if match is None:
         raise DataError(f"'{filename}' is no BreakHis image name; expected one like SOB_B_A-14-22549AB-40-001.png")
@@ -94,5 +96,5 @@ def _label(match: re.Match[str], found: str) -> str:
     label = LABELS["BM".index(match["label"])]
     expected = SUBTYPES[match["subtype"]][1]
     if label != expected:
-        raise DataError(f"'{found}' says {label}, but its subtype {match['subtype']} is {expected}; rename or remove it")
+        raise DataError(f"'{found}' says {label}, but subtype {match['subtype']} is {expected}; rename or remove it")
     return label
