@@ -27,7 +27,7 @@ TINT = {"benign": (212, 165, 200), "malignant": (150, 108, 172)}   # RGB; more n
 
 @pytest.fixture(scope="session")
 def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that serves as `data.root`: 75 small PNGs in the official layout. Copy it before you change it."""
+    """A folder that serves as `data.root`: 75 small PNGs in the official layout. Read only."""
     root = tmp_path_factory.mktemp("tiny") / "BreaKHis_v1"
     for slide in SLIDES:
         for magnification in names.MAGNIFICATIONS:

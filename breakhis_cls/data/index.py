@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 
 from .. import config, files, names
 from ..errors import DataError, first_few
+from .parallel import in_parallel
 from .png import decode, decode_bytes, kind_of, pixel_sha256, unreadable
 
-__all__ = ["broken", "decode", "in_parallel", "load", "pixel_sha256", "root_of"]
+__all__ = ["broken", "decode", "load", "root_of"]
 
 VERSION = 1   # of what the kept table says about a file; a new number indexes every tree anew
 TREE = "histology_slides"
@@ -37,9 +35,6 @@ KEPT: Any = COLUMNS | {"mtime_ns": int, "converted_from": str, "reason": str}   
 STAMP = ["file", "bytes", "mtime_ns"]
 JUNK = {".ds_store", "thumbs.db", "__macosx", "folds.csv"}   # what systems and Kaggle leave behind
 SAVE_EVERY_S = 5.0
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def load(data: config.Data) -> pd.DataFrame:
@@ -56,8 +51,8 @@ def load(data: config.Data) -> pd.DataFrame:
     images = table.loc[table["reason"] == ""].reset_index(drop=True)
     absent = sorted(set(data.magnifications) - set(images["magnification"]))
     if absent or images.empty:
-        missing = " ".join(f"{magnification}X" for magnification in absent) or "the magnifications asked for"
-        raise DataError(f"no images at {missing} under {data.root}; ask for others with --data.magnifications")
+        missing = " ".join(f"{magnification}X" for magnification in absent) or "no magnification"
+        raise DataError(f"no images at {missing} under {data.root}; choose others with --data.magnifications")
     _warn_of_converted(images)
     return images.loc[:, list(COLUMNS)]
 
@@ -77,41 +72,6 @@ def root_of(data: config.Data) -> Path:
     return _holder(Path(data.root).expanduser())
 
 
-def in_parallel(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    title: str,
-    weigh: Callable[[Item], int] = lambda _: 1,
-) -> Generator[Result, None, None]:
-    """Results in the order of items, computed by a thread per core, with a progress bar on stderr.
-
-    Only a few results wait at any time, so memory is flat; closing the generator stops the work. `weigh` says
-    how many images an item stands for. The first exception of `function` is raised here.
-    """
-    if not items:
-        return
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with _progress() as bar, contextlib.ExitStack() as stack:
-        pool = ThreadPoolExecutor(n_cores)
-        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        task = bar.add_task(title, total=sum(map(weigh, items)))
-        todo = ((item, pool.submit(function, item)) for item in items)   # lazy: submitted as they are drawn
-        waiting = deque(itertools.islice(todo, 4 * n_cores))
-        while waiting:
-            item, future = waiting.popleft()
-            yield future.result()
-            bar.advance(task, weigh(item))
-            waiting.extend(itertools.islice(todo, 1))
-
-
-def _progress() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True))
-
-
 def _asked_for(data: config.Data) -> pd.DataFrame:
     root = root_of(data)
     table = _kept_up_to_date(root, data.cache / "index" / files.digest(VERSION, str(root.resolve()))[:16])
@@ -121,7 +81,7 @@ def _asked_for(data: config.Data) -> pd.DataFrame:
 
 
 def _kept_up_to_date(root: Path, folder: Path) -> pd.DataFrame:
-    """The whole tree's table (columns KEPT, sorted by file); only files that `folder` does not know are read."""
+    """The whole tree's table (columns KEPT, sorted by file); only files that `folder` lacks are read."""
     found = _files(root)
     kept = _read_kept(folder / "images.csv")
     table = kept.merge(found, on=STAMP)   # rows whose size and time still hold
@@ -131,28 +91,33 @@ def _kept_up_to_date(root: Path, folder: Path) -> pd.DataFrame:
         results = in_parallel(lambda stamp: _row(root, *stamp), stamps, "reading images")
         with contextlib.closing(results):
             table = _collected(results, table, folder)
-    table = table.sort_values("file", ignore_index=True)
-    if len(todo) or len(table) != len(kept):
+    elif len(table) != len(kept):
         _save(table, folder)
-    return table
+    return table.sort_values("file", ignore_index=True)
 
 
 def _collected(results: Iterator[dict[str, Any]], table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The table with the rows of results added, saved every few seconds, on interruption and at the end."""
     fresh, saved_s, cost_s = [], time.monotonic(), 0.0
-    for row in results:
-        fresh.append(row)
-        if time.monotonic() - saved_s > max(SAVE_EVERY_S, 20 * cost_s):   # saving stays under 5 % of the time
-            began_s = time.monotonic()
-            _save(pd.concat([table, _frame(fresh)]), folder)
-            saved_s = time.monotonic()
-            cost_s = saved_s - began_s
-    return pd.concat([table, _frame(fresh)])
+    try:
+        for row in results:
+            fresh.append(row)
+            if time.monotonic() - saved_s > max(SAVE_EVERY_S, 20 * cost_s):   # at most 5 % of the time saves
+                began_s = time.monotonic()
+                _save(pd.concat([table, _frame(fresh)]), folder)
+                saved_s = time.monotonic()
+                cost_s = saved_s - began_s
+    finally:
+        table = pd.concat([table, _frame(fresh)])
+        _save(table, folder)
+    return table
 
 
 def _row(root: Path, file: str, size: int, mtime_ns: int) -> dict[str, Any]:
     """What one image is; `reason` is not empty where it cannot be read."""
     row = {"file": file, **names.parse(Path(file).name)._asdict(), "bytes": size, "mtime_ns": mtime_ns}
-    row |= {"width_px": 0, "height_px": 0, "sha256": "", "pixel_sha256": "", "converted_from": "", "reason": ""}
+    row |= {"width_px": 0, "height_px": 0, "sha256": "", "pixel_sha256": ""}
+    row |= {"converted_from": "", "reason": ""}
     try:
         raw = (root / file).read_bytes()
         row["sha256"] = hashlib.sha256(raw).hexdigest()
@@ -167,9 +132,9 @@ def _row(root: Path, file: str, size: int, mtime_ns: int) -> dict[str, Any]:
 
 
 def _files(root: Path) -> pd.DataFrame:
-    """STAMP of every image under `root`, sorted by file; DataError lists foreign names and misplaced files."""
+    """STAMP of every image under `root`, sorted by file; DataError lists what does not belong there."""
     stamps, wrong = [], []
-    for folder, _, filenames in _walk(root / TREE):
+    for folder, _, filenames in _walk(root / TREE, _refuse):
         for filename in filenames:
             path = Path(folder, filename)
             complaint = _misplaced(path.relative_to(root).as_posix(), filename)
@@ -181,7 +146,7 @@ def _files(root: Path) -> pd.DataFrame:
             + first_few(sorted(wrong), len(wrong))
         )
     if not stamps:
-        raise DataError(f"{root / TREE} holds no images; run scripts/download.py, or name another --data.root")
+        raise DataError(f"{root / TREE} holds no images; run scripts/download.py, or name a --data.root")
     return pd.DataFrame(sorted(stamps), columns=STAMP).astype({name: KEPT[name] for name in STAMP})
 
 
@@ -201,10 +166,16 @@ def _stamp(path: Path, root: Path) -> tuple[str, int, int]:
     return path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns
 
 
-def _walk(base: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: {unreadable(error)}; mend its rights, or images would be missed")
+
+
+def _walk(
+    base: Path, refuse: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
     """os.walk in sorted order, through links (each folder once), without what is junk."""
     seen = set[str]()
-    for folder, subfolders, filenames in os.walk(base, followlinks=True):
+    for folder, subfolders, filenames in os.walk(base, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
         subfolders[:] = [] if real in seen else sorted(name for name in subfolders if not _is_junk(name))
         if real not in seen:
@@ -253,7 +224,8 @@ def _read_kept(path: Path) -> pd.DataFrame:
         kept = pd.read_csv(path, dtype=KEPT, usecols=list(KEPT), keep_default_na=False)[list(KEPT)]
     except (FileNotFoundError, ValueError):   # none yet, or not one of ours: indexed anew
         return _frame([])
-    return kept.loc[~kept["reason"].str.startswith("cannot be read")]   # rights are mended without a new mtime
+    mendable = pd.Series(kept["reason"]).str.startswith("cannot be read")   # without a new modification time
+    return kept.loc[~mendable]
 
 
 def _save(table: pd.DataFrame, folder: Path) -> None:

@@ -1,13 +1,13 @@
 """The pixel store: every image decoded and resized once, kept as uint8 in one file that all runs map.
 
-A plain .npy map, because rows of equal size need no chunk index and no decompression: zarr, HDF5 and TFRecord
-put a copy, a codec or a shuffle buffer between the disk's pages and a batch; `numpy.load` opens this anywhere.
+A plain .npy map, because rows of equal size need no chunk index and no decompression: zarr, HDF5 and
+TFRecord put a copy, a codec or a shuffle buffer between the disk's pages and a batch.
 
-On disk a store is `pixels.npy`, `chunks.txt` (SHA-256 of each chunk that is done) and `checked.json` (size and
-times of the file when every chunk last held). A fresh build, one that was killed and one whose store is damaged
-go the same way: chunks that do not hold are made (again), and the stamp is written last. One process builds at
-a time under a file lock (POSIX), which the kernel frees however its owner ends; a second waits, then finds the
-store done.
+On disk a store is `pixels.npy`, `chunks.txt` (SHA-256 of each chunk that is done) and `checked.json` (size
+and times of the file when every chunk last held). A fresh build, one that was killed and one whose store is
+damaged go the same way: chunks that do not hold are made (again), and the stamp is written last. One process
+builds at a time under a file lock (POSIX), which the kernel frees however its owner ends; a second waits,
+then finds the store done.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +31,12 @@ from PIL import Image
 from .. import config, files
 from ..errors import DataError
 from . import index
+from .parallel import in_parallel
+from .png import pixel_sha256
 
 VERSION = 1   # of fit() and of the layout; a new number makes new stores
 CHUNK_BYTES = 4 << 20   # what a thread makes at a time; 17 images of 230x350
+CHUNK_LINE = re.compile(r"^([0-9]{1,9}) ([0-9a-f]{64})$", re.MULTILINE)
 GLASS = 245   # grey level of margins; the brightest 1 % of BreakHis's pixels are about RGB 252 236 242
 
 
@@ -52,8 +57,8 @@ class PixelStore:
     def open(images: pd.DataFrame, root: Path, image: config.Image, cache: Path) -> PixelStore:
         """Map the store of these images (columns file, pixel_sha256), building what is missing of it first.
 
-        `root` is `index.root_of`. DataError if there are no images, if one has changed since it was indexed, or
-        if the disk is too full. Memory stays flat: a chunk of 4 MiB a core.
+        `root` is `index.root_of`. DataError if there are no images, if one has changed since it was indexed,
+        or if the disk is too full. Memory stays flat: a chunk of 4 MiB a core.
         """
         if images.empty:
             raise DataError("no images to put into a pixel store; see --data.magnifications")
@@ -115,7 +120,8 @@ class _Plan:
     def of(images: pd.DataFrame, root: Path, image: config.Image, cache: Path) -> _Plan:
         hashes = images["pixel_sha256"].tolist()
         key = files.digest("pixels", VERSION, image.model_dump(), hashes)
-        return _Plan(key, cache / "pixels" / key[:16], [root / file for file in images["file"]], hashes, image)
+        sources = [root / file for file in images["file"]]
+        return _Plan(key, cache / "pixels" / key[:16], sources, hashes, image)
 
     @property
     def path(self) -> Path:
@@ -138,7 +144,8 @@ class _Plan:
     def chunks(self) -> list[range]:
         """Rows of each chunk."""
         step = max(1, CHUNK_BYTES // (3 * self.image.height_px * self.image.width_px))
-        return [range(first, min(first + step, len(self.sources))) for first in range(0, len(self.sources), step)]
+        rows = range(len(self.sources))
+        return [rows[first : first + step] for first in rows[::step]]
 
     def offset(self, row: int) -> int:
         return len(self.header) + row * 3 * self.image.height_px * self.image.width_px
@@ -152,7 +159,8 @@ class _Plan:
 
     def stamp(self) -> dict[str, int | str]:
         stat = self.path.stat()
-        return {"key": self.key, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
+        times = {"mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}   # the latter cannot be set back
+        return {"key": self.key, "bytes": stat.st_size, **times}
 
 
 def _complete(plan: _Plan) -> None:
@@ -174,7 +182,7 @@ def _build(plan: _Plan, fd: int, missing: list[int]) -> None:
     def made(number: int) -> tuple[int, str]:
         return number, _make_chunk(plan, fd, chunks[number])
 
-    results = index.in_parallel(made, missing, "storing pixels", lambda number: len(chunks[number]))
+    results = in_parallel(made, missing, "storing pixels", lambda number: len(chunks[number]))
     with contextlib.closing(results), (plan.folder / "chunks.txt").open("a", encoding="utf-8") as journal:
         for number, checksum in results:
             journal.write(f"{number} {checksum}\n")
@@ -185,7 +193,7 @@ def _make_chunk(plan: _Plan, fd: int, rows: range) -> str:
     pixels = np.empty((len(rows), *plan.shape[1:]), np.uint8)
     for at, row in enumerate(rows):
         rgb = index.decode(plan.sources[row])
-        if index.pixel_sha256(rgb) != plan.pixel_hashes[row]:
+        if pixel_sha256(rgb) != plan.pixel_hashes[row]:
             raise DataError(f"{plan.sources[row]} has changed since it was indexed; run the command again")
         pixels[at] = fit(rgb, plan.image)
     _write_all(fd, pixels.reshape(-1).data, plan.offset(rows.start))
@@ -199,7 +207,7 @@ def _write_all(fd: int, content: memoryview, offset: int) -> None:
 
 
 def _held(plan: _Plan, fd: int) -> dict[int, str]:
-    """Number -> checksum of the chunks whose bytes are what chunks.txt says; a torn last line counts for nothing."""
+    """Number -> checksum of the chunks whose bytes are what chunks.txt says."""
     chunks, noted = plan.chunks(), _noted(plan)
 
     def holds(number: int) -> bool:
@@ -208,15 +216,15 @@ def _held(plan: _Plan, fd: int) -> dict[int, str]:
         return hashlib.sha256(content).hexdigest() == noted[number]
 
     numbers = sorted(number for number in noted if number < len(chunks))
-    checked = index.in_parallel(holds, numbers, "checking pixels", lambda number: len(chunks[number]))
+    checked = in_parallel(holds, numbers, "checking pixels", lambda number: len(chunks[number]))
     return {number: noted[number] for number, held in zip(numbers, checked, strict=True) if held}
 
 
 def _noted(plan: _Plan) -> dict[int, str]:
+    """What chunks.txt says; a torn line counts for nothing."""
     path = plan.folder / "chunks.txt"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    pairs = [line.split() for line in lines]
-    return {int(pair[0]): pair[1] for pair in pairs if len(pair) == 2 and pair[0].isdecimal() and len(pair[1]) == 64}
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return {int(number): checksum for number, checksum in CHUNK_LINE.findall(text)}
 
 
 @contextlib.contextmanager
@@ -240,8 +248,12 @@ def _opened(plan: _Plan) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; wait for whoever holds it. The kernel frees it when its owner ends, however it ends."""
+    """Hold the folder's lock; wait for whoever holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process builds {folder}; waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,7 +1,7 @@
 """One PNG file -> 8-bit RGB pixels, exactly, or the reason why not.
 
-Pillow alone is too kind for data that a result rests on: it skips the checksums of pixel data, halves 16-bit colours
-without a word and drops what lies behind alpha. Here every length and checksum is verified before it decodes.
+Pillow alone is too kind for data that a result rests on: it skips the checksums of pixel data, halves 16-bit
+colours without a word and drops alpha. Here every length and checksum is verified before it decodes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")   # in the order th
 
 
 def decode(path: Path) -> np.ndarray:
-    """A PNG as uint8 (height, width, 3) RGB in [0, 255], read-only; DataError with path and reason if it cannot."""
+    """A PNG as uint8 (height, width, 3) RGB in [0, 255], read-only; DataError with path and reason if not."""
     try:
         return decode_bytes(path.read_bytes())
     except OSError as error:
@@ -34,7 +34,7 @@ def decode(path: Path) -> np.ndarray:
 
 
 def decode_bytes(raw: bytes) -> np.ndarray:
-    """The bytes of a PNG as uint8 (height, width, 3) RGB, read-only; DataError with the reason if it cannot."""
+    """The bytes of a PNG as uint8 (height, width, 3) RGB, read-only; DataError with the reason if not."""
     lean = _checked(raw)
     try:
         with Image.open(io.BytesIO(lean), formats=["PNG"]) as picture:
@@ -66,7 +66,7 @@ def kind_of(raw: bytes) -> str:
 
 
 def pixel_sha256(rgb: np.ndarray) -> str:
-    """SHA-256 of shape and uint8 bytes: equal pictures have equal hashes, however their files are compressed."""
+    """SHA-256 of shape and uint8 bytes: equal for equal pictures, however their files are compressed."""
     height_px, width_px, _ = rgb.shape
     hashed = hashlib.sha256(f"{height_px} {width_px} 3 uint8\n".encode())
     hashed.update(np.ascontiguousarray(rgb).data)
@@ -79,7 +79,7 @@ def unreadable(error: OSError) -> str:
 
 
 def _checked(raw: bytes) -> bytes:
-    """The PNG's chunks that make pixels, after every length and checksum has been verified; DataError otherwise."""
+    """The PNG's chunks that make pixels, after every length and checksum has been verified."""
     if not raw:
         raise DataError("empty file")
     if not raw.startswith(SIGNATURE):
