@@ -194,22 +194,27 @@ def parse(kind: type[S], argv: list[str] | None, prog: str, description: str) ->
 
     Exits with code 2 and one screen on a wrong option, with 0 after `--help`.
     """
-    import tyro
-
-    argv = list(sys.argv[1:] if argv is None else argv)
-    argv, path = _take_config(argv)
+    argv, path = _take_config(list(sys.argv[1:] if argv is None else argv))
     default = from_yaml(path, kind) if path else _validated(kind, {}, "defaults")
     description = f"{description}\n\n--config FILE.yaml gives the defaults shown below."
-    return from_command_line(tyro, kind, argv, prog, description, default)
+    return from_command_line(kind, argv, prog, description, default)
 
 
-def from_command_line(tyro: Any, kind: Any, argv: list[str], prog: str, description: str, default: Any) -> Any:
-    """tyro's parser with pydantic's complaints turned into ConfigError."""
-    options = {"description": description, "use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
-    try:
-        return tyro.cli(kind, args=argv, prog=prog, default=default, **options)
-    except ValidationError as error:
-        raise ConfigError(_explained(error, kind, "the command line")) from None
+def from_command_line(
+    kind: type[S], argv: list[str] | None, prog: str, description: str, default: S | None = None
+) -> S:
+    """A command's arguments, by tyro. Exits with code 2 and one screen on a wrong option, with 0 after `--help`."""
+    import tyro
+
+    return tyro.cli(
+        kind,
+        args=argv,
+        prog=prog,
+        description=description,
+        default=tyro.MISSING_NONPROP if default is None else default,
+        use_underscores=True,
+        config=(tyro.conf.FlagConversionOff,),
+    )
 
 
 def _take_config(argv: list[str]) -> tuple[list[str], Path | None]:

@@ -23,7 +23,7 @@ def replaced(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with temporary.open("rb+") as written:
-            os.fsync(written.fileno())   # the rename must not overtake the data after a power cut
+            os.fsync(written.fileno())  # the rename must not overtake the data after a power cut
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from .errors import DataError
 
-N_IMAGES, N_SLIDES, N_CASES = 7_909, 82, 70   # counted from the file names; the home page's 9,109 is wrong
+N_IMAGES, N_SLIDES, N_CASES = 7_909, 82, 70  # counted from the file names; the home page's 9,109 is wrong
 MAGNIFICATIONS = (40, 100, 200, 400)
 LABELS = ("benign", "malignant")
-SUBTYPES = {   # code -> (folder name, label), in the order of the published tables
+SUBTYPES = {  # code -> (folder name, label), in the order of the published tables
     "A": ("adenosis", "benign"),
     "F": ("fibroadenoma", "benign"),
     "PT": ("phyllodes_tumor", "benign"),
@@ -24,7 +24,7 @@ SUBTYPES = {   # code -> (folder name, label), in the order of the published tab
     "MC": ("mucinous_carcinoma", "malignant"),
     "PC": ("papillary_carcinoma", "malignant"),
 }
-FULL_PX = (700, 460)   # width, height; slide SOB_M_PC_14-12465 is 700x456 at 100X
+FULL_PX = (700, 460)  # width, height; slide SOB_M_PC_14-12465 is 700x456 at 100X
 
 _SUBTYPE = "|".join(sorted(SUBTYPES, key=len, reverse=True))
 IMAGE_NAME = re.compile(

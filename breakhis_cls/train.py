@@ -1,0 +1,97 @@
+"""One run: `python -m breakhis_cls.train --config FILE [--section.name value ...]`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import config
+from .errors import DONE, exits_cleanly
+
+if TYPE_CHECKING:
+    from .data.material import Material
+    from .runs import Run
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    """Train one run and write its report; the same command again goes on, or finds it done."""
+    settings = config.parse(config.Config, argv, "breakhis train", "Train one run, score it and write its report.")
+    run = train(settings)
+    print(f"run:    {run.folder}\nreport: {run.report / 'index.html'}")
+    return DONE
+
+
+def train(settings: config.Config) -> Run:
+    """From images to a report: split, features, head, fine-tuning, predictions, metrics. Returns the finished run."""
+    from .data import material as materials
+    from .modeling import devices
+
+    material = materials.gather(settings)
+    for sentence in material.warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
+    devices.prepare(settings.run.deterministic)  # before anything imports TensorFlow
+    from . import evaluate, runs
+    from .modeling import resnet
+
+    name = runs.name_of(settings, material.sha256, resnet.weights_id(settings.model), material.split)
+    with runs.opened(settings, name) as run:
+        if run.finished:
+            print(f"{run.folder} is finished; nothing to do")
+        else:
+            _train(settings, material, run)
+        if not (run.report / "index.html").is_file():
+            evaluate.evaluate([run.folder], out=run.report, images_root=material.root)
+    return run
+
+
+def _train(settings: config.Config, material: Material, run: Run) -> None:
+    from .data.pixels import PixelStore
+    from .evaluation import metrics, predictions
+    from .modeling import phases
+
+    run.write_table("split.csv", material.split)
+    watch = phases.Stopwatch()
+    with watch("pixels"):
+        store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
+    model = phases.fit(settings, material, store, run, watch)
+    probabilities = phases.predict(model, material, store, run, watch)
+    run.write_json("environment.json", _environment(settings, material, watch.seconds))
+    run.write_predictions(material, probabilities, _title(settings))
+    run.finish(metrics.of(predictions.read(run.folder / "predictions.csv")))
+
+
+def _title(settings: config.Config) -> str:
+    """Of the model, in tables and reports."""
+    from .modeling import resnet
+
+    tune = settings.tune
+    tuned = f", {tune.part} fine-tuned" if tune.part != "none" and tune.epochs else ""
+    return f"{resnet.title(settings.model)}, head on {'+'.join(settings.model.features)}{tuned}"
+
+
+def _environment(settings: config.Config, material: Material, seconds: dict[str, float]) -> dict[str, Any]:
+    from .modeling import devices, resnet
+
+    return devices.environment() | {
+        "git_commit": _git_commit(),
+        "data": material.facts(),
+        "weights": {"name": resnet.title(settings.model), "sha256": resnet.weights_id(settings.model)},
+        "seconds": seconds,
+        "warnings": material.warnings,
+    }
+
+
+def _git_commit() -> str | None:
+    """Of the package's own checkout; None when it was installed otherwise."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

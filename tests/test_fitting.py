@@ -1,0 +1,109 @@
+"""A phase that is broken off and started again ends as one that never was."""
+
+import keras
+import numpy as np
+import pytest
+
+from breakhis_cls import config
+from breakhis_cls.data.pipeline import Rows
+from breakhis_cls.errors import ModelError
+from breakhis_cls.modeling import fitting, resnet
+
+PHASE = config.Head(epochs=4, batch_size=4, peak_lr=0.05)
+
+
+def _rows(seed, n=10):
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(0, 2, n)
+    features = generator.normal(size=(n, 8, 6)).astype("float32") + truth[:, None, None]
+    return Rows(features, np.arange(n), np.eye(2)[truth], views=range(8))
+
+
+def _head():
+    return resnet.build_head(6, 2, 0.5, seed=0)
+
+
+def _fit(folder, phase=PHASE):
+    head = _head()
+    history = fitting.fit(head, phase, _rows(1), _rows(2), folder, seed=0)
+    return head, history
+
+
+class _Interrupted(Exception):
+    pass
+
+
+def _break_off_after(epoch, monkeypatch):
+    whole = fitting.Keeper.on_epoch_end
+
+    def broken(self, at, logs=None):
+        whole(self, at, logs)
+        if at == epoch:
+            raise _Interrupted
+
+    monkeypatch.setattr(fitting.Keeper, "on_epoch_end", broken)
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_going_on_equals_never_stopping(epoch, tmp_path, monkeypatch):
+    undisturbed, expected = _fit(tmp_path / "undisturbed" / "head")
+    with monkeypatch.context() as patched, pytest.raises(_Interrupted):
+        _break_off_after(epoch, patched)
+        _fit(tmp_path / "broken" / "head")
+    resumed, history = _fit(tmp_path / "broken" / "head")
+    assert history.drop(columns="seconds").equals(expected.drop(columns="seconds"))
+    for one, other in zip(undisturbed.weights, resumed.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_a_save_that_fails_leaves_the_last_good_epoch(tmp_path, monkeypatch):
+    undisturbed, _ = _fit(tmp_path / "undisturbed" / "head")
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting, "write_text", _disk_full)
+        with pytest.raises(OSError, match="No space"):
+            _fit(tmp_path / "full" / "head")
+    assert not list((tmp_path / "full" / "head").glob("epoch-*"))
+    resumed, _ = _fit(tmp_path / "full" / "head")
+    np.testing.assert_array_equal(undisturbed.weights[-1].numpy(), resumed.weights[-1].numpy())
+
+
+def _disk_full(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_the_best_epoch_is_what_remains(tmp_path):
+    head, history = _fit(tmp_path / "head", PHASE.model_copy(update={"epochs": 12, "peak_lr": 1.0}))
+    best = history["val_loss"].min()
+    head.compile(loss="categorical_crossentropy")
+    validation = _rows(2)
+    found = head.evaluate(validation.source[:, 0], validation.targets, verbose=0, return_dict=True)
+    assert found["loss"] == pytest.approx(best, rel=1e-5)
+
+
+def test_patience_ends_the_phase(tmp_path):
+    _, history = _fit(tmp_path / "head", config.Head(epochs=50, batch_size=4, peak_lr=1.0, patience=2))
+    assert len(history) < 50
+    assert history["val_loss"].idxmin() == len(history) - 3
+
+
+def test_a_loss_that_is_no_number_is_told(tmp_path):
+    rows = _rows(1)
+    rows.source[0] = np.nan
+    with pytest.raises(ModelError, match="a smaller peak_lr"):
+        fitting.fit(_head(), PHASE, rows, _rows(2), tmp_path / "head", seed=0)
+
+
+def test_the_state_before_a_phase_competes(tmp_path):
+    head = _head()
+    before = head.get_weights()
+    ruinous = config.Tune(epochs=2, batch_size=4, peak_lr=500.0, warmup_share=0.0)
+    fitting.fit(head, ruinous, _rows(1), _rows(2), tmp_path / "tune", seed=0, baseline=True)
+    for was, now in zip(before, head.get_weights(), strict=True):
+        np.testing.assert_array_equal(was, now)
+
+
+def test_dropout_and_rate_are_in_the_plan(tmp_path):
+    _, history = _fit(tmp_path / "head")
+    assert history["learning_rate"].iloc[-1] == pytest.approx(0, abs=1e-6)
+    assert history["learning_rate"].max() <= PHASE.peak_lr
+    assert isinstance(_head().get_layer("dropout"), keras.layers.Dropout)
