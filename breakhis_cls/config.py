@@ -252,7 +252,7 @@ def _complaint(complaint: Any, kind: Any) -> str:
     if complaint["type"] == "extra_forbidden":
         known = _keys(kind)
         same_end = [key for key in known if key.endswith(f".{where[-1]}")]
-        near = difflib.get_close_matches(name, known, n=1) or same_end
+        near = same_end or difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
         return f"unknown setting '{name}'; {hint}"
     return f"{name} is {complaint.get('input')!r}: {complaint['msg'][0].lower()}{complaint['msg'][1:]}"

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import tyro
+
 from . import config
 from .config import Section
 from .errors import DONE, ConfigError, DataError, ModelError, exits_cleanly, first_few
@@ -18,21 +20,22 @@ if TYPE_CHECKING:
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 
 
+class Arguments(Section):
+    """What the command takes."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """A finished run's folder, or a model.keras."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Image files of any name and size, or folders of them."""
+    out: Path | None = None
+    """CSV to write; without it the table is printed."""
+    skip_broken: bool = False
+    """Leave out files that cannot be read instead of stopping."""
+
+
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Print or write one row an image: file, a probability for each class, the most probable class."""
-    import tyro
-
-    class Arguments(Section):
-        model: Annotated[Path, tyro.conf.Positional]
-        """A finished run's folder, or a model.keras."""
-        images: Annotated[tuple[Path, ...], tyro.conf.Positional]
-        """Image files of any name and size, or folders of them."""
-        out: Path | None = None
-        """CSV to write; without it the table is printed."""
-        skip_broken: bool = False
-        """Leave out files that cannot be read instead of stopping."""
-
     given = config.from_command_line(
         Arguments, argv, "breakhis predict", "Probabilities for your own images. A research tool, not a medical device."
     )

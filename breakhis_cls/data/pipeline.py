@@ -114,18 +114,23 @@ def turned(images: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
     On a field that is not square a quarter turn keeps the scale: its middle is kept and the sides are mirrored.
     """
     flag = [tf.bitwise.bitwise_and(views, bit)[:, None, None, None] > 0 for bit in (1, 2, 4)]
-    images = tf.where(flag[2], _same_size(tf.transpose(images, (0, 2, 1, 3)), *images.shape[1:3]), images)
+    images = tf.where(flag[2], _same_size(tf.transpose(images, (0, 2, 1, 3)), *_size(images)), images)
     images = tf.where(flag[0], tf.reverse(images, [2]), images)
     return tf.where(flag[1], tf.reverse(images, [1]), images)
 
 
 def _same_size(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """Crop what is too long and mirror what is too short, both about the middle."""
-    h, w = (int(length) for length in images.shape[1:3])
+    h, w = _size(images)
     top, left = max(h - height, 0) // 2, max(w - width, 0) // 2
     images = images[:, top : top + height, left : left + width]
     rows, columns = _mirrored(min(h, height), height), _mirrored(min(w, width), width)
     return tf.gather(tf.gather(images, rows, axis=1), columns, axis=2)
+
+
+def _size(images: tf.Tensor) -> tuple[int, int]:
+    height, width = np.array(images.shape[1:3], dtype=int).tolist()
+    return height, width
 
 
 def _mirrored(length: int, wanted: int) -> np.ndarray:
