@@ -1,0 +1,112 @@
+"""Outputs are computed once, survive damage, and stand for the backbone that made them."""
+
+import keras
+import numpy as np
+import pytest
+
+from breakhis_cls import config
+from breakhis_cls.data import pipeline
+from breakhis_cls.modeling import features, fitting, resnet
+
+N, HEIGHT, WIDTH = 70, 32, 48
+PIXELS = np.random.default_rng(0).integers(0, 256, (N, HEIGHT, WIDTH, 3), dtype=np.uint8)
+HASHES = np.array([f"{at:064x}" for at in range(N)])
+
+
+def _settings(cache, **model):
+    return config.Config.model_validate(
+        {"data": {"cache": cache}, "image": {"height_px": HEIGHT, "width_px": WIDTH}, "model": {"weights": "random"} | model}
+    )
+
+
+def _mean_model():
+    image = keras.Input((HEIGHT, WIDTH, 3), dtype="uint8")
+    cast = keras.layers.Rescaling(1 / 255)(image)
+    return keras.Model(image, keras.layers.GlobalAveragePooling2D()(cast))
+
+
+def _means(folder, chosen=slice(None), build=_mean_model):
+    index = np.arange(N)[chosen]
+    return features.outputs(build, HASHES[chosen], PIXELS, index, folder)
+
+
+def _forbidden():
+    raise AssertionError("nothing was missing")
+
+
+def test_computed_once_and_shared_by_any_subset(tmp_path):
+    whole = _means(tmp_path)
+    np.testing.assert_allclose(whole, PIXELS.mean(axis=(1, 2)) / 255, rtol=1e-5)
+    np.testing.assert_array_equal(_means(tmp_path, slice(60, 10, -7), _forbidden), whole[60:10:-7])
+
+
+def test_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "SHARD_ROWS", 32)
+    undisturbed = _means(tmp_path / "undisturbed")
+    write, written = features._write_shard, []
+
+    def killed_at_second(*shard):
+        if written:
+            raise KeyboardInterrupt
+        written.append(write(*shard))
+
+    monkeypatch.setattr(features, "_write_shard", killed_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        _means(tmp_path / "killed")
+    monkeypatch.setattr(features, "_write_shard", write)
+    np.testing.assert_array_equal(_means(tmp_path / "killed", slice(0, 32), _forbidden), undisturbed[:32])
+    np.testing.assert_array_equal(_means(tmp_path / "killed"), undisturbed)
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: raw[:200] + b"\xff" + raw[201:],
+                                    lambda raw: b""], ids=["cut", "flipped", "empty"])
+def test_a_damaged_shard_is_computed_again(tmp_path, damage):
+    whole = _means(tmp_path)
+    (shard,) = tmp_path.glob("shard-*")
+    shard.write_bytes(damage(shard.read_bytes()))
+    np.testing.assert_array_equal(_means(tmp_path), whole)
+
+
+def test_blocks_are_columns_of_one_extraction(tmp_path):
+    rows = slice(0, 3)
+    both = features.of_backbone(_settings(tmp_path, features=["conv4", "conv5"]), HASHES[rows], PIXELS, np.arange(3), (0, 5))
+    late = features.of_backbone(_settings(tmp_path), HASHES[rows], PIXELS, np.arange(3), (0, 5))
+    assert both.shape == (3, 2, 1024 + 2048)
+    np.testing.assert_array_equal(both[:, :, 1024:], late)
+    assert not np.allclose(late[:, 0], late[:, 1])
+
+
+def test_features_equal_the_backbone(tmp_path):
+    settings = _settings(tmp_path)
+    pooled = features.of_backbone(settings, HASHES[:5], PIXELS, np.arange(5), (0,))[:, 0]
+    keras.utils.set_random_seed(settings.run.seed)
+    backbone = resnet.build_backbone(settings.model)
+    np.testing.assert_allclose(pooled, backbone(PIXELS[:5], training=False), rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_on_features_trains_as_through_the_backbone(tmp_path):
+    """The same rows, order and views: the same head, within what float32 adds up to."""
+    settings = _settings(tmp_path)
+    n, targets = 12, np.eye(2)[np.arange(12) % 2]
+    keras.utils.set_random_seed(settings.run.seed)
+    backbone = resnet.build_backbone(settings.model)
+    backbone.trainable = False
+    pooled = features.of_backbone(settings, HASHES[:n], PIXELS, np.arange(n), pipeline.ALL_VIEWS)
+    phase = config.Head(epochs=3, batch_size=4, peak_lr=0.01)
+    weights = []
+    for source, through in ((pooled, False), (PIXELS[:n], True)):
+        head = resnet.build_head(2048, 2, 0.0, seed=0)
+        model = resnet.join(backbone, head, settings.image) if through else head
+        rows = pipeline.Rows(source, np.arange(n), targets, views=pipeline.ALL_VIEWS)
+        fitting.fit(model, phase, rows, rows, tmp_path / str(through) / "head", seed=0)
+        weights.append(head.get_layer("probabilities").get_weights())
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_every_row_is_computed_alone(tmp_path):
+    """A row's bits depend on no neighbour: a subset extracted first changes nothing."""
+    settings = _settings(tmp_path / "whole")
+    whole = features.of_backbone(settings, HASHES[:40], PIXELS, np.arange(40), (0,))
+    apart = features.of_backbone(_settings(tmp_path / "apart"), HASHES[33:37], PIXELS, np.arange(33, 37), (0,))
+    np.testing.assert_array_equal(whole[33:37], apart)

@@ -1,0 +1,138 @@
+"""The whole way on a tiny tree: index, split, features, head, fine-tuning, predictions, metrics, report, prediction."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from breakhis_cls import predict, runs, train
+from breakhis_cls.config import Config
+from breakhis_cls.errors import RunError
+
+
+def settings(tree, here, **more):
+    sections = {
+        "name": "story",
+        "data": {"root": str(tree), "cache": here / "cache", "magnifications": [40, 200]},
+        "split": {"n_folds": 3},
+        "image": {"height_px": 32, "width_px": 48},
+        "model": {"weights": "random"},
+        "head": {"epochs": 3, "batch_size": 8},
+        "tune": {"part": "conv5", "epochs": 2, "batch_size": 8},
+        "run": {"dir": here / "runs", "reports": here / "reports"},
+    }
+    for section, changes in more.items():
+        sections[section] = sections[section] | changes
+    return Config.model_validate(sections)
+
+
+@pytest.fixture(scope="module")
+def story(tiny_tree, tmp_path_factory):
+    here = tmp_path_factory.mktemp("story")
+    given = settings(tiny_tree, here)
+    return here, given, train.train(given)
+
+
+def test_a_run_leaves_its_files(story):
+    _, _, run = story
+    left = {path.name for path in run.folder.iterdir()}
+    assert {"config.yaml", "environment.json", "split.csv", "history.csv", "model.keras", "predictions.csv",
+            "metrics.json"} <= left
+    assert "outputs" not in left
+    assert run.folder.name.startswith("story-0-0-")
+
+
+def test_predictions_are_of_validation_and_test_and_add_up(story):
+    _, _, run = story
+    split = pd.read_csv(run.folder / "split.csv", dtype={"case": str})
+    table = pd.read_csv(run.folder / "predictions.csv", dtype={"case": str})
+    assert list(table["file"]) == list(split["file"][split["part"] != "train"])
+    np.testing.assert_allclose(table[["p_benign", "p_malignant"]].sum(axis=1), 1, atol=1e-5)
+    assert set(table["part"]) == {"validation", "test"}
+    assert table["data"].str.startswith("sample-").all()
+    assert not set(split["case"][split["part"] == "train"]) & set(table["case"])
+
+
+def test_the_duplicate_is_dropped_and_recorded(story):
+    _, _, run = story
+    environment = json.loads((run.folder / "environment.json").read_text())
+    dropped = environment["data"]["dropped_duplicates"]
+    assert dropped and all("LC-14-13412" in file for file in dropped)
+    assert not environment["data"]["complete"]
+
+
+def test_history_holds_both_phases(story):
+    _, _, run = story
+    history = pd.read_csv(run.folder / "history.csv")
+    assert list(history["phase"].unique()) == ["head", "tune"]
+    assert list(history["epoch"]) == list(range(len(history)))
+
+
+def test_the_report_is_whole(story):
+    _, _, run = story
+    left = {path.name for path in run.report.iterdir()}
+    assert {"index.html", "metrics.json", "confusion_matrix.png", "confusion_matrix.svg", "confusion_matrix_40x.png"} <= left
+    page = (run.report / "index.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "") and "medical device" in page
+
+
+def test_the_same_command_again_does_nothing(story, capsys):
+    _, given, run = story
+    before = (run.folder / "predictions.csv").stat().st_mtime_ns
+    assert train.train(given).folder == run.folder
+    assert "nothing to do" in capsys.readouterr().out
+    assert (run.folder / "predictions.csv").stat().st_mtime_ns == before
+
+
+def test_equal_commands_give_equal_bytes_and_one_name_wherever_things_lie(story, tiny_tree, tmp_path):
+    _, _, run = story
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(tiny_tree, moved)
+    again = train.train(settings(moved, tmp_path))
+    assert again.folder.name == run.folder.name
+    assert (again.folder / "predictions.csv").read_bytes() == (run.folder / "predictions.csv").read_bytes()
+
+
+def test_another_seed_gives_another_result(story, tiny_tree, tmp_path):
+    _, _, run = story
+    other = train.train(settings(tiny_tree, tmp_path, run={"seed": 1}))
+    assert other.folder.name != run.folder.name
+    assert not np.allclose(*(pd.read_csv(r.folder / "predictions.csv")["p_benign"] for r in (run, other)))
+
+
+def test_a_run_that_is_open_is_refused_to_a_second(story):
+    _, given, run = story
+    with runs.opened(given, run.folder.name), pytest.raises(RunError, match="in use by process"), \
+            runs.opened(given, run.folder.name):
+        pass
+
+
+def test_predict_names_every_image_of_any_size(story, tiny_tree, tmp_path):
+    _, _, run = story
+    table = predict.predict(run.folder, [tiny_tree])
+    assert len(table) == sum(1 for _ in tiny_tree.rglob("*.png"))
+    kept = pd.read_csv(run.folder / "predictions.csv").set_index("file")["p_malignant"]
+    ours = table.assign(file=table["file"].str.extract(r"(histology_slides.*)")[0]).set_index("file")["p_malignant"]
+    np.testing.assert_allclose(ours[kept.index], kept, atol=1e-6)
+
+
+def test_predict_tells_what_it_cannot_read(story, tmp_path, capsys):
+    _, _, run = story
+    assert predict.main([str(run.folder), str(tmp_path / "none.png")]) == 2
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert predict.main([str(run.folder), str(tmp_path)]) == 2
+    assert "cannot be read as images" in capsys.readouterr().err
+    assert predict.main([str(tmp_path), str(tmp_path)]) == 2
+
+
+def test_commands_speak_in_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "breakhis_cls.train", "--data.root", str(tmp_path / "nowhere"),
+               "--data.cache", str(tmp_path)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: ") and "Traceback" not in answer.stderr
+    assert str(tmp_path / "nowhere") in answer.stderr
