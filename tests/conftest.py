@@ -9,11 +9,15 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
 from breakhis_cls import names
+
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)   # busy machines are slow
+hypothesis.settings.load_profile("repeatable")
 
 SLIDES = (   # real ones: 15 folders of 13 cases, all eight subtypes
     "SOB_B_A_14-22549AB", "SOB_B_A_14-22549CD", "SOB_B_F_14-14134", "SOB_B_F_14-9133", "SOB_B_F_14-23222AB",

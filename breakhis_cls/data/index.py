@@ -86,13 +86,13 @@ def _kept_up_to_date(root: Path, folder: Path) -> pd.DataFrame:
     kept = _read_kept(folder / "images.csv")
     table = kept.merge(found, on=STAMP)   # rows whose size and time still hold
     todo = found[~found["file"].isin(table["file"])]
+    if len(todo) or len(table) != len(kept):
+        _save(table, folder)   # which also shows, before minutes of work, that it can be kept
     if len(todo):
         stamps = list(todo.itertuples(index=False, name=None))
         results = in_parallel(lambda stamp: _row(root, *stamp), stamps, "reading images")
         with contextlib.closing(results):
             table = _collected(results, table, folder)
-    elif len(table) != len(kept):
-        _save(table, folder)
     return table.sort_values("file", ignore_index=True)
 
 
@@ -222,15 +222,18 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def _read_kept(path: Path) -> pd.DataFrame:
     try:
         kept = pd.read_csv(path, dtype=KEPT, usecols=list(KEPT), keep_default_na=False)[list(KEPT)]
-    except (FileNotFoundError, ValueError):   # none yet, or not one of ours: indexed anew
+    except (OSError, ValueError):   # none yet, or not one of ours: indexed anew
         return _frame([])
     mendable = pd.Series(kept["reason"]).str.startswith("cannot be read")   # without a new modification time
     return kept.loc[~mendable]
 
 
 def _save(table: pd.DataFrame, folder: Path) -> None:
-    with files.replaced(folder / "images.csv") as temporary:
-        table.to_csv(temporary, index=False)
+    try:
+        with files.replaced(folder / "images.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    except OSError as error:
+        raise DataError(f"cannot write under {folder} ({error}); name another --data.cache") from None
 
 
 def _complaint(broken: pd.DataFrame, data: config.Data) -> str:

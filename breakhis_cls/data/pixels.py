@@ -35,7 +35,7 @@ from .parallel import in_parallel
 from .png import pixel_sha256
 
 VERSION = 1   # of fit() and of the layout; a new number makes new stores
-CHUNK_BYTES = 4 << 20   # what a thread makes at a time; 17 images of 230x350
+CHUNK_BYTES = 1 << 20   # what a thread makes at a time; 4 images of 230x350
 CHUNK_LINE = re.compile(r"^([0-9]{1,9}) ([0-9a-f]{64})$", re.MULTILINE)
 GLASS = 245   # grey level of margins; the brightest 1 % of BreakHis's pixels are about RGB 252 236 242
 
@@ -58,7 +58,7 @@ class PixelStore:
         """Map the store of these images (columns file, pixel_sha256), building what is missing of it first.
 
         `root` is `index.root_of`. DataError if there are no images, if one has changed since it was indexed,
-        or if the disk is too full. Memory stays flat: a chunk of 4 MiB a core.
+        or if the disk is too full. Memory stays flat: a chunk of 1 MiB a core.
         """
         if images.empty:
             raise DataError("no images to put into a pixel store; see --data.magnifications")
@@ -92,7 +92,8 @@ def fit(image: np.ndarray, settings: config.Image) -> np.ndarray:
     scale = min(width_px / size[0], height_px / size[1])
     box = (0.0, 0.0, float(width_px), float(height_px))
     if settings.fit == "crop":
-        margin_x, margin_y = (width_px - scale * size[0]) / 2, (height_px - scale * size[1]) / 2
+        margin_x = max(0.0, (width_px - scale * size[0]) / 2)   # rounding can leave -1e-14
+        margin_y = max(0.0, (height_px - scale * size[1]) / 2)
         box = (margin_x, margin_y, width_px - margin_x, height_px - margin_y)
     return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=box))
 
@@ -249,8 +250,12 @@ def _opened(plan: _Plan) -> Iterator[int]:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; wait for whoever holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise DataError(f"cannot write under {folder} ({error}); name another --data.cache") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

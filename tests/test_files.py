@@ -1,0 +1,62 @@
+"""files.py: whole or not there; digests depend on content and on nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from breakhis_cls import files
+
+
+def test_replaced_is_whole_on_success_and_keeps_the_suffix(tmp_path):
+    path = tmp_path / "deep" / "model.keras"
+    with files.replaced(path) as temporary:
+        assert temporary.suffix == ".keras" and temporary.parent == path.parent
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_replaced_leaves_the_old_file_on_any_error(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), files.replaced(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_text_and_json_read_back(tmp_path):
+    files.write_text(tmp_path / "a.txt", "µ \u2264 5\n")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "µ \u2264 5\n"
+    files.write_json(tmp_path / "a.json", {"auc": 0.5})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"auc": 0.5}
+
+
+def test_nan_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "metrics.json", {"auc": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sha256_of_is_the_files_own(tmp_path):
+    content = bytes(range(256)) * 5_000
+    (tmp_path / "x").write_bytes(content)
+    assert files.sha256_of(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers(), max_size=5))
+def test_a_digest_does_not_depend_on_the_order_of_keys(settings):
+    backwards = dict(reversed(settings.items()))
+    assert files.digest("store", 1, settings) == files.digest("store", 1, backwards)
+
+
+def test_a_digest_depends_on_every_part_and_its_place():
+    digests = {files.digest(*parts) for parts in [(), (1,), ("1",), (1, 2), (2, 1), ([1, 2],), ({"a": 1},)]}
+    assert len(digests) == 7
