@@ -45,9 +45,9 @@ def load(data: config.Data) -> pd.DataFrame:
     BreakHis warns, and so do images that had to be converted to RGB.
     """
     table = _asked_for(data)
-    broken = table.loc[table["reason"] != ""]
-    if len(broken) and not data.skip_broken:
-        raise DataError(_complaint(broken, data))
+    bad = table.loc[table["reason"] != ""]
+    if len(bad) and not data.skip_broken:
+        raise DataError(_complaint(bad))
     images = table.loc[table["reason"] == ""].reset_index(drop=True)
     absent = sorted(set(data.magnifications) - set(images["magnification"]))
     if absent or images.empty:
@@ -236,8 +236,8 @@ def _save(table: pd.DataFrame, folder: Path) -> None:
         raise DataError(f"cannot write under {folder} ({error}); name another --data.cache") from None
 
 
-def _complaint(broken: pd.DataFrame, data: config.Data) -> str:
-    pairs = zip(broken["file"], broken["reason"], strict=True)
+def _complaint(bad: pd.DataFrame) -> str:
+    pairs = zip(bad["file"], bad["reason"], strict=True)
     lines = [f"{file}: {reason}" for file, reason in pairs]
     return (
         f"{len(lines):,} images cannot be read as 8-bit RGB; replace them (scripts/download.py --verify), "
