@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     return DONE
 
 
-def train(settings: config.Config) -> Run:
-    """From images to a report: split, features, head, fine-tuning, predictions, metrics. Returns the finished run."""
+def train(settings: config.Config, report: bool = True) -> Run:
+    """From images to metrics and a report: split, features, head, fine-tuning, predictions. Returns the finished run."""
     from .data import material as materials
     from .modeling import devices
 
@@ -42,7 +42,7 @@ def train(settings: config.Config) -> Run:
             print(f"{run.folder} is finished; nothing to do")
         else:
             _train(settings, material, run)
-        if not (run.report / "index.html").is_file():
+        if report and not (run.report / "index.html").is_file():
             evaluate.evaluate([run.folder], out=run.report, images_root=material.root)
     return run
 
@@ -53,12 +53,10 @@ def _train(settings: config.Config, material: Material, run: Run) -> None:
     from .modeling import phases
 
     run.write_table("split.csv", material.split)
-    watch = phases.Stopwatch()
-    with watch("pixels"):
-        store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
-    model = phases.fit(settings, material, store, run, watch)
-    probabilities = phases.predict(model, material, store, run, watch)
-    run.write_json("environment.json", _environment(settings, material, watch.seconds))
+    store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
+    training = phases.Training(settings, material, store, run)
+    probabilities = training.predict(training.fit())
+    run.write_json("environment.json", _environment(settings, material, training.seconds))
     run.write_predictions(material, probabilities, _title(settings))
     run.finish(metrics.of(predictions.read(run.folder / "predictions.csv")))
 

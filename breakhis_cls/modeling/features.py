@@ -74,7 +74,7 @@ def outputs(
 
 
 def _compute(model, hashes, pixels, index, folder, view, title, known) -> None:
-    forward = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
+    forward = tf.function(lambda batch: model(batch, training=False))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{title}, view {view}", total=len(index))

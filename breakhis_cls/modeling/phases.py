@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import keras
 import numpy as np
@@ -14,94 +16,105 @@ from ..config import Config
 from ..data import pipeline
 from ..data.material import Material
 from ..data.pixels import PixelStore
-from ..files import replaced, sha256_of
+from ..files import replaced
 from ..runs import Run
 from . import features, fitting, resnet
 
 
-class Stopwatch:
-    """Seconds of each phase, for environment.json."""
+@dataclass
+class Training:
+    """One run at work. `fit` then `predict`; each goes on where a killed process left it."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    settings: Config
+    material: Material
+    store: PixelStore
+    run: Run
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def fit(self) -> keras.Model:
+        """The model with its best weights, also saved as model.keras; history.csv holds both phases."""
+        settings = self.settings
+        n_features = sum(resnet.BLOCKS[block][1] for block in settings.model.features)
+        head = resnet.build_head(n_features, len(self.material.classes), settings.model.dropout, settings.run.seed)
+        history = [self._fit_head(head)] if settings.head.epochs else []
+        keras.utils.set_random_seed(settings.run.seed)  # the only seed that keras.applications listens to
+        backbone = resnet.build_backbone(settings.model)
+        model = resnet.join(backbone, head, settings.image)
+        if self.tunes:
+            resnet.set_trainable(backbone, settings.tune.part, settings.model.weights == "random")
+            history.append(self._fine_tune(model, sum(map(len, history))))
+        if history:
+            self.run.write_table("history.csv", pd.concat(history))
+        with replaced(self.run.folder / "model.keras") as temporary:
+            model.save(temporary)
+        return model
+
+    def predict(self, model: keras.Model) -> np.ndarray:
+        """(n, n_classes) probabilities of validation and test rows, in the order of the split.
+
+        With a frozen backbone they come from the kept features; else from the whole model, in shards that make a long
+        prediction resumable.
+        """
+        kept = self.material.of("validation", "test")
+        with self.timed("predictions"):
+            if self.settings.head.epochs and not self.tunes:
+                pooled = self._features((0,))[kept, 0]
+                return model.get_layer("head").predict(pooled, batch_size=features.BATCH_SIZE, verbose=0)
+            folder = self.run.folder / "outputs" / _digest_of(model)[:16]
+            rows = self._hashes[kept], self.store.array, self.store.rows[kept]
+            return features.outputs(lambda: model, *rows, folder, title="predictions")
+
+    @property
+    def tunes(self) -> bool:
+        """Whether there is a second phase."""
+        return self.settings.tune.part != "none" and self.settings.tune.epochs > 0
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
+    def timed(self, name: str) -> Iterator[None]:
+        """Keep the seconds of a phase, for environment.json."""
         started = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - started, 2)
 
+    @property
+    def _hashes(self) -> np.ndarray:
+        return self.material.images["pixel_sha256"].to_numpy()
 
-def fit(settings: Config, material: Material, store: PixelStore, run: Run, watch: Stopwatch) -> keras.Model:
-    """The run's model with its best weights, also saved as model.keras; history.csv holds both phases."""
-    head = resnet.build_head(_n_features(settings), len(material.classes), settings.model.dropout, settings.run.seed)
-    history = []
-    if settings.head.epochs:
-        history.append(_fit_head(head, settings, material, store, run, watch))
-    keras.utils.set_random_seed(settings.run.seed)  # the only seed that keras.applications listens to
-    backbone = resnet.build_backbone(settings.model)
-    model = resnet.join(backbone, head, settings.image)
-    if settings.tune.part != "none" and settings.tune.epochs:
-        resnet.set_trainable(backbone, settings.tune.part, settings.model.weights == "random")
-        history.append(_fine_tune(model, settings, material, store, run, watch, sum(map(len, history))))
-    if history:
-        run.write_table("history.csv", pd.concat(history))
-    with replaced(run.folder / "model.keras") as temporary:
-        model.save(temporary)
-    return model
+    def _features(self, views: tuple[int, ...]) -> np.ndarray:
+        return features.of_backbone(self.settings, self._hashes, self.store.array, self.store.rows, views)
 
+    def _fit_head(self, head: keras.Model) -> pd.DataFrame:
+        views = pipeline.ALL_VIEWS[: self.settings.head.views]
+        with self.timed("features"):
+            pooled = self._features(views)
+        training, validation = self._rows(pooled, np.arange(len(pooled)), views)
+        head.get_layer("standardise").adapt(pooled[training.index, 0])
+        with self.timed("head"):
+            folder, seed = self.run.folder / "head", self.settings.run.seed
+            return fitting.fit(head, self.settings.head, training, validation, folder, seed)
 
-def predict(model: keras.Model, material: Material, store: PixelStore, run: Run, watch: Stopwatch) -> np.ndarray:
-    """(n, n_classes) probabilities of validation and test rows; shards in the run's folder make it resumable."""
-    kept = material.of("validation", "test")
-    hashes = material.images["pixel_sha256"].to_numpy()[kept]
-    folder = run.folder / "outputs" / sha256_of(run.folder / "model.keras")[:16]
-    with watch("predictions"):
-        return features.outputs(lambda: model, hashes, store.array, store.rows[kept], folder, title="predictions")
+    def _fine_tune(self, model: keras.Model, n_before: int) -> pd.DataFrame:
+        rows = self._rows(self.store.array, self.store.rows, pipeline.views_of(self.settings.augment))
+        folder, seed = self.run.folder / "tune", self.settings.run.seed
+        with self.timed("tune"):
+            return fitting.fit(model, self.settings.tune, *rows, folder, seed, n_before, baseline=n_before > 0)
 
-
-def _fit_head(
-    head: keras.Model, settings: Config, material: Material, store: PixelStore, run: Run, watch: Stopwatch
-) -> pd.DataFrame:
-    views = pipeline.ALL_VIEWS[: settings.head.views]
-    hashes = material.images["pixel_sha256"].to_numpy()
-    with watch("features"):
-        pooled = features.of_backbone(settings, hashes, store.array, store.rows, views)
-    training, validation = _rows(settings, material, pooled, np.arange(len(pooled)), views)
-    head.get_layer("standardise").adapt(pooled[training.index, 0])
-    with watch("head"):
-        return fitting.fit(head, settings.head, training, validation, run.folder / "head", settings.run.seed)
+    def _rows(
+        self, source: np.ndarray, index: np.ndarray, views: tuple[int, ...]
+    ) -> tuple[pipeline.Rows, pipeline.Rows]:
+        """Training and validation rows over one source, pixels or features."""
+        material, balance = self.material, self.settings.data.balance
+        targets, of_train, held_out = material.targets(), material.of("train"), material.of("validation")
+        labels, cases = targets[of_train].argmax(axis=1), material.split["case"].to_numpy()[of_train]
+        weights = pipeline.class_weights(labels) if balance == "class_weights" else None
+        chances = pipeline.balanced(labels, cases) if balance == "sampling" else None
+        training = pipeline.Rows(source, index[of_train], targets[of_train], weights, chances, views)
+        return training, pipeline.Rows(source, index[held_out], targets[held_out])
 
 
-def _fine_tune(
-    model: keras.Model,
-    settings: Config,
-    material: Material,
-    store: PixelStore,
-    run: Run,
-    watch: Stopwatch,
-    n_before: int,
-) -> pd.DataFrame:
-    views = pipeline.views_of(settings.augment)
-    training, validation = _rows(settings, material, store.array, store.rows, views)
-    with watch("tune"):
-        return fitting.fit(
-            model, settings.tune, training, validation, run.folder / "tune", settings.run.seed, n_before,
-            baseline=n_before > 0,
-        )  # fmt: skip
-
-
-def _rows(
-    settings: Config, material: Material, source: np.ndarray, index: np.ndarray, views: tuple[int, ...]
-) -> tuple[pipeline.Rows, pipeline.Rows]:
-    """Training and validation rows over one source, pixels or features."""
-    targets, of_train, held_out = material.targets(), material.of("train"), material.of("validation")
-    labels, cases = targets[of_train].argmax(axis=1), material.split["case"].to_numpy()[of_train]
-    weights = pipeline.class_weights(labels) if settings.data.balance == "class_weights" else None
-    chances = pipeline.balanced(labels, cases) if settings.data.balance == "sampling" else None
-    training = pipeline.Rows(source, index[of_train], targets[of_train], weights, chances, views)
-    return training, pipeline.Rows(source, index[held_out], targets[held_out])
-
-
-def _n_features(settings: Config) -> int:
-    return sum(resnet.BLOCKS[block][1] for block in settings.model.features)
+def _digest_of(model: keras.Model) -> str:
+    """SHA-256 over all weights."""
+    sums = hashlib.sha256()
+    for weight in model.weights:
+        sums.update(weight.numpy().tobytes())
+    return sums.hexdigest()
