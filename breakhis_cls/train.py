@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(settings: config.Config, report: bool = True) -> Run:
-    """From images to metrics and a report: split, features, head, fine-tuning, predictions. Returns the finished run."""
+    """From images to metrics and a report: split, features, head, fine-tuning, predictions. Returns the run."""
     from .data import material as materials
     from .modeling import devices
 

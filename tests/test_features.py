@@ -22,7 +22,7 @@ def _settings(cache, **model):
 def _mean_model():
     image = keras.Input((HEIGHT, WIDTH, 3), dtype="uint8")
     cast = keras.layers.Rescaling(1 / 255)(image)
-    return keras.Model(image, keras.layers.GlobalAveragePooling2D()(cast))
+    return features.compiled(keras.Model(image, keras.layers.GlobalAveragePooling2D()(cast)))
 
 
 def _means(folder, chosen=slice(None), build=_mean_model):

@@ -26,6 +26,7 @@ BATCH_SIZE = 32  # fixed: it is part of what an output depends on, and larger is
 SHARD_ROWS = 128  # some ten seconds of work on two cores: what a kill may cost
 VERSION = 1  # raise it when the outputs change meaning
 ALL_BLOCKS = tuple(resnet.BLOCKS)
+Forward = Callable[[tf.Tensor], tf.Tensor]
 
 
 def of_backbone(
@@ -35,7 +36,7 @@ def of_backbone(
 
     pixel_hashes: (n,) hex SHA-256 of the rows. All blocks are extracted at once, since they cost one pass together.
     """
-    build = functools.cache(lambda: _backbone(settings))
+    build = functools.cache(lambda: compiled(_backbone(settings)))
     key = digest(
         VERSION,
         BATCH_SIZE,
@@ -54,7 +55,7 @@ def of_backbone(
 
 
 def outputs(
-    build: Callable[[], keras.Model],
+    build: Callable[[], Forward],
     hashes: np.ndarray,
     pixels: np.ndarray,
     index: np.ndarray,
@@ -62,7 +63,7 @@ def outputs(
     view: int = 0,
     title: str = "outputs",
 ) -> np.ndarray:
-    """(n, d) float32 outputs of a model for rows `index` of `pixels`, read from shards in `folder` or computed.
+    """(n, d) float32 outputs of a compiled model for rows `index` of `pixels`, from shards in `folder` or computed.
 
     `build` is called only if something is missing. `folder` must name all that the outputs depend on but the pixels.
     """
@@ -73,8 +74,12 @@ def outputs(
     return np.stack([known[name] for name in hashes])
 
 
-def _compute(model, hashes, pixels, index, folder, view, title, known) -> None:
-    forward = tf.function(lambda batch: model(batch, training=False))
+def compiled(model: keras.Model) -> Forward:
+    """The model's inference pass as one graph, (n, h, w, 3) uint8 -> (n, d)."""
+    return tf.function(lambda batch: model(batch, training=False))
+
+
+def _compute(forward: Forward, hashes, pixels, index, folder, view, title, known) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{title}, view {view}", total=len(index))

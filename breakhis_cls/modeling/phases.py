@@ -62,7 +62,7 @@ class Training:
                 return model.get_layer("head").predict(pooled, batch_size=features.BATCH_SIZE, verbose=0)
             folder = self.run.folder / "outputs" / _digest_of(model)[:16]
             rows = self._hashes[kept], self.store.array, self.store.rows[kept]
-            return features.outputs(lambda: model, *rows, folder, title="predictions")
+            return features.outputs(lambda: features.compiled(model), *rows, folder, title="predictions")
 
     @property
     def tunes(self) -> bool:
