@@ -1,0 +1,139 @@
+"""Groups -> sides (folds, or train and validation) that resemble each other, by a small local search.
+
+scikit-learn's StratifiedGroupKFold balances images only and can leave a fold with one benign case of the 16.
+Here images, cases, labels, subtypes and magnifications count together, and a side without a label costs most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+N_STARTS = 8
+WEIGHTS = {   # of a squared relative deviation
+    "cases": 1.0, "cases_by_label": 2.0, "cases_by_subtype": 0.2,
+    "images": 1.0, "images_by_label": 4.0, "images_by_subtype": 0.1, "images_by_magnification": 0.25,
+}  # fmt: skip
+NO_LABEL, NO_SUBTYPE = 10.0, 0.05   # cost of a side that lacks one; good folds deviate by some 0.01 a column
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What each group brings, (n_groups, n_columns), and what each side should get of the columns' sums."""
+
+    counts: np.ndarray
+    shares: np.ndarray      # (n_sides,), sum 1
+    weights: np.ndarray     # (n_columns,)
+    absence: np.ndarray     # (n_sides, n_columns): cost of a column that is zero on a side
+
+    def cost(self, sums: np.ndarray, side: np.ndarray) -> np.ndarray:
+        """(..., n_columns) sums of sides (...) -> (...) cost: chi-square-like, plus what is absent."""
+        total = self.counts.sum(axis=0)
+        share = self.shares[side][..., None]
+        deviation = (sums / total - share) ** 2 / share
+        return (self.weights * deviation + self.absence[side] * (sums < 0.5)).sum(axis=-1)
+
+    def sums(self, sides: np.ndarray) -> np.ndarray:
+        """(n_sides, n_columns) of an assignment (n_groups,)."""
+        return np.stack([self.counts[sides == side].sum(axis=0) for side in range(len(self.shares))])
+
+
+def allocate(
+    images: pd.DataFrame, by: str, shares: list[float], seed: tuple[int, ...], n_starts: int = N_STARTS
+) -> pd.Series:
+    """The side (0, 1, ...) of each group of `images[by]`, indexed by group; the best of `n_starts` searches.
+
+    A function of the set of images, the shares and the seed; the order of rows does not matter. Of
+    unequal sides the first is the one that most needs every class: in a cut, that is train.
+    """
+    groups, problem = _problem(images, by, shares)
+    rng = np.random.default_rng(seed)
+    found = [_improved(problem, _dealt(problem, rng)) for _ in range(n_starts)]
+    return pd.Series(min(found, key=lambda sides: total_cost(problem, sides)), index=groups)
+
+
+def imbalance(images: pd.DataFrame, by: str, sides: pd.Series) -> float:
+    """What `allocate` makes small, for any assignment (indexed by group) to sides of equal size."""
+    n_sides = int(sides.max()) + 1
+    groups, problem = _problem(images, by, [1 / n_sides] * n_sides)
+    return total_cost(problem, sides[groups].to_numpy())
+
+
+def total_cost(problem: Problem, sides: np.ndarray) -> float:
+    """The cost of an assignment (n_groups,)."""
+    return float(problem.cost(problem.sums(sides), np.arange(len(problem.shares))).sum())
+
+
+def _problem(images: pd.DataFrame, by: str, shares: list[float]) -> tuple[pd.Index, Problem]:
+    table, weights = _columns(images, by)
+    kinds = [name.partition(":")[0] for name in table.columns]
+    absence = {"cases": NO_LABEL, "cases_by_label": NO_LABEL, "cases_by_subtype": NO_SUBTYPE}
+    per_side = np.array([[absence.get(kind, 0.0) for kind in kinds]] * len(shares))
+    per_side[0] *= 1 if len(set(shares)) == 1 else 2
+    return table.index, Problem(table.to_numpy(float), np.asarray(shares), weights, per_side)
+
+
+def _columns(images: pd.DataFrame, by: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Counts of each group (rows sorted by group): images, and the group itself, in all and by kind."""
+    kinds = {"": None, "_by_label": "label", "_by_subtype": "subtype", "_by_magnification": "magnification"}
+    columns = {}
+    for suffix, column in kinds.items():
+        values = images[column] if column else pd.Series("", index=images.index)
+        for value, counted in pd.crosstab(images[by], values).items():
+            columns[f"images{suffix}:{value}"] = counted
+            columns[f"cases{suffix}:{value}"] = counted.clip(upper=1)
+    table = pd.DataFrame(columns).sort_index()
+    table = table[[name for name in table.columns if name.partition(":")[0] in WEIGHTS]]
+    return table, np.array([WEIGHTS[name.partition(":")[0]] for name in table.columns])
+
+
+def _dealt(problem: Problem, rng: np.random.Generator) -> np.ndarray:
+    """A start: groups in random order, each to the side where it costs least."""
+    sides = np.zeros(len(problem.counts), dtype=int)
+    every = np.arange(len(problem.shares))
+    sums = np.zeros((len(every), problem.counts.shape[1]))
+    for group in rng.permutation(len(sides)):
+        change = problem.cost(sums + problem.counts[group], every) - problem.cost(sums, every)
+        sides[group] = change.argmin()
+        sums[sides[group]] += problem.counts[group]
+    return sides
+
+
+def _improved(problem: Problem, sides: np.ndarray) -> np.ndarray:
+    """Take the best move or swap until none helps."""
+    sides = sides.copy()
+    while True:
+        move, swap = _moves(problem, sides), _swaps(problem, sides)
+        if min(move.min(), swap.min()) > -1e-9:   # below it, rounding decides
+            return sides
+        if move.min() <= swap.min():
+            group, side = np.unravel_index(move.argmin(), move.shape)
+            sides[group] = side
+        else:
+            one, other = np.unravel_index(swap.argmin(), swap.shape)
+            sides[[one, other]] = sides[[other, one]]
+
+
+def _moves(problem: Problem, sides: np.ndarray) -> np.ndarray:
+    """(n_groups, n_sides) change of cost when a group goes to a side."""
+    sums, every = problem.sums(sides), np.arange(len(problem.shares))
+    now = problem.cost(sums, every)
+    left = problem.cost(sums[sides] - problem.counts, sides) - now[sides]
+    joined = problem.cost(sums[None] + problem.counts[:, None], every) - now
+    change = left[:, None] + joined
+    change[np.arange(len(sides)), sides] = 0
+    return change
+
+
+def _swaps(problem: Problem, sides: np.ndarray) -> np.ndarray:
+    """(n_groups, n_groups) change of cost when two groups change places; 0 within a side."""
+    sums = problem.sums(sides)
+    now = problem.cost(sums, np.arange(len(problem.shares)))
+    brought = problem.counts[None] - problem.counts[:, None]
+    change = problem.cost(sums[sides][:, None] + brought, np.broadcast_to(sides[:, None], brought.shape[:2]))
+    change = change - now[sides][:, None]
+    change = change + change.T
+    change[sides[:, None] == sides[None]] = 0
+    return change

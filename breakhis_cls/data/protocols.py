@@ -1,0 +1,242 @@
+"""Who is where under a protocol that is a table: the published ones, our frozen folds, and anyone's CSV."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .. import names
+from ..errors import ConfigError, DataError, first_few
+
+TABLES = Path(__file__).parent / "tables"
+PUBLISHED = ("spanhol", "kaiko_eva")
+MADE_HERE = ("case", "slide", "image")
+FROZEN_VERSION = 1
+FROZEN_N_FOLDS = 5
+PARTS = {   # as others write them
+    "train": "train", "training": "train", "trn": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test", "tst": "test",
+}  # fmt: skip
+FILE_COLUMNS = ("file", "filename", "path", "image", "image_path", "name")
+PART_COLUMNS = ("part", "grp", "split", "set", "subset", "group")
+KAGGLE_COLUMNS = {"fold", "mag", "grp", "filename"}   # of the Folds.csv in Kaggle's ambarish/breakhis
+
+
+@functools.cache
+def slides() -> pd.DataFrame:
+    """The 82 slides: slide, label, subtype, case, n_40x, n_100x, n_200x, n_400x. Do not change it."""
+    table = pd.read_csv(TABLES / "slides.csv", dtype={f"sequences_{m}x": str for m in names.MAGNIFICATIONS})
+    readings = {"label": names.label_of, "subtype": names.subtype_of, "case": names.case_of}
+    return table.assign(**{column: table["slide"].map(reading) for column, reading in readings.items()})
+
+
+def official_images() -> pd.DataFrame:
+    """The 7,909 official images, sorted by file: file, slide, case, magnification, label, subtype."""
+    return _official().copy()
+
+
+@functools.cache
+def _official() -> pd.DataFrame:
+    columns = ["file", "slide", "case", "magnification", "label", "subtype"]
+    rows = []
+    for slide in slides().to_dict("records"):
+        kind, _, number = slide["slide"].rpartition("_")
+        for magnification in names.MAGNIFICATIONS:
+            for sequence in _sequences(slide[f"sequences_{magnification}x"]):
+                file = names.official_path(f"{kind}-{number}-{magnification}-{sequence:03}.png")
+                rows.append({**slide, "file": file, "magnification": magnification})
+    return pd.DataFrame(rows)[columns].sort_values("file", ignore_index=True)
+
+
+def _sequences(ranges: str) -> list[int]:
+    """`1-3 7` -> [1, 2, 3, 7]: the official numbers have gaps."""
+    numbers = []
+    for ends in ranges.split():
+        first, _, last = ends.partition("-")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
+
+
+@functools.cache
+def frozen_case_folds() -> pd.Series:
+    """The fold (0 to 4) in which each of the 70 case numbers is tested. Do not change it.
+
+    DataError if the table is not the one that was frozen: results under another would not compare.
+    """
+    table = pd.read_csv(TABLES / "case.csv", dtype={"case": str}, comment="#")
+    header = (TABLES / "case.csv").read_text(encoding="utf-8").splitlines()[0]
+    if f"version {FROZEN_VERSION}, sha256 {frozen_sha256(table)}" not in header:
+        where = TABLES / "case.csv"
+        raise DataError(f"{where} is not the frozen version {FROZEN_VERSION}; install the package anew")
+    return table.set_index("case")["fold"]
+
+
+def frozen_sha256(table: pd.DataFrame) -> str:
+    """SHA-256 in hex of the lines `case,fold`, in the table's order, each ended by a newline."""
+    lines = "".join(f"{case},{fold}\n" for case, fold in zip(table["case"], table["fold"], strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def listed(protocol: str) -> pd.DataFrame:
+    """A protocol that is a table: fold (from 0), part, and slide or file (a name without folder and suffix).
+
+    `protocol` is spanhol, kaiko_eva, or a path: a CSV with a file or slide column, a part column and perhaps a
+    fold column; Kaggle's fold,mag,grp,filename; a CSV with the columns train and test (names below each); a
+    folder with train.txt and test.txt (a name a line). ConfigError if there is no such thing, DataError if it
+    is wrong.
+    """
+    if protocol in PUBLISHED:
+        table = pd.read_csv(TABLES / f"{protocol}.csv")
+        return table.assign(fold=table.get("fold", 0))
+    path = Path(protocol).expanduser()
+    if path.is_dir():
+        return _tidy(_from_folder(path), path)
+    if not path.is_file():
+        raise ConfigError(_no_such_protocol(protocol))
+    return _tidy(_from_csv(path), path)
+
+
+def _no_such_protocol(protocol: str) -> str:
+    known = (*MADE_HERE[:2], *PUBLISHED, MADE_HERE[2])
+    near = difflib.get_close_matches(protocol, known, n=1)
+    expected = f"expected {', '.join(known)}, a CSV file, or a folder of lists"
+    hint = f"did you mean '{near[0]}'?" if near else expected
+    return f"split.protocol is '{protocol}', which is no protocol and no file; {hint}"
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype=str, comment="#", skipinitialspace=True)
+    except (OSError, ValueError) as error:   # pandas' parser errors and bad UTF-8 are ValueErrors
+        raise DataError(f"{path} is not a readable CSV: {error}") from None
+    return table.rename(columns=lambda name: str(name).strip().lower())
+
+
+def _from_csv(path: Path) -> pd.DataFrame:
+    table = _read_csv(path)
+    lists = [column for column in table.columns if column in PARTS]
+    if {PARTS[column] for column in lists} >= {"train", "test"}:
+        return _from_lists({column: table[column].dropna().tolist() for column in lists})
+    part = next((column for column in PART_COLUMNS if column in table.columns), None)
+    file = next((column for column in FILE_COLUMNS if column in table.columns), None)
+    if part is None or (file is None and "slide" not in table.columns):
+        found = ", ".join(table.columns)
+        raise DataError(f"{path} has the columns {found}; expected file or slide, part, and perhaps fold")
+    kind = "file" if file else "slide"
+    fold = table["fold"] if "fold" in table.columns else "0"
+    return pd.DataFrame({kind: table[file or "slide"], "fold": fold, "part": table[part]})
+
+
+def _from_folder(folder: Path) -> pd.DataFrame:
+    found = {path.stem.lower(): path for path in sorted(folder.glob("*.txt"))}
+    lists = {name: path for name, path in found.items() if name in PARTS}
+    if not {PARTS[name] for name in lists} >= {"train", "test"}:
+        raise DataError(f"{folder} has no train.txt and test.txt (a name a line); validation.txt is optional")
+    return _from_lists({name: path.read_text(encoding="utf-8").split("\n") for name, path in lists.items()})
+
+
+def _from_lists(lists: dict[str, list[str]]) -> pd.DataFrame:
+    rows = [(line.strip(), "0", name) for name, lines in lists.items() for line in lines if line.strip()]
+    table = pd.DataFrame(rows, columns=["file", "fold", "part"])
+    by_slide = table["file"].map(lambda name: names.SLIDE_NAME.fullmatch(_stem(name)) is not None)
+    return table.rename(columns={"file": "slide"}) if len(table) and by_slide.all() else table
+
+
+def _tidy(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Parts in our words, folds from 0, names without folders; DataError lists what stands in two parts."""
+    kind = "file" if "file" in table.columns else "slide"
+    if table.empty or table.isna().any(axis=None):
+        lacks = "no rows" if table.empty else "empty cells"
+        raise DataError(f"{path} has {lacks}; every row needs {kind} and part")
+    parts = table["part"].str.strip().str.lower()
+    if foreign := sorted(set(parts) - set(PARTS)):
+        raise DataError(f"{path} has the parts {', '.join(foreign)}; expected train, validation or test")
+    table = table.assign(part=parts.map(PARTS), fold=_ranks(table["fold"]))
+    table[kind] = table[kind].map(_stem)
+    table = table.drop_duplicates(ignore_index=True)
+    twice = table.loc[table.duplicated([kind, "fold"]), kind]
+    if len(twice):
+        found = first_few(list(twice))
+        raise DataError(f"{path}: {len(twice):,} names stand in two parts of one fold:{found}")
+    if "test" not in set(table["part"]) and "validation" in set(table["part"]):
+        warnings.warn(f"{path} has no test part; its validation is taken for the test", stacklevel=4)
+        table["part"] = table["part"].replace("validation", "test")
+    return table
+
+
+def _ranks(folds: pd.Series) -> pd.Series:
+    """Any fold names -> 0, 1, ... in their order; numbers as numbers."""
+    found = sorted(set(folds.str.strip()), key=lambda fold: (len(fold) if fold.isdigit() else 99, fold))
+    return folds.str.strip().map({fold: rank for rank, fold in enumerate(found)})
+
+
+def _stem(name: str) -> str:
+    """`any/folder/SOB_B_A-14-22549AB-40-001.jpg` -> `SOB_B_A-14-22549AB-40-001`."""
+    last = name.strip().replace("\\", "/").rstrip("/").rpartition("/")[2]
+    stem, dot, suffix = last.rpartition(".")
+    return stem if dot and suffix.isalnum() else last
+
+
+def part_of_each(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
+    """The part of each image in one fold of a listed protocol, NaN where the protocol does not name it."""
+    table = listed(protocol)
+    table = table.loc[table["fold"] == fold]
+    if "slide" in table.columns:
+        part = images["slide"].map(table.set_index("slide")["part"])
+    else:
+        part = images["file"].map(_stem).map(table.set_index("file")["part"])
+    if protocol == "kaiko_eva":
+        part = part.where(images["magnification"] == 40)
+    return part
+
+
+def told_of(images: pd.DataFrame, protocol: str, fold: int) -> list[str]:
+    """What a table names that BreakHis and the images lack, and what it leaves out: a sentence each.
+
+    DataError if names are unknown: neither BreakHis's nor of an image at hand.
+    """
+    if protocol in PUBLISHED or protocol in MADE_HERE:
+        return []
+    table = listed(protocol)
+    table = table.loc[table["fold"] == fold]
+    kind = "slide" if "slide" in table.columns else "file"
+    official = slides()["slide"] if kind == "slide" else _official()["file"].map(_stem)
+    here = set(images["slide"] if kind == "slide" else images["file"].map(_stem))
+    named = set(table[kind])
+    if unknown := sorted(named - set(official) - here):
+        found = f"{len(unknown):,} {kind}s that BreakHis does not have:{first_few(unknown)}"
+        raise DataError(f"{protocol} names {found}")
+    lists = {
+        f"names {kind}s that are not among the images": sorted(named - here),
+        f"leaves out {kind}s in fold {fold}": sorted(here - named),
+    }
+    return [f"{protocol} {what}: {len(list_):,}, such as {list_[0]}" for what, list_ in lists.items() if list_]
+
+
+def kaggle_disagreements(path: Path) -> pd.DataFrame:
+    """Row by row, where Kaggle's Folds.csv differs from the published folds: fold, file, found, expected.
+
+    `found` is empty where the file has no row. DataError if `path` does not have Kaggle's columns.
+    """
+    table = _read_csv(path)
+    if not set(table.columns) >= KAGGLE_COLUMNS:
+        columns = ", ".join(table.columns)
+        raise DataError(f"{path} has the columns {columns}; expected fold, mag, grp, filename")
+    found = table.assign(file=table["filename"].map(_stem), fold=_ranks(table["fold"]), found=table["grp"])
+    official = _official().assign(file=_official()["file"].map(_stem))
+    expected = official.merge(listed("spanhol"), on="slide").rename(columns={"part": "expected"})
+    both: Any = expected[["fold", "file", "magnification", "expected"]].merge(
+        found[["fold", "file", "mag", "found"]], on=["fold", "file"], how="outer"
+    )
+    both = both.fillna({"found": "", "expected": ""})
+    wrong_mag = both["mag"].notna() & (both["mag"] != both["magnification"].astype("Int64").astype(str))
+    both.loc[wrong_mag, "found"] = both["found"] + " at " + both["mag"].astype(str) + "X"
+    differ = both["found"].str.lower() != both["expected"]
+    return both.loc[differ, ["fold", "file", "found", "expected"]].reset_index(drop=True)
