@@ -1,0 +1,140 @@
+"""The numbers of metrics.json: fourteen metrics, pooled, by magnification, by subtype and, of subtypes, by class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .. import names
+from . import intervals, predictions, tallies
+
+NAMES = (
+    "image_accuracy", "recognition_rate", "slide_vote_accuracy", "case_vote_accuracy", "balanced_accuracy",
+    "sensitivity", "specificity", "f1", "mcc", "roc_auc", "average_precision", "brier", "log_loss", "ece",
+)  # fmt: skip
+OF_IMAGES = tuple(
+    name for name in NAMES if name not in ("recognition_rate", "slide_vote_accuracy", "case_vote_accuracy")
+)
+NEEDS_BOTH = ("balanced_accuracy", "f1", "mcc", "roc_auc", "average_precision")  # classes
+N_GROUPS = 400  # of images dealt at random, for the image-level interval
+
+Result = dict[str, Any]
+
+
+def of(table: pd.DataFrame, n_resamples: int = intervals.N_RESAMPLES, seed: int = 0) -> dict[str, Any]:
+    """metrics.json of a predictions table's test rows: raw probabilities, malignant from 0.5 on.
+
+    `{"pooled": {name: {"value", "low", "high", "n_images", "n_slides", "n_cases"}}, "by_magnification": {"40": ...},
+    "by_subtype": ...}`; the subtype task adds `by_class`, each class against the rest. A metric that is undefined has
+    value None and says why under "undefined". Several seeds, or folds that test an image twice, give the mean over them.
+    `image_low` and `image_high` are the interval that takes images for independent: too narrow, for comparison.
+    """
+    test = predictions.of_part(table, "test")
+    content = {
+        "pooled": of_rows(test, "pooled", n_resamples, seed, beside=True),
+        "by_magnification": _by(test, "magnification", names.MAGNIFICATIONS, n_resamples, seed),
+        "by_subtype": _by(test, "subtype", tuple(names.SUBTYPES), n_resamples, seed),
+    }
+    if not predictions.is_binary(test):
+        content["by_class"] = _by_class(test, n_resamples, seed)
+    about = {
+        "level": intervals.LEVEL,
+        "method": intervals.METHOD,
+        "resampled": "cases",
+        "n_resamples": n_resamples,
+    }
+    return content | {"intervals": about | {"seed": seed}}
+
+
+def of_rows(
+    rows: pd.DataFrame,
+    stratum: str,
+    n_resamples: int,
+    seed: int,
+    threshold: float = 0.5,
+    beside: bool = False,
+) -> dict[str, Result]:
+    """The fourteen metrics of any rows, with case intervals and, if `beside`, image intervals."""
+    statistics, cases = tallies.of(rows, threshold)
+    weights = intervals.case_weights(len(cases), n_resamples, intervals.seed_of(stratum, seed))
+    results = {name: _result(name, statistics[name], weights, rows) for name in NAMES}
+    if beside:
+        for name, interval in _image_intervals(rows, n_resamples, seed, threshold).items():
+            results[name] |= {"image_low": interval.low, "image_high": interval.high}
+    return results
+
+
+def _by(
+    rows: pd.DataFrame, column: str, order: tuple, n_resamples: int, seed: int
+) -> dict[str, dict[str, Result]]:
+    known = [value for value in order if (rows[column] == value).any()]
+    others = sorted(set(rows[column]) - set(order))
+    return {
+        str(value): of_rows(rows[rows[column] == value], f"{column}-{value}", n_resamples, seed)
+        for value in known + others
+    }
+
+
+def _by_class(rows: pd.DataFrame, n_resamples: int, seed: int) -> dict[str, dict[str, Result]]:
+    statistics, cases = tallies.by_class(rows)
+    weights = intervals.case_weights(len(cases), n_resamples, intervals.seed_of("class", seed))
+    return {
+        name: {
+            metric: _result(metric, statistic, weights, rows, name) for metric, statistic in by_name.items()
+        }
+        for name, by_name in statistics.items()
+    }
+
+
+def _result(
+    name: str, statistic: tallies.Statistic, weights: np.ndarray, rows: pd.DataFrame, against: str = ""
+) -> Result:
+    counts = {f"n_{unit}s": int(rows[column].nunique()) for unit, column in UNITS.items()}
+    value = intervals.value(statistic, weights.shape[1])
+    if not np.isfinite(value):
+        return {"value": None, "low": None, "high": None, **counts, "undefined": _why(name, rows, against)}
+    interval = intervals.of(statistic, weights, _n_behind(name, rows, against))
+    reason = {"no_interval": interval.reason} if interval.reason else {}
+    return {"value": value, "low": interval.low, "high": interval.high, **counts, **reason}
+
+
+def _n_behind(name: str, rows: pd.DataFrame, against: str) -> int:
+    """Cases of the rarest class that the metric needs; macro metrics, over classes of a few cases, count all."""
+    if not predictions.is_binary(rows):
+        return int(
+            rows.loc[rows["subtype"] == against, "case"].nunique() if against else rows["case"].nunique()
+        )
+    cases = rows.groupby("label")["case"].nunique()
+    if name in ("sensitivity", "specificity"):
+        return int(cases["malignant" if name == "sensitivity" else "benign"])
+    return int(cases.min() if name in NEEDS_BOTH else rows["case"].nunique())
+
+
+UNITS = {"image": "file", "slide": "slide", "case": "case"}
+
+
+def _why(name: str, rows: pd.DataFrame, against: str) -> str:
+    if name == "case_vote_accuracy":
+        two = "a case carries both labels" if predictions.is_binary(rows) else "a case may carry two subtypes"
+        return f"{two}: it has no single truth to vote on"
+    present = [predictions.classes(rows)[at] for at in np.unique(predictions.truth(rows))]
+    if against:
+        return (
+            f"no test image of {against}" if against not in present else f"every test image is of {against}"
+        )
+    return f"only {' and '.join(present)} images here"
+
+
+def _image_intervals(
+    rows: pd.DataFrame, n_resamples: int, seed: int, threshold: float
+) -> dict[str, intervals.Interval]:
+    """As if images were independent: dealt at random into groups, whose sums then stand for unrelated images."""
+    files = rows["file"].unique()
+    groups = np.random.default_rng((seed, len(files))).permutation(len(files)) % N_GROUPS
+    dealt = rows.assign(case=rows["file"].map(dict(zip(files, groups.astype(str), strict=True))))
+    statistics, _ = tallies.of(dealt, threshold)
+    n_groups = min(N_GROUPS, len(files))
+    weights = intervals.case_weights(n_groups, min(n_resamples, 2_000), intervals.seed_of("images", seed))
+    return {name: intervals.of(statistics[name], weights, n_groups) for name in OF_IMAGES}

@@ -1,0 +1,110 @@
+"""`breakhis evaluate`: from a table of any framework, or from a run's folder, to a report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_figures import HISTORY
+from test_predictions import made
+
+from breakhis_cls import config, evaluate
+
+ENVIRONMENT = {
+    "versions": {"python": "3.11"}, "machine": {"cores": 2}, "devices": ["CPU"], "git_commit": None,
+    "data": {"name": "tiny", "sha256": "ab" * 32, "n_images": 75, "n_slides": 15, "n_cases": 13, "complete": False,
+             "dropped_duplicates": ["x.png"], "broken": []},
+    "weights": {"name": "ImageNet", "sha256": "cd" * 32}, "seconds": {"head": 1.5}, "warnings": ["a warning"],
+}  # fmt: skip
+
+
+def run_folder(base: Path, root: Path, fold: int = 0, name: str = "tiny") -> Path:
+    """A finished run's folder over the tiny tree; the folds share out the slides."""
+    folder = base / "runs" / f"{name}-{fold}-0-0123abc{fold}"
+    folder.mkdir(parents=True)
+    table = made(fold=fold)
+    table[pd.factorize(table["case"])[0] % 2 == fold].to_csv(folder / "predictions.csv", index=False)
+    HISTORY.to_csv(folder / "history.csv", index=False)
+    (folder / "environment.json").write_text(json.dumps(ENVIRONMENT))
+    where = {"dir": base / "runs", "reports": base / "reports"}
+    settings = config.Config(
+        name=name, data=config.Data(root=str(root), cache=base / "cache"),
+        split=config.Split(fold=fold, n_folds=2), run=config.Run(**where),
+    )  # fmt: skip
+    (folder / "config.yaml").write_text(config.to_yaml(settings))
+    return folder
+
+
+def test_a_table_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made().to_csv(tmp_path / "theirs.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main(["theirs.csv"]) == 0
+    left = {path.name for path in (tmp_path / "reports" / "theirs").iterdir()}
+    assert {
+        "index.html",
+        "metrics.json",
+        "confusion_matrix.png",
+        "confusion_matrix.svg",
+        "confusion_matrix_40x.png",
+    } <= left
+    numbers = json.loads((tmp_path / "reports" / "theirs" / "metrics.json").read_text())
+    assert numbers["pooled"]["roc_auc"]["n_images"] == 60
+
+
+def test_a_run_shows_what_only_it_holds(tmp_path: Path, tiny_tree: Path) -> None:
+    folder = run_folder(tmp_path, tiny_tree)
+    report = evaluate.evaluate([folder])
+    assert report == tmp_path / "reports" / folder.name
+    left = {path.name for path in report.iterdir()}
+    assert {"learning_curves.png", "sample_sheet.png", "confident_errors.svg"} <= left
+    page = (report / "index.html").read_text(encoding="utf-8")
+    assert "a warning" in page and "1 of 2 folds" in page and "ImageNet (SHA-256 cdcdcdcdcdcd" in page
+
+
+def test_folds_of_one_experiment_are_pooled(tmp_path: Path, tiny_tree: Path) -> None:
+    folders = [run_folder(tmp_path, tiny_tree, fold) for fold in (0, 1)]
+    report = evaluate.evaluate(folders)
+    assert report == tmp_path / "reports" / "tiny-2-runs"
+    pooled = json.loads((report / "metrics.json").read_text())["pooled"]["image_accuracy"]
+    assert (pooled["n_images"], pooled["n_cases"]) == (60, 13)
+
+
+def test_a_bare_run_folder_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    made().to_csv(tmp_path / "run" / "predictions.csv", index=False)
+    assert (evaluate.evaluate([tmp_path / "run"], tmp_path / "out") / "index.html").is_file()
+
+
+def test_bad_tables_end_with_2_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made().drop(columns="case").to_csv(tmp_path / "p.csv", index=False)
+    assert evaluate.main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and "lacks columns: case;" in told and "Traceback" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unfinished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main([str(tmp_path)]) == 2
+    assert "holds no predictions.csv" in capsys.readouterr().err
+
+
+def test_no_tensorflow(tmp_path: Path) -> None:
+    made().to_csv(tmp_path / "p.csv", index=False)
+    script = (
+        "import sys; from breakhis_cls import evaluate\n"
+        f"assert evaluate.main([{str(tmp_path / 'p.csv')!r}, '--out', {str(tmp_path / 'out')!r}]) == 0\n"
+        "heavy = {'tensorflow', 'keras', 'matplotlib.pyplot'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
+    made().to_csv(tmp_path / "p.csv", index=False)
+    folders = [evaluate.evaluate([tmp_path / "p.csv"], tmp_path / name) for name in ("a", "b")]
+    first, again = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
+    assert first == again

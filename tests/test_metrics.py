@@ -1,0 +1,177 @@
+"""Golden numbers worked by hand, and agreement with scikit-learn where it has the metric."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics as sk
+from test_predictions import made
+
+from breakhis_cls import names
+from breakhis_cls.evaluation import metrics, predictions, tallies
+
+# file, slide, case, label, p_malignant: three cases, four slides, eight images
+BY_HAND = [
+    ("a1", "s1", "1", "malignant", 0.9), ("a2", "s1", "1", "malignant", 0.6), ("a3", "s1", "1", "malignant", 0.2),
+    ("b1", "s2", "1", "malignant", 0.4),
+    ("c1", "s3", "2", "benign", 0.1), ("c2", "s3", "2", "benign", 0.7),
+    ("d1", "s4", "3", "benign", 0.3), ("d2", "s4", "3", "benign", 0.4),
+]  # fmt: skip
+
+
+@pytest.fixture
+def small() -> pd.DataFrame:
+    table = pd.DataFrame(BY_HAND, columns=["file", "slide", "case", "label", "p_malignant"])
+    said = {
+        "fold": 0,
+        "part": "test",
+        "protocol": "case",
+        "data": "d",
+        "model": "m",
+        "seed": 0,
+        "magnification": 40,
+    }
+    subtype = table["label"].map({"benign": "F", "malignant": "DC"})
+    return predictions.checked(table.assign(**said, subtype=subtype, p_benign=1 - table["p_malignant"]))
+
+
+GOLDEN = {
+    "image_accuracy": 5 / 8,                   # right: a1 a2 | c1 d1 d2
+    "recognition_rate": (2 / 3 + 0 + 1 / 2 + 1) / 4,   # s1 s2 s3 s4
+    "slide_vote_accuracy": 3 / 4,              # means .567 .4 .4 .35: s2 is wrong
+    "case_vote_accuracy": 3 / 3,               # means .525 .4 .35
+    "sensitivity": 2 / 4,
+    "specificity": 3 / 4,
+    "balanced_accuracy": (2 / 4 + 3 / 4) / 2,
+    "f1": 2 * 2 / (2 * 2 + 1 + 2),             # tp 2, fp 1, fn 2
+    "mcc": (2 * 3 - 1 * 2) / np.sqrt(3 * 4 * 4 * 5),
+    "roc_auc": (4 + 3 + 1 + 2.5) / 16,         # .9 beats 4, .6 beats 3, .2 beats 1, .4 beats 2 and ties with 1
+    "average_precision": (1 / 1 + 2 / 3 + 3 / 5 + 4 / 7) / 4,   # at .9, .6, .4 (a tie: 3 of 5), .2
+    "brier": (0.01 + 0.16 + 0.64 + 0.36 + 0.01 + 0.49 + 0.09 + 0.16) / 8,
+    "log_loss": -np.log([0.9, 0.6, 0.2, 0.4, 0.9, 0.3, 0.7, 0.6]).mean(),
+    # each distinct probability is a bin of its own: |0-.1| |1-.2| |0-.3| |(1-.4)+(0-.4)| |1-.6| |0-.7| |1-.9|
+    "ece": (0.1 + 0.8 + 0.3 + 0.2 + 0.4 + 0.7 + 0.1) / 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", metrics.NAMES)
+def test_golden_numbers(small: pd.DataFrame, name: str) -> None:
+    result = metrics.of(small, n_resamples=50)["pooled"][name]
+    assert result["value"] == pytest.approx(GOLDEN[name])
+    assert (result["n_images"], result["n_slides"], result["n_cases"]) == (8, 4, 3)
+
+
+def test_agreement_with_scikit_learn() -> None:
+    table = made()
+    y, p = predictions.truth(table), table["p_malignant"].to_numpy()
+    named = predictions.predicted(table)
+    expected = {
+        "image_accuracy": sk.accuracy_score(y, named), "balanced_accuracy": sk.balanced_accuracy_score(y, named),
+        "sensitivity": sk.recall_score(y, named), "specificity": sk.recall_score(y, named, pos_label=0),
+        "f1": sk.f1_score(y, named), "mcc": sk.matthews_corrcoef(y, named), "roc_auc": sk.roc_auc_score(y, p),
+        "average_precision": sk.average_precision_score(y, p), "brier": sk.brier_score_loss(y, p),
+        "log_loss": sk.log_loss(y, p),
+    }  # fmt: skip
+    pooled = metrics.of(table, n_resamples=50)["pooled"]
+    assert {name: pooled[name]["value"] for name in expected} == pytest.approx(expected, rel=1e-6)
+
+
+def subtypes(seed: int = 0) -> pd.DataFrame:
+    table = made(seed=seed)
+    classes = list(names.SUBTYPES)
+    logits = np.random.default_rng(seed).normal(0, 1, (len(table), 8))
+    logits[np.arange(len(table)), pd.Index(classes).get_indexer(table["subtype"])] += 1.5
+    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    scores = pd.DataFrame(scores, columns=[f"p_{name}" for name in classes])
+    return predictions.checked(pd.concat([table.drop(columns=["p_benign", "p_malignant"]), scores], axis=1))
+
+
+def test_agreement_with_scikit_learn_on_eight_classes() -> None:
+    table = subtypes()
+    y, p, named = predictions.truth(table), predictions.probabilities(table), predictions.predicted(table)
+    hit = np.eye(8)[y]
+    expected = {
+        "image_accuracy": sk.accuracy_score(y, named), "balanced_accuracy": sk.balanced_accuracy_score(y, named),
+        "sensitivity": sk.recall_score(y, named, average="macro"), "f1": sk.f1_score(y, named, average="macro"),
+        "mcc": sk.matthews_corrcoef(y, named), "roc_auc": sk.roc_auc_score(hit, p, average="macro"),
+        "average_precision": sk.average_precision_score(hit, p, average="macro"), "log_loss": sk.log_loss(y, p),
+        "brier": ((p - hit) ** 2).sum(axis=1).mean(),
+    }  # fmt: skip
+    found = metrics.of(table, n_resamples=50)
+    assert {name: found["pooled"][name]["value"] for name in expected} == pytest.approx(expected, rel=1e-6)
+    assert found["by_class"]["DC"]["roc_auc"]["value"] == pytest.approx(sk.roc_auc_score(y == 4, p[:, 4]))
+    assert "two subtypes" in found["pooled"]["case_vote_accuracy"]["undefined"]
+
+
+def test_macro_metrics_run_over_the_classes_present() -> None:
+    table = subtypes()
+    table = table[table["subtype"].isin(["DC", "F"])]
+    y, named = predictions.truth(table), predictions.predicted(table)
+    expected = (np.mean(named[y == 4] == 4) + np.mean(named[y == 1] == 1)) / 2
+    assert metrics.of(table, n_resamples=50)["pooled"]["balanced_accuracy"]["value"] == pytest.approx(
+        expected
+    )
+
+
+def test_what_is_undefined_says_why(small: pd.DataFrame) -> None:
+    found = metrics.of(small, n_resamples=50)["by_subtype"]["DC"]
+    undefined = {name for name, result in found.items() if result["value"] is None}
+    assert undefined == {"balanced_accuracy", "specificity", "f1", "mcc", "roc_auc", "average_precision"}
+    assert found["roc_auc"]["undefined"] == "only malignant images here"
+    assert found["sensitivity"]["value"] == 0.5
+
+
+def test_a_constant_answer_has_no_correlation(small: pd.DataFrame) -> None:
+    table = small.assign(p_malignant=1.0, p_benign=0.0)
+    pooled = metrics.of(table, n_resamples=50)["pooled"]
+    assert pooled["mcc"]["value"] == 0 and pooled["roc_auc"]["value"] == 0.5
+
+
+def test_a_case_with_both_labels_has_no_vote(small: pd.DataFrame) -> None:
+    table = small.assign(case="1")
+    assert "both labels" in metrics.of(table, n_resamples=50)["pooled"]["case_vote_accuracy"]["undefined"]
+
+
+def test_seeds_are_averaged_not_pooled() -> None:
+    one, two = made(seed=0), made(seed=1)
+    both = metrics.of(pd.concat([one, two]), n_resamples=50)["pooled"]
+    alone = [metrics.of(table, n_resamples=50)["pooled"]["roc_auc"]["value"] for table in (one, two)]
+    assert both["roc_auc"]["value"] == pytest.approx(np.mean(alone))
+    assert (both["roc_auc"]["n_images"], both["roc_auc"]["n_cases"]) == (60, one["case"].nunique())
+
+
+def test_only_test_rows_count_and_the_order_of_rows_does_not() -> None:
+    table = made()
+    validation = made(seed=5).assign(part="validation", fold=1, seed=0)
+    shuffled = pd.concat([validation, table]).sample(frac=1, random_state=0)
+    plain = metrics.of(table, n_resamples=50)["pooled"]
+    mixed = metrics.of(shuffled, n_resamples=50)["pooled"]
+    assert {n: mixed[n]["value"] for n in plain} == pytest.approx({n: plain[n]["value"] for n in plain})
+
+
+def test_metrics_json_has_the_promised_shape() -> None:
+    found = metrics.of(made(), n_resamples=200)
+    assert set(found["pooled"]) == set(found["by_magnification"]["40"]) == set(metrics.NAMES)
+    assert list(found["by_magnification"]) == ["40", "100", "200", "400"]
+    assert list(found["by_subtype"]) == list(names.SUBTYPES)
+    assert {"value", "low", "high", "n_images", "n_slides", "n_cases"} <= set(found["pooled"]["roc_auc"])
+    json.dumps(found, allow_nan=False)
+
+
+def test_weights_mean_repetition() -> None:
+    """A case drawn twice counts as if its rows stood there twice."""
+    table = made()
+    statistics, cases = tallies.of(table)
+    weights = np.random.default_rng(0).integers(0, 3, (1, len(cases))).astype(float)
+    copies = table.loc[np.repeat(table.index, weights[0][cases.get_indexer(table["case"])].astype(int))]
+    y, p = predictions.truth(copies), copies["p_malignant"]
+    assert statistics["roc_auc"](weights)[0] == pytest.approx(sk.roc_auc_score(y, p))
+    assert statistics["average_precision"](weights)[0] == pytest.approx(
+        sk.average_precision_score(y, p), rel=1e-6
+    )
+    assert statistics["mcc"](weights)[0] == pytest.approx(
+        sk.matthews_corrcoef(y, predictions.predicted(copies))
+    )

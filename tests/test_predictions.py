@@ -1,0 +1,138 @@
+"""The table that everything is scored from: read as written, or refused in one sentence for each kind of fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SLIDES, image_name
+
+from breakhis_cls import names
+from breakhis_cls.errors import DataError
+from breakhis_cls.evaluation import predictions
+
+
+def made(
+    magnifications: tuple[int, ...] = names.MAGNIFICATIONS, seed: int = 0, fold: int = 0
+) -> pd.DataFrame:
+    """Binary predictions of one image a slide and magnification: some 80 % right, case by case alike."""
+    rows = []
+    for slide in SLIDES:
+        pull = np.random.default_rng((int(names.case_of(slide)), seed)).normal(0, 1)
+        for magnification in magnifications:
+            file = names.official_path(image_name(slide, magnification, 1))
+            sign = 1 if names.label_of(slide) == "malignant" else -1
+            noise = np.random.default_rng((len(rows), seed)).normal(0, 1)
+            rows.append((file, slide, magnification, 1 / (1 + np.exp(-1.5 * sign - pull - noise))))
+    table = pd.DataFrame(rows, columns=["file", "slide", "magnification", "p_malignant"])
+    table["case"] = [names.case_of(slide) for slide in table["slide"]]
+    table["label"] = [names.label_of(slide) for slide in table["slide"]]
+    table["subtype"] = [names.subtype_of(slide) for slide in table["slide"]]
+    said = {
+        "fold": fold,
+        "part": "test",
+        "protocol": "case",
+        "data": "breakhis-1a2b3c4d",
+        "model": "net",
+        "seed": seed,
+    }
+    return predictions.checked(table.assign(**said, p_benign=1 - table["p_malignant"]))
+
+
+def refusal(table: pd.DataFrame) -> str:
+    with pytest.raises(DataError) as caught:
+        predictions.checked(table, "p.csv")
+    return str(caught.value)
+
+
+def test_a_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    table = made()
+    table["case"] = "0" + table["case"]  # text, not a number
+    table["file"] = table["file"].str.replace("SOB_", "own_")
+    table.to_csv(tmp_path / "p.csv", index=False)
+    pd.testing.assert_frame_equal(predictions.read(tmp_path / "p.csv"), table)
+
+
+def test_missing_columns_are_named() -> None:
+    assert "lacks columns: case, p_<class>" in refusal(
+        made().drop(columns=["case", "p_benign", "p_malignant"])
+    )
+    assert "expected p_benign and p_malignant" in refusal(made().drop(columns="p_benign"))
+
+
+def test_logits_are_taken_for_what_they_are() -> None:
+    table = made()
+    table.loc[:6, ["p_benign", "p_malignant"]] = [[-1.5, 2.25]] * 7
+    told = refusal(table)
+    assert "7 of 60 rows" in told and "logits" in told and "add up to 0.75" in told and "and 2 more" in told
+    rounded = made().round({"p_benign": 3, "p_malignant": 3})
+    predictions.checked(rounded)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, "high"])
+def test_what_is_no_number_is_counted(wrong: object) -> None:
+    table = made().astype({"p_malignant": object})
+    table.loc[[3, 5], "p_malignant"] = wrong
+    assert "2 of 60 rows with no finite or whole number in p_malignant" in refusal(table)
+
+
+def test_repeated_rows_are_counted_but_other_folds_are_none() -> None:
+    assert "3 of 63 rows that repeat an image" in refusal(pd.concat([made(), made().head(3)]))
+    predictions.checked(pd.concat([made(), made(fold=1)]))
+
+
+def test_labels_that_contradict_the_name() -> None:
+    table = made()
+    table.loc[0, ["label", "subtype"]] = ["malignant", "DC"]
+    told = refusal(table)
+    assert (
+        "1 of 60 rows that contradict their file name" in told
+        and "label malignant, the name says benign" in told
+    )
+    foreign = made().assign(file=[f"{at}.tif" for at in range(60)], label="malignant", subtype="DC")
+    predictions.checked(foreign)  # another grammar says nothing
+
+
+def test_every_kind_of_fault_is_told_at_once() -> None:
+    table = made()
+    table.loc[0, "label"] = "malignant"
+    table.loc[1, "part"] = "trial"
+    table.loc[2, "p_benign"] = 3.0
+    told = refusal(table)
+    assert all(words in told for words in ("contradict", "'trial'", "logits", "two cases, labels"))
+
+
+def test_a_table_without_test_rows_or_rows() -> None:
+    assert "no row is of part test" in refusal(made().assign(part="validation"))
+    assert "has no rows" in refusal(made().head(0))
+
+
+def test_a_table_that_is_not_there_or_no_table(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such table"):
+        predictions.read(tmp_path / "p.csv")
+    (tmp_path / "p.csv").write_bytes(b"\x89PNG\r\n\x00\xff")
+    with pytest.raises(DataError, match="cannot be read as CSV"):
+        predictions.read(tmp_path / "p.csv")
+
+
+def test_the_order_of_columns_is_of_no_account() -> None:
+    table = made()
+    swapped = table[[*table.columns[:-2], "p_malignant", "p_benign"]]
+    assert predictions.classes(swapped) == names.LABELS
+    np.testing.assert_array_equal(predictions.probabilities(swapped)[:, 1], table["p_malignant"])
+
+
+def test_half_is_malignant() -> None:
+    table = made().assign(p_benign=0.5, p_malignant=0.5)
+    assert (predictions.predicted(table) == 1).all()
+
+
+def test_disjoint_folds_are_pooled_and_repetitions_are_not() -> None:
+    table = made()
+    in_folds = table.assign(fold=np.arange(60) % 5)
+    assert [len(piece) for piece in predictions.replicates(in_folds)] == [60]
+    twice = pd.concat([in_folds, made(fold=1).head(20)])
+    assert len(predictions.replicates(twice)) == 5
+    assert len(predictions.replicates(pd.concat([table, made(seed=1)]))) == 2
