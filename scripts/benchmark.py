@@ -168,7 +168,7 @@ def _protocol(settings: config.Config, material: Material, n: int) -> dict[str, 
     stock_s = N_FOLDS * n_seen * epoch_s
     return {
         "ratio": stock_s / cold_s, "ratio_warm": stock_s / warm_s, "cold_s": cold_s, "warm_s": warm_s,
-        "stock_s_extrapolated": stock_s, "stock_ms_per_image_measured": 1_000 * epoch_s, "n_images": len(material.images),
+        "stock_s_extrapolated": stock_s, "stock_ms_per_image": 1_000 * epoch_s, "n_images": len(material.images),
     }  # fmt: skip
 
 

@@ -84,14 +84,15 @@ def gather(settings: Config) -> Material:
         images = splits.restricted(index.load(data), settings.split)
         images, dropped = splits.without_duplicates(images, data.duplicates, data.task)
         split = splits.assign(images, settings.split, data.task)
-    told = [str(warning.message) for warning in caught] + splits.warnings_of(split, data.task)
+        broken = index.broken(data)
+    told = list(dict.fromkeys(str(warning.message) for warning in caught)) + splits.warnings_of(split, data.task)
     if settings.model.weights == "random" and settings.head.epochs:
         told.append("random weights have nothing to transfer; set head.epochs to 0 and tune.part to all")
     return Material(
         root=index.root_of(data),
         images=images.reset_index(drop=True),
         dropped=dropped,
-        broken=index.broken(data),
+        broken=broken,
         split=split.reset_index(drop=True),
         classes=splits.classes_of(data.task, settings.split.protocol),
         task=data.task,

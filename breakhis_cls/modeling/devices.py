@@ -22,7 +22,7 @@ def prepare(deterministic: bool) -> None:
     """
     if deterministic and "tensorflow" not in sys.modules:
         os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its start-up chatter hides our warnings
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its chatter hides our warnings; real errors are raised
     import tensorflow as tf
 
     for gpu in tf.config.list_physical_devices("GPU"):
