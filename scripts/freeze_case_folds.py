@@ -1,6 +1,6 @@
-"""How data/tables/case.csv was chosen: the best of 1,000 searches over the 7,909 names; two minutes on one core.
+"""How data/tables/case.csv was chosen: the best of 1,000 searches over the 7,909 names; takes two minutes.
 
-`python scripts/freeze_case_folds.py` prints it; the table in the package is frozen, and this does not touch it.
+`python scripts/freeze_case_folds.py` prints it; the table in the package is frozen and stays as it is.
 """
 
 from __future__ import annotations

@@ -87,8 +87,8 @@ def frozen_sha256(table: pd.DataFrame) -> str:
 def listed(protocol: str) -> pd.DataFrame:
     """A protocol that is a table: fold (from 0), part, and slide or file (a name without folder and suffix).
 
-    `protocol` is spanhol, kaiko_eva, or a path: a CSV with a file or slide column, a part column and perhaps a
-    fold column; Kaggle's fold,mag,grp,filename; a CSV with the columns train and test (names below each); a
+    `protocol` is spanhol, kaiko_eva, or a path: a CSV with a file or slide column, a part column and perhaps
+    a fold column; Kaggle's fold,mag,grp,filename; a CSV with the columns train and test (names below each); a
     folder with train.txt and test.txt (a name a line). ConfigError if there is no such thing, DataError if it
     is wrong.
     """
@@ -217,7 +217,12 @@ def told_of(images: pd.DataFrame, protocol: str, fold: int) -> list[str]:
         f"names {kind}s that are not among the images": sorted(named - here),
         f"leaves out {kind}s in fold {fold}": sorted(here - named),
     }
-    return [f"{protocol} {what}: {len(list_):,}, such as {list_[0]}" for what, list_ in lists.items() if list_]
+    return [f"{protocol} {what}: {len(them):,}, such as {them[0]}" for what, them in lists.items() if them]
+
+
+def is_kaggles(path: Path) -> bool:
+    """Whether a CSV has the columns of Kaggle's Folds.csv."""
+    return set(_read_csv(path).columns) >= KAGGLE_COLUMNS
 
 
 def kaggle_disagreements(path: Path) -> pd.DataFrame:

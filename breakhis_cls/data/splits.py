@@ -80,14 +80,14 @@ def assign(images: pd.DataFrame, split: Split, task: str = "binary") -> pd.DataF
     for part in ("train", "test"):
         if not (table["part"] == part).any():
             raise DataError(
-                f"fold {split.fold} of protocol {split.protocol} has no {part} image among {len(table):,} at hand; "
+                f"fold {split.fold} of {split.protocol} has no {part} image among these {len(table):,}; "
                 "choose another split.fold, or set split.seed for folds made for these images"
             )
     return table if (table["part"] == "validation").any() else _with_validation(table, split)
 
 
 def warnings_of(split_table: pd.DataFrame, task: str = "binary") -> list[str]:
-    """What a reader of a fold's numbers should know, a sentence each: classes a part lacks, what is shared."""
+    """What a reader of a fold's numbers should know, a sentence each: what parts lack and what they share."""
     column = "label" if task == "binary" else "subtype"
     known = [value for value in (*names.LABELS, *names.SUBTYPES) if value in set(split_table[column])]
     told = []
@@ -137,8 +137,8 @@ def _of_protocol(images: pd.DataFrame, split: Split) -> pd.DataFrame:
         return images
     part = protocols.part_of_each(images, split.protocol, split.fold)
     if part.isna().all():
-        about = {"kaiko_eva": "40X images of TA, MC, F and DC"}.get(split.protocol, "the slides or files it names")
-        raise DataError(f"none of {len(images):,} images is of protocol {split.protocol}, which is about {about}")
+        about = "40X images of TA, MC, F and DC" if split.protocol == "kaiko_eva" else "what it names"
+        raise DataError(f"none of {len(images):,} images is of {split.protocol}, which is about {about}")
     if split.protocol == "spanhol" and part.isna().any():
         foreign = images.loc[part.isna(), "slide"].iloc[0]
         raise DataError(f"spanhol is about BreakHis's {names.N_SLIDES} slides only, not {foreign}; use case")
