@@ -58,7 +58,7 @@ def test_writing_on_a_shade_has_contrast() -> None:
 
 def test_curves_run_from_corner_to_corner() -> None:
     figure = figures.roc(made(), "AUC")
-    diagonal, pooled, *by_magnification = figure.axes[0].lines
+    _, pooled, *by_magnification = figure.axes[0].lines
     x, y = np.asarray(pooled.get_xdata()), np.asarray(pooled.get_ydata())
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1) and (np.diff(x) >= 0).all() and (np.diff(y) >= 0).all()
     assert len(by_magnification) == 4

@@ -37,7 +37,7 @@ def test_the_first_screen_says_what_was_found_on_what(tmp_path: Path) -> None:
         in page
     )
     assert "fold 0 (counted from 0)" in page and 'class="banner' not in page
-    assert "Few test cases: benign 6, malignant 7." in page
+    assert "Few test cases: benign 7, malignant 6." in page
 
 
 @pytest.mark.parametrize(

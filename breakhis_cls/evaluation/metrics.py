@@ -33,7 +33,7 @@ def of(table: pd.DataFrame, n_resamples: int = intervals.N_RESAMPLES, seed: int 
     """
     test = predictions.of_part(table, "test")
     content = {
-        "pooled": of_rows(test, "pooled", n_resamples, seed, beside=True),
+        "pooled": _with_image_intervals(of_rows(test, "pooled", n_resamples, seed), test, n_resamples, seed),
         "by_magnification": _by(test, "magnification", names.MAGNIFICATIONS, n_resamples, seed),
         "by_subtype": _by(test, "subtype", tuple(names.SUBTYPES), n_resamples, seed),
     }
@@ -49,21 +49,13 @@ def of(table: pd.DataFrame, n_resamples: int = intervals.N_RESAMPLES, seed: int 
 
 
 def of_rows(
-    rows: pd.DataFrame,
-    stratum: str,
-    n_resamples: int,
-    seed: int,
-    threshold: float = 0.5,
-    beside: bool = False,
+    rows: pd.DataFrame, stratum: str, n_resamples: int, seed: int, only: tuple[str, ...] = NAMES
 ) -> dict[str, Result]:
-    """The fourteen metrics of any rows, with case intervals and, if `beside`, image intervals."""
-    statistics, cases = tallies.of(rows, threshold)
+    """Metrics of any rows, all fourteen or some, with case intervals; `stratum` seeds the resampling."""
+    statistics, cases = tallies.of(rows)
     weights = intervals.case_weights(len(cases), n_resamples, intervals.seed_of(stratum, seed))
-    results = {name: _result(name, statistics[name], weights, rows) for name in NAMES}
-    if beside:
-        for name, interval in _image_intervals(rows, n_resamples, seed, threshold).items():
-            results[name] |= {"image_low": interval.low, "image_high": interval.high}
-    return results
+    groups = intervals.groups_of(rows, cases)
+    return {name: _result(name, statistics[name], weights, groups, rows) for name in only}
 
 
 def _by(
@@ -80,27 +72,35 @@ def _by(
 def _by_class(rows: pd.DataFrame, n_resamples: int, seed: int) -> dict[str, dict[str, Result]]:
     statistics, cases = tallies.by_class(rows)
     weights = intervals.case_weights(len(cases), n_resamples, intervals.seed_of("class", seed))
+    groups = intervals.groups_of(rows, cases)
     return {
         name: {
-            metric: _result(metric, statistic, weights, rows, name) for metric, statistic in by_name.items()
+            metric: _result(metric, each, weights, groups, rows, name) for metric, each in of_class.items()
         }
-        for name, by_name in statistics.items()
+        for name, of_class in statistics.items()
     }
 
 
 def _result(
-    name: str, statistic: tallies.Statistic, weights: np.ndarray, rows: pd.DataFrame, against: str = ""
-) -> Result:
+    name: str, statistic: tallies.Statistic, weights: np.ndarray, groups: np.ndarray,
+    rows: pd.DataFrame, against: str = "",
+) -> Result:  # fmt: skip
     counts = {f"n_{unit}s": int(rows[column].nunique()) for unit, column in UNITS.items()}
     value = intervals.value(statistic, weights.shape[1])
     if not np.isfinite(value):
         return {"value": None, "low": None, "high": None, **counts, "undefined": _why(name, rows, against)}
-    interval = intervals.of(statistic, weights, _n_behind(name, rows, against))
+    interval = intervals.of(statistic, weights, groups, n_behind(name, rows, against), span_of(name, rows))
     reason = {"no_interval": interval.reason} if interval.reason else {}
     return {"value": value, "low": interval.low, "high": interval.high, **counts, **reason}
 
 
-def _n_behind(name: str, rows: pd.DataFrame, against: str) -> int:
+def span_of(name: str, rows: pd.DataFrame) -> intervals.Span:
+    """The values that a metric may take."""
+    brier = (0, 1) if predictions.is_binary(rows) else (0, 2)
+    return {"mcc": (-1, 1), "log_loss": (0, np.inf), "brier": brier}.get(name, (0, 1))
+
+
+def n_behind(name: str, rows: pd.DataFrame, against: str = "") -> int:
     """Cases of the rarest class that the metric needs; macro metrics, over classes of a few cases, count all."""
     if not predictions.is_binary(rows):
         return int(
@@ -127,14 +127,19 @@ def _why(name: str, rows: pd.DataFrame, against: str) -> str:
     return f"only {' and '.join(present)} images here"
 
 
-def _image_intervals(
-    rows: pd.DataFrame, n_resamples: int, seed: int, threshold: float
-) -> dict[str, intervals.Interval]:
+def _with_image_intervals(
+    results: dict[str, Result], rows: pd.DataFrame, n_resamples: int, seed: int
+) -> dict[str, Result]:
     """As if images were independent: dealt at random into groups, whose sums then stand for unrelated images."""
     files = rows["file"].unique()
-    groups = np.random.default_rng((seed, len(files))).permutation(len(files)) % N_GROUPS
-    dealt = rows.assign(case=rows["file"].map(dict(zip(files, groups.astype(str), strict=True))))
-    statistics, _ = tallies.of(dealt, threshold)
     n_groups = min(N_GROUPS, len(files))
+    dealt = np.random.default_rng((seed, len(files))).permutation(len(files)) % n_groups
+    regrouped = rows.assign(case=rows["file"].map(dict(zip(files, dealt.astype(str), strict=True))))
+    statistics, _ = tallies.of(regrouped)
     weights = intervals.case_weights(n_groups, min(n_resamples, 2_000), intervals.seed_of("images", seed))
-    return {name: intervals.of(statistics[name], weights, n_groups) for name in OF_IMAGES}
+    alike = np.zeros(n_groups, int)
+    beside = {}
+    for name in OF_IMAGES:
+        interval = intervals.of(statistics[name], weights, alike, n_groups, span_of(name, rows))
+        beside[name] = {"image_low": interval.low, "image_high": interval.high}
+    return {name: result | beside.get(name, {}) for name, result in results.items()}

@@ -1,0 +1,123 @@
+"""Intervals resample cases: they cover, they repeat, and they are wider than those that take images for independent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_predictions import made
+
+from breakhis_cls.evaluation import intervals, metrics, tallies
+
+
+def simulated(rng: np.random.Generator, n_malignant: int, n_benign: int, n_images: int = 12) -> pd.DataFrame:
+    """Cases whose images share a strong pull; one slide a case."""
+    y = np.repeat([1, 0], [n_malignant, n_benign])
+    score = (2 * y - 1) * 1.3 + rng.normal(0, 1, len(y))
+    case, noise = np.repeat(np.arange(len(y)), n_images), rng.normal(0, 0.8, len(y) * n_images)
+    p = 1 / (1 + np.exp(-1.6 * (score[case] + noise)))
+    label = np.where(y[case] == 1, "malignant", "benign")
+    return pd.DataFrame({
+        "file": np.arange(len(case)).astype(str), "slide": case.astype(str), "case": case.astype(str), "fold": 0,
+        "label": label, "subtype": np.where(y[case] == 1, "DC", "F"), "magnification": 40, "part": "test", "seed": 0,
+        "p_benign": 1 - p, "p_malignant": p,
+    })  # fmt: skip
+
+
+def interval(
+    table: pd.DataFrame, name: str, n_behind: int, method: intervals.Method = "logit_t"
+) -> intervals.Interval:
+    statistics, cases = tallies.of(table)
+    weights = intervals.case_weights(len(cases), 400, seed=1)
+    groups = intervals.groups_of(table, cases)
+    return intervals.of(statistics[name], weights, groups, n_behind, metrics.span_of(name, table), method)
+
+
+def test_every_resample_draws_as_many_cases_as_there_are() -> None:
+    weights = intervals.case_weights(70, 500, seed=3)
+    assert (weights.sum(axis=1) == 70).all() and weights.mean(axis=0) == pytest.approx(1, abs=0.2)
+    assert (weights == intervals.case_weights(70, 500, seed=3)).all()
+
+
+def test_intervals_repeat_and_hold_the_value() -> None:
+    first, again = (metrics.of(made(), n_resamples=300)["pooled"] for _ in range(2))
+    assert first == again
+    assert all(result["low"] <= result["value"] <= result["high"] for result in first.values())
+    other = metrics.of(made(), n_resamples=300, seed=1)["pooled"]
+    assert (
+        other["roc_auc"]["value"] == first["roc_auc"]["value"]
+        and other["roc_auc"]["low"] != first["roc_auc"]["low"]
+    )
+
+
+def test_images_taken_for_independent_give_too_narrow_an_interval() -> None:
+    table = simulated(np.random.default_rng(0), 54, 16)
+    found = metrics.of(table, n_resamples=500)["pooled"]["roc_auc"]
+    assert found["image_high"] - found["image_low"] < 0.6 * (found["high"] - found["low"])
+
+
+def test_the_case_interval_covers_and_percentiles_cover_less() -> None:
+    """A short form of scripts/coverage.py: specificity of five benign cases, 150 samples."""
+    truth = 0.8557  # of 4,000 benign cases from the same simulation
+    rng = np.random.default_rng(0)
+    tables = [simulated(rng, 6, 5) for _ in range(150)]
+    hits = {
+        method: np.mean([_covers(interval(table, "specificity", 5, method), truth) for table in tables])
+        for method in ("logit_t", "percentile")
+    }
+    assert hits["logit_t"] >= 0.9 and hits["percentile"] < 0.85
+
+
+def _covers(found: intervals.Interval, truth: float) -> bool:
+    return found.low is not None and found.high is not None and found.low <= truth <= found.high
+
+
+def test_too_few_cases_have_no_interval_and_say_so() -> None:
+    table = made()
+    few = table[table["case"].isin(["22549", "14134", "13412", "2980", "20629"])]  # two benign cases
+    found = metrics.of(few, n_resamples=200)["pooled"]
+    assert (found["specificity"]["low"], found["specificity"]["no_interval"]) == (None, "too few cases: 2")
+    assert found["sensitivity"]["low"] is not None and found["roc_auc"]["low"] is None
+
+
+def test_all_right_is_not_certain() -> None:
+    """Of n cases that are all right, Clopper and Pearson's lower bound is 0.025 ** (1 / n)."""
+    table = made().assign(p_malignant=lambda rows: (rows["label"] == "malignant") * 1.0)
+    found = metrics.of(table.assign(p_benign=1 - table["p_malignant"]), n_resamples=200)["pooled"]
+    assert (found["image_accuracy"]["low"], found["image_accuracy"]["high"]) == (
+        pytest.approx(0.025 ** (1 / 13)),
+        1,
+    )
+    assert found["roc_auc"]["low"] == pytest.approx(0.025 ** (1 / 6))  # six malignant cases, seven benign
+    assert (found["mcc"]["low"], found["mcc"]["high"]) == (pytest.approx(2 * 0.025 ** (1 / 6) - 1), 1)
+    assert (found["brier"]["low"], found["brier"]["high"]) == (0, pytest.approx(1 - 0.025 ** (1 / 13)))
+
+
+def test_degrees_of_freedom_are_those_of_the_cases_that_vary() -> None:
+    groups = np.repeat([0, 1], [5, 20])
+    rng = np.random.default_rng(0)
+    only_benign = np.where(groups == 0, rng.normal(size=25), 0.5)
+    assert intervals.degrees_of_freedom(only_benign, groups) == pytest.approx(4)
+    assert 4 < intervals.degrees_of_freedom(rng.normal(size=25), groups) <= 23
+
+
+@pytest.mark.parametrize("span", [(0, 1), (-1, 1), (0, 2), (0, np.inf)])
+def test_bounds_stay_within_a_metric_s_range(span: intervals.Span) -> None:
+    drawn = np.linspace(span[0] + 0.01, min(span[1], 5) - 0.01, 200)
+    low, high = intervals._logit_t(drawn, float(drawn[150]), 4.0, span)
+    assert span[0] <= low < drawn[150] < high <= span[1]
+
+
+def test_the_bootstrap_agrees_with_scipy_on_its_spread() -> None:
+    """Percentiles of a plain mean of case means, against scipy's own bootstrap."""
+    from scipy import stats
+
+    table = simulated(np.random.default_rng(2), 30, 30, n_images=1)
+    right = ((table["p_malignant"] >= 0.5) == (table["label"] == "malignant")).to_numpy(float)
+    theirs = stats.bootstrap(
+        (right,), np.mean, method="percentile", n_resamples=5_000, rng=np.random.default_rng(0)
+    )
+    statistics, cases = tallies.of(table)
+    drawn = statistics["image_accuracy"](intervals.case_weights(len(cases), 5_000, seed=0))
+    bounds = theirs.confidence_interval
+    assert np.quantile(drawn, [0.025, 0.975]) == pytest.approx([bounds.low, bounds.high], abs=0.02)
