@@ -157,7 +157,7 @@ def show(audit: Audit, out: Path) -> None:
     table = Table(title=escape(f"{audit.settings.name}: test images of which the model has seen ..."))
     for name in ["fold", "seen", "test", *(KIND_WORDS[kind].replace(" ", "\n") for kind in kinds)]:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("shared\ncases" if audit.settings.with_images else "case numbers\non both sides")
+    table.add_column("cases" if audit.settings.with_images else "case numbers\non both sides")
     for entry in audit.folds:
         counts = [f"{entry[key]:,}" for key in ("fold", "n_train", "n_test")]
         cells = [_summary(entry["leaks"][kind]) for kind in kinds]

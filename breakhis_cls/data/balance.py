@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-N_STARTS = 8
+N_STARTS = 4
 WEIGHTS = {   # of a squared relative deviation
     "cases": 1.0, "cases_by_label": 2.0, "cases_by_subtype": 0.2,
     "images": 1.0, "images_by_label": 4.0, "images_by_subtype": 0.1, "images_by_magnification": 0.25,
@@ -26,14 +26,17 @@ class Problem:
     counts: np.ndarray
     shares: np.ndarray      # (n_sides,), sum 1
     weights: np.ndarray     # (n_columns,)
-    absence: np.ndarray     # (n_sides, n_columns): cost of a column that is zero on a side
+    absence: np.ndarray     # (n_columns,): cost of a column that is zero on a side
+    urgency: np.ndarray     # (n_sides,): how much more that costs on a side
 
     def cost(self, sums: np.ndarray, side: np.ndarray) -> np.ndarray:
         """(..., n_columns) sums of sides (...) -> (...) cost: chi-square-like, plus what is absent."""
-        total = self.counts.sum(axis=0)
-        share = self.shares[side][..., None]
-        deviation = (sums / total - share) ** 2 / share
-        return (self.weights * deviation + self.absence[side] * (sums < 0.5)).sum(axis=-1)
+        share = self.shares[side]
+        deviation = sums * (1 / self.counts.sum(axis=0))
+        deviation -= share[..., None]
+        np.square(deviation, out=deviation)
+        lacking = (sums < 0.5).astype(float)
+        return deviation @ self.weights / share + lacking @ self.absence * self.urgency[side]
 
     def sums(self, sides: np.ndarray) -> np.ndarray:
         """(n_sides, n_columns) of an assignment (n_groups,)."""
@@ -69,10 +72,11 @@ def total_cost(problem: Problem, sides: np.ndarray) -> float:
 def _problem(images: pd.DataFrame, by: str, shares: list[float]) -> tuple[pd.Index, Problem]:
     table, weights = _columns(images, by)
     kinds = [name.partition(":")[0] for name in table.columns]
-    absence = {"cases": NO_LABEL, "cases_by_label": NO_LABEL, "cases_by_subtype": NO_SUBTYPE}
-    per_side = np.array([[absence.get(kind, 0.0) for kind in kinds]] * len(shares))
-    per_side[0] *= 1 if len(set(shares)) == 1 else 2
-    return table.index, Problem(table.to_numpy(float), np.asarray(shares), weights, per_side)
+    costs = {"cases": NO_LABEL, "cases_by_label": NO_LABEL, "cases_by_subtype": NO_SUBTYPE}
+    absence = np.array([costs.get(kind, 0.0) for kind in kinds])
+    urgency = np.ones(len(shares))
+    urgency[0] = 1 if len(set(shares)) == 1 else 2
+    return table.index, Problem(table.to_numpy(float), np.asarray(shares), weights, absence, urgency)
 
 
 def _columns(images: pd.DataFrame, by: str) -> tuple[pd.DataFrame, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,13 @@ import pandas as pd
 
 from .. import names
 from ..errors import ConfigError, DataError, first_few
+from . import lists
 
 TABLES = Path(__file__).parent / "tables"
 PUBLISHED = ("spanhol", "kaiko_eva")
 MADE_HERE = ("case", "slide", "image")
 FROZEN_VERSION = 1
 FROZEN_N_FOLDS = 5
-PARTS = {   # as others write them
-    "train": "train", "training": "train", "trn": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test", "tst": "test",
-}  # fmt: skip
-FILE_COLUMNS = ("file", "filename", "path", "image", "image_path", "name")
-PART_COLUMNS = ("part", "grp", "split", "set", "subset", "group")
 KAGGLE_COLUMNS = {"fold", "mag", "grp", "filename"}   # of the Folds.csv in Kaggle's ambarish/breakhis
 
 
@@ -92,15 +85,30 @@ def listed(protocol: str) -> pd.DataFrame:
     folder with train.txt and test.txt (a name a line). ConfigError if there is no such thing, DataError if it
     is wrong.
     """
+    return _read(protocol)[0].copy()
+
+
+def _read(protocol: str) -> tuple[pd.DataFrame, list[str]]:
     if protocol in PUBLISHED:
-        table = pd.read_csv(TABLES / f"{protocol}.csv")
-        return table.assign(fold=table.get("fold", 0))
+        return _published(protocol), []
     path = Path(protocol).expanduser()
-    if path.is_dir():
-        return _tidy(_from_folder(path), path)
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(_no_such_protocol(protocol))
-    return _tidy(_from_csv(path), path)
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    stats = [file.stat() for file in files]
+    return _read_once(path, tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
+
+
+@functools.cache
+def _published(protocol: str) -> pd.DataFrame:
+    table = pd.read_csv(TABLES / f"{protocol}.csv")
+    return table.assign(fold=table.get("fold", 0))
+
+
+@functools.lru_cache(maxsize=4)
+def _read_once(path: Path, stamp: tuple[tuple[int, int], ...]) -> tuple[pd.DataFrame, list[str]]:
+    """The tidy table, and what its reader should be told; a file that has changed is read again."""
+    return lists.read(path)
 
 
 def _no_such_protocol(protocol: str) -> str:
@@ -111,79 +119,6 @@ def _no_such_protocol(protocol: str) -> str:
     return f"split.protocol is '{protocol}', which is no protocol and no file; {hint}"
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, comment="#", skipinitialspace=True)
-    except (OSError, ValueError) as error:   # pandas' parser errors and bad UTF-8 are ValueErrors
-        raise DataError(f"{path} is not a readable CSV: {error}") from None
-    return table.rename(columns=lambda name: str(name).strip().lower())
-
-
-def _from_csv(path: Path) -> pd.DataFrame:
-    table = _read_csv(path)
-    lists = [column for column in table.columns if column in PARTS]
-    if {PARTS[column] for column in lists} >= {"train", "test"}:
-        return _from_lists({column: table[column].dropna().tolist() for column in lists})
-    part = next((column for column in PART_COLUMNS if column in table.columns), None)
-    file = next((column for column in FILE_COLUMNS if column in table.columns), None)
-    if part is None or (file is None and "slide" not in table.columns):
-        found = ", ".join(table.columns)
-        raise DataError(f"{path} has the columns {found}; expected file or slide, part, and perhaps fold")
-    kind = "file" if file else "slide"
-    fold = table["fold"] if "fold" in table.columns else "0"
-    return pd.DataFrame({kind: table[file or "slide"], "fold": fold, "part": table[part]})
-
-
-def _from_folder(folder: Path) -> pd.DataFrame:
-    found = {path.stem.lower(): path for path in sorted(folder.glob("*.txt"))}
-    lists = {name: path for name, path in found.items() if name in PARTS}
-    if not {PARTS[name] for name in lists} >= {"train", "test"}:
-        raise DataError(f"{folder} has no train.txt and test.txt (a name a line); validation.txt is optional")
-    return _from_lists({name: path.read_text(encoding="utf-8").split("\n") for name, path in lists.items()})
-
-
-def _from_lists(lists: dict[str, list[str]]) -> pd.DataFrame:
-    rows = [(line.strip(), "0", name) for name, lines in lists.items() for line in lines if line.strip()]
-    table = pd.DataFrame(rows, columns=["file", "fold", "part"])
-    by_slide = table["file"].map(lambda name: names.SLIDE_NAME.fullmatch(_stem(name)) is not None)
-    return table.rename(columns={"file": "slide"}) if len(table) and by_slide.all() else table
-
-
-def _tidy(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Parts in our words, folds from 0, names without folders; DataError lists what stands in two parts."""
-    kind = "file" if "file" in table.columns else "slide"
-    if table.empty or table.isna().any(axis=None):
-        lacks = "no rows" if table.empty else "empty cells"
-        raise DataError(f"{path} has {lacks}; every row needs {kind} and part")
-    parts = table["part"].str.strip().str.lower()
-    if foreign := sorted(set(parts) - set(PARTS)):
-        raise DataError(f"{path} has the parts {', '.join(foreign)}; expected train, validation or test")
-    table = table.assign(part=parts.map(PARTS), fold=_ranks(table["fold"]))
-    table[kind] = table[kind].map(_stem)
-    table = table.drop_duplicates(ignore_index=True)
-    twice = table.loc[table.duplicated([kind, "fold"]), kind]
-    if len(twice):
-        found = first_few(list(twice))
-        raise DataError(f"{path}: {len(twice):,} names stand in two parts of one fold:{found}")
-    if "test" not in set(table["part"]) and "validation" in set(table["part"]):
-        warnings.warn(f"{path} has no test part; its validation is taken for the test", stacklevel=4)
-        table["part"] = table["part"].replace("validation", "test")
-    return table
-
-
-def _ranks(folds: pd.Series) -> pd.Series:
-    """Any fold names -> 0, 1, ... in their order; numbers as numbers."""
-    found = sorted(set(folds.str.strip()), key=lambda fold: (len(fold) if fold.isdigit() else 99, fold))
-    return folds.str.strip().map({fold: rank for rank, fold in enumerate(found)})
-
-
-def _stem(name: str) -> str:
-    """`any/folder/SOB_B_A-14-22549AB-40-001.jpg` -> `SOB_B_A-14-22549AB-40-001`."""
-    last = name.strip().replace("\\", "/").rstrip("/").rpartition("/")[2]
-    stem, dot, suffix = last.rpartition(".")
-    return stem if dot and suffix.isalnum() else last
-
-
 def part_of_each(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
     """The part of each image in one fold of a listed protocol, NaN where the protocol does not name it."""
     table = listed(protocol)
@@ -191,7 +126,7 @@ def part_of_each(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
     if "slide" in table.columns:
         part = images["slide"].map(table.set_index("slide")["part"])
     else:
-        part = images["file"].map(_stem).map(table.set_index("file")["part"])
+        part = images["file"].map(lists.stem_of).map(table.set_index("file")["part"])
     if protocol == "kaiko_eva":
         part = part.where(images["magnification"] == 40)
     return part
@@ -204,25 +139,27 @@ def told_of(images: pd.DataFrame, protocol: str, fold: int) -> list[str]:
     """
     if protocol in PUBLISHED or protocol in MADE_HERE:
         return []
-    table = listed(protocol)
+    table, told = _read(protocol)
     table = table.loc[table["fold"] == fold]
     kind = "slide" if "slide" in table.columns else "file"
-    official = slides()["slide"] if kind == "slide" else _official()["file"].map(_stem)
-    here = set(images["slide"] if kind == "slide" else images["file"].map(_stem))
+    official = slides()["slide"] if kind == "slide" else _official()["file"].map(lists.stem_of)
+    here = set(images["slide"] if kind == "slide" else images["file"].map(lists.stem_of))
     named = set(table[kind])
     if unknown := sorted(named - set(official) - here):
         found = f"{len(unknown):,} {kind}s that BreakHis does not have:{first_few(unknown)}"
         raise DataError(f"{protocol} names {found}")
-    lists = {
+    found = {
         f"names {kind}s that are not among the images": sorted(named - here),
         f"leaves out {kind}s in fold {fold}": sorted(here - named),
     }
-    return [f"{protocol} {what}: {len(them):,}, such as {them[0]}" for what, them in lists.items() if them]
+    return told + [
+        f"{protocol} {what}: {len(them):,}, such as {them[0]}" for what, them in found.items() if them
+    ]
 
 
 def is_kaggles(path: Path) -> bool:
     """Whether a CSV has the columns of Kaggle's Folds.csv."""
-    return set(_read_csv(path).columns) >= KAGGLE_COLUMNS
+    return set(lists.read_csv(path).columns) >= KAGGLE_COLUMNS
 
 
 def kaggle_disagreements(path: Path) -> pd.DataFrame:
@@ -230,12 +167,13 @@ def kaggle_disagreements(path: Path) -> pd.DataFrame:
 
     `found` is empty where the file has no row. DataError if `path` does not have Kaggle's columns.
     """
-    table = _read_csv(path)
+    table = lists.read_csv(path)
     if not set(table.columns) >= KAGGLE_COLUMNS:
         columns = ", ".join(table.columns)
         raise DataError(f"{path} has the columns {columns}; expected fold, mag, grp, filename")
-    found = table.assign(file=table["filename"].map(_stem), fold=_ranks(table["fold"]), found=table["grp"])
-    official = _official().assign(file=_official()["file"].map(_stem))
+    found = table.rename(columns={"filename": "file", "grp": "found"})
+    found = found.assign(file=found["file"].map(lists.stem_of), fold=lists.ranks(found["fold"]))
+    official = _official().assign(file=_official()["file"].map(lists.stem_of))
     expected = official.merge(listed("spanhol"), on="slide").rename(columns={"part": "expected"})
     both: Any = expected[["fold", "file", "magnification", "expected"]].merge(
         found[["fold", "file", "mag", "found"]], on=["fold", "file"], how="outer"

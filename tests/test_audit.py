@@ -1,0 +1,127 @@
+"""`breakhis audit`: exit codes, files, and what they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from breakhis_cls import audit, names
+from breakhis_cls.config import Data, Split
+from breakhis_cls.data import splits
+
+
+def audited(tmp_path, *argv: str) -> tuple[int, dict]:
+    code = audit.main([*argv, "--out", str(tmp_path / "out")])
+    return code, json.loads((tmp_path / "out" / "audit.json").read_text())
+
+
+def test_spanhol_from_names_alone(tmp_path, capsys):
+    code, found = audited(tmp_path, "--split.protocol", "spanhol")
+    assert code == 1
+    assert (found["protocol"], len(found["folds"]), found["n_images"]) == ("spanhol", 5, 7_909)
+    first = found["folds"][0]
+    assert list(first) == ["fold", "n_train", "n_test", "test_slides", "test_cases", "leaks"]
+    assert (first["fold"], first["n_train"], first["n_test"], first["test_slides"]) == (0, 5_005, 2_904, 28)
+    assert list(first["leaks"]) == ["slide", "case", "pixels", "near_duplicate"]
+    assert len(first["leaks"]["case"]["keys"]) == 8
+    assert first["leaks"]["case"]["test_share"] == pytest.approx(0.394, abs=5e-4)
+    assert all(fold["leaks"]["slide"]["keys"] == [] for fold in found["folds"])
+    rows = pd.read_csv(tmp_path / "out" / "leaks.csv", dtype={"key": str})
+    assert rows.columns.tolist() == ["fold", "file", "kind", "key", "seen_file", "n_seen"]
+    assert (rows["fold"] == 0).sum() == first["leaks"]["case"]["test_images"] == 1_145
+    printed = capsys.readouterr().out
+    assert "39.4 %" in printed and "13412" in printed and "27.0 % to 39.4 %" in printed
+
+
+def test_kaiko_eva_and_case(tmp_path):
+    code, found = audited(tmp_path, "--split.protocol", "kaiko_eva")
+    assert code == 1
+    [fold] = found["folds"]
+    assert (fold["leaks"]["case"]["test_images"], fold["n_test"], fold["n_train"]) == (91, 339, 1_132)
+    code, found = audited(tmp_path, "--split.protocol", "case")
+    assert code == 0 and not any(fold["leaks"]["case"]["keys"] for fold in found["folds"])
+    assert "Clean" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_the_image_protocol_may_be_audited(tmp_path):
+    code, found = audited(tmp_path, "--split.protocol", "image", "--data.magnifications", "40")
+    assert code == 1 and found["folds"][0]["leaks"]["slide"]["test_share"] > 0.95
+
+
+def test_the_page_is_one_file_with_a_heat_map(tmp_path):
+    audited(tmp_path, "--split.protocol", "spanhol")
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert "src=" not in html and "href=" not in html and "http" not in html
+    assert '<table class="heat">' in html and "22549" in html and ">253</td>" in html
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    assert audit.main(["--split.protocol", "spanhl", "--out", str(tmp_path)]) == 2
+    assert "did you mean 'spanhol'?" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert audit.main(["--out", str(tmp_path / "file" / "below")]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_images_on_disk_show_equal_pixels(tiny_tree, tmp_path, capsys):
+    argv = ["--data.root", str(tiny_tree), "--data.cache", str(tmp_path), "--split.protocol", "spanhol"]
+    code, found = audited(tmp_path, *argv)
+    assert code == 1 and found["with_images"]
+    first = found["folds"][0]["leaks"]["pixels"]   # 13412: DC is in train, LC in test
+    assert (len(first["keys"]), first["test_images"]) == (5, 5)
+    assert "10 files hold 5 images" in capsys.readouterr().out
+
+
+def test_a_mirrored_jpeg_under_another_name_is_found(tiny_tree, tmp_path):
+    """The picture of a training slide, mirrored, squeezed to a square and saved as JPEG, stands in test."""
+    seen, test = "SOB_B_F-14-9133-40-001.png", "SOB_M_DC-14-2980-40-001.png"
+    [source] = tiny_tree.rglob(seen)
+    root = tmp_path / "tree"
+    for name in (seen, test):
+        (root / names.official_path(name)).parent.mkdir(parents=True)
+    picture = Image.open(source).resize((700, 460), Image.Resampling.BICUBIC)
+    picture.save(root / names.official_path(seen))
+    copy = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((224, 224))
+    copy.save(tmp_path / "copy.jpg", quality=75)
+    Image.open(tmp_path / "copy.jpg").save(root / names.official_path(test))
+    (tmp_path / "mine.csv").write_text(f"file,part\n{seen},train\n{test},test\n")
+    settings = audit.Settings(
+        data=Data(root=str(root), cache=tmp_path / "cache", magnifications=(40,)),
+        split=Split(protocol=str(tmp_path / "mine.csv")),
+    )
+    found = audit.audited(settings).leaks
+    assert found[["kind", "key", "n_seen"]].to_numpy().tolist() == [["near_duplicate", seen, 1]]
+
+
+def test_kaggles_table_is_checked(tmp_path, capsys):
+    images = splits.official_images()
+    folds = [splits.seen_and_test(images, Split(protocol="spanhol", fold=fold)) for fold in range(5)]
+    table = pd.concat(folds, ignore_index=True).assign(mag=lambda rows: rows["magnification"])
+    table = table.assign(filename="BreaKHis_v1/" + table["file"], fold=table["fold"] + 1, grp=table["part"])
+    table = table[["fold", "mag", "grp", "filename"]]
+    table.to_csv(tmp_path / "Folds.csv", index=False)
+    code, found = audited(tmp_path, "--split.protocol", str(tmp_path / "Folds.csv"))
+    assert code == 1 and "agrees with the published folds in every row" in capsys.readouterr().out
+    assert found["folds"][0]["leaks"]["case"]["test_images"] == 1_145
+    table.loc[7, "grp"] = {"train": "test", "test": "train"}[str(table.loc[7, "grp"])]
+    table.to_csv(tmp_path / "Folds.csv", index=False)
+    audited(tmp_path, "--split.protocol", str(tmp_path / "Folds.csv"))
+    assert len(pd.read_csv(tmp_path / "out" / "kaggle_disagreements.csv")) == 1
+
+
+def test_a_weak_validation_is_told(tmp_path, capsys):
+    rows = "SOB_B_A_14-22549AB,train\nSOB_B_A_14-22549CD,validation\nSOB_M_DC_14-2980,test\n"
+    (tmp_path / "mine.csv").write_text("slide,part\n" + rows)
+    code, found = audited(tmp_path, "--split.protocol", str(tmp_path / "mine.csv"))
+    assert code == 0   # the test part is clean; what is chosen on validation is not
+    assert any("validation of fold 0 is grouped less strictly" in sentence for sentence in found["told"])
+
+
+def test_no_tensorflow():
+    script = "import sys, breakhis_cls.audit; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
