@@ -157,11 +157,13 @@ def show(audit: Audit, out: Path) -> None:
     table = Table(title=escape(f"{audit.settings.name}: test images of which the model has seen ..."))
     for name in ["fold", "seen", "test", *(KIND_WORDS[kind].replace(" ", "\n") for kind in kinds)]:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("cases" if audit.settings.with_images else "case numbers\non both sides")
+    if not audit.settings.with_images:   # room for it in 80 columns
+        table.add_column("case numbers\non both sides")
     for entry in audit.folds:
         counts = [f"{entry[key]:,}" for key in ("fold", "n_train", "n_test")]
         cells = [_summary(entry["leaks"][kind]) for kind in kinds]
-        table.add_row(*counts, *cells, _named(entry["leaks"]["case"]["keys"], audit.settings.with_images))
+        cells += [] if audit.settings.with_images else [_named(entry["leaks"]["case"]["keys"])]
+        table.add_row(*counts, *cells)
     console = Console()
     console.print(table)
     for sentence in [headline(audit), *audit.told]:
@@ -221,9 +223,9 @@ def _summary(found: dict[str, Any]) -> str:
     return f"{found['test_images']:,} ({_percent(found['test_share'])})" if found["keys"] else "0"
 
 
-def _named(cases: list[str], briefly: bool) -> str:
-    if briefly or not cases:
-        return f"{len(cases)}"
+def _named(cases: list[str]) -> str:
+    if not cases:
+        return "none"
     return f"{len(cases)}: {' '.join(cases[:N_NAMED])}{' ...' if len(cases) > N_NAMED else ''}"
 
 

@@ -196,12 +196,11 @@ def _with_validation(table: pd.DataFrame, split: Split) -> pd.DataFrame:
 
 
 def _shared(fold: int, seen: pd.DataFrame, test: pd.DataFrame) -> list[str]:
-    for column, words in {"slide": "slides", "case": "case numbers"}.items():
+    for column, word in {"slide": "slide", "case": "case number"}.items():
         keys = set(seen[column]) & set(test[column])
         if keys:
             share = test[column].isin(keys).mean()
-            return [
-                f"{len(keys)} {words} of fold {fold} stand in test and in train or validation: "
-                f"{share:.1%} of the test images"
-            ]
+            who, verb = (f"1 {word}", "stands") if len(keys) == 1 else (f"{len(keys)} {word}s", "stand")
+            where = f"{verb} in test and in train or validation"
+            return [f"{who} of fold {fold} {where}: {share:.1%} of the test images"]
     return []
