@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -13,6 +13,8 @@ from .config import Section
 from .errors import DONE, DataError, exits_cleanly
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .evaluation.sources import Experiment
 
 
@@ -23,6 +25,8 @@ class Arguments(Section):
     """Run folders or predictions.csv files; folds and seeds of one experiment are pooled."""
     out: Path | None = None
     """Folder to write; by default reports/<run>."""
+    common: bool = False
+    """Compare experiments on the images that all of them tested, where their test sets differ."""
 
 
 @exits_cleanly
@@ -34,41 +38,64 @@ def main(argv: list[str] | None = None) -> int:
         "breakhis evaluate",
         "Metrics, figures and report from runs or from any predictions.csv.",
     )
-    folder = evaluate(list(given.sources), given.out)
+    folder = evaluate(list(given.sources), given.out, common=given.common)
     print(f"report: {folder / 'index.html'}")
     return DONE
 
 
-def evaluate(sources: list[Path], out: Path | None = None, images_root: Path | None = None) -> Path:
+def evaluate(
+    sources: list[Path], out: Path | None = None, images_root: Path | None = None, common: bool = False
+) -> Path:
     """Score run folders or tables and write the report; returns its folder.
 
-    `images_root` is what the tables' files are relative to; without it the run's config says, and where the images are
-    absent their pictures are left out. Raises DataError on a table that cannot be scored.
+    Folds and seeds of one experiment are pooled; several experiments are compared, each with a report of its own in a
+    folder below. `images_root` is what the tables' files are relative to; without it the run's config says, and where
+    the images are absent their pictures are left out. Raises DataError on tables that cannot be scored or compared.
     """
+    from .evaluation import comparison
     from .evaluation import sources as read_sources
 
     if not sources:
         raise DataError("nothing to evaluate; name run folders or predictions.csv files")
     experiments = read_sources.experiments([read_sources.read(path) for path in sources])
     folder = out or _default_folder(experiments)
-    if len(experiments) > 1:
-        raise DataError(f"{len(experiments)} experiments are named; evaluate them one at a time")
-    _write(experiments[0], folder, images_root)
+    if len(experiments) == 1:
+        _write(experiments[0], folder, images_root)
+    else:
+        _compare(experiments, comparison.aligned(experiments, common), folder, images_root)
     return folder
 
 
-def _write(experiment: Experiment, folder: Path, images_root: Path | None) -> None:
+def _write(experiment: Experiment, folder: Path, images_root: Path | None) -> dict[str, Any]:
     from .evaluation import metrics, report
     from .files import write_json
 
     numbers = metrics.of(experiment.table)
     write_json(folder / "metrics.json", numbers)
     report.write(experiment, numbers, folder, images_root or _images_root(experiment))
+    return numbers
+
+
+def _compare(
+    experiments: list[Experiment], tables: list[pd.DataFrame], folder: Path, images_root: Path | None
+) -> None:
+    from .evaluation import compared
+    from .files import write_json
+
+    numbers = {one.name: _write(one, folder / one.name, images_root) for one in experiments}
+    found = compared.of(experiments, tables)
+    write_json(folder / "metrics.json", {"experiments": numbers, **found})
+    compared.write(experiments, tables, numbers, found, folder)
 
 
 def _default_folder(experiments: list[Experiment]) -> Path:
     settings = experiments[0].settings
-    return (settings.run.reports if settings else Path("reports")) / experiments[0].name
+    name = (
+        experiments[0].name
+        if len(experiments) == 1
+        else " vs ".join(one.name for one in experiments).replace(" ", "-")
+    )
+    return (settings.run.reports if settings else Path("reports")) / name[:120]
 
 
 def _images_root(experiment: Experiment) -> Path | None:

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_figures import HISTORY
+from test_intervals import simulated
 from test_predictions import made
 
 from breakhis_cls import config, evaluate
+from breakhis_cls.evaluation import comparison, sources
 
 ENVIRONMENT = {
     "versions": {"python": "3.11"}, "machine": {"cores": 2}, "devices": ["CPU"], "git_commit": None,
@@ -108,3 +111,82 @@ def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
     folders = [evaluate.evaluate([tmp_path / "p.csv"], tmp_path / name) for name in ("a", "b")]
     first, again = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
     assert first == again
+
+
+def test_experiments_are_compared_on_the_same_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made().to_csv(tmp_path / "one.csv", index=False)
+    made(seed=1).assign(model="other", seed=0).to_csv(tmp_path / "two.csv", index=False)
+    both = [str(tmp_path / "one.csv"), str(tmp_path / "two.csv"), "--out", str(tmp_path / "out")]
+    assert evaluate.main(both) == 0
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    auc = [found["experiments"][name]["pooled"]["roc_auc"]["value"] for name in ("one", "two")]
+    entry = next(entry for entry in found["comparisons"] if entry["metric"] == "roc_auc")
+    assert (
+        entry["difference"] == pytest.approx(auc[1] - auc[0])
+        and entry["low"] < entry["difference"] < entry["high"]
+    )
+    assert [vote["votes"] for vote in found["votes"]] == ["slide", "case"]
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "not told apart" in page and 'href="two/index.html"' in page
+    assert (tmp_path / "out" / "two" / "index.html").is_file()
+
+
+def test_other_test_sets_are_refused_unless_common(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made().to_csv(tmp_path / "one.csv", index=False)
+    made(magnifications=(40, 100)).assign(model="other").to_csv(tmp_path / "two.csv", index=False)
+    both = [str(tmp_path / "one.csv"), str(tmp_path / "two.csv"), "--out", str(tmp_path / "out")]
+    assert evaluate.main(both) == 2
+    told = capsys.readouterr().err
+    assert (
+        "the test sets differ, 30 images are common" in told and "one: 60 test images, 30 of its own" in told
+    )
+    assert not (tmp_path / "out").exists()
+    assert evaluate.main([*both, "--common", "True"]) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["n_images"] == 30
+
+
+def test_tables_of_one_name_and_model_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        made().to_csv(tmp_path / name / "predictions.csv", index=False)
+    evaluate.evaluate([tmp_path / name / "predictions.csv" for name in ("a", "b")], tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {
+        "a-predictions",
+        "b-predictions",
+    }
+
+
+def test_swaps_by_hand() -> None:
+    """Four cases that all favour one model: two of sixteen ways of swapping are as extreme."""
+    assert comparison.swapped(np.array([0.1, 0.2, 0.3, 0.1]), seed=0) == 2 / 16
+    assert comparison.swapped(np.zeros(30), seed=0) == 1
+    assert comparison.swapped(np.full(30, 0.1), seed=0) == pytest.approx(1 / 20_000)
+
+
+def test_holm_by_hand() -> None:
+    assert comparison.holm([0.01, None, 0.04, 0.03]) == [0.03, None, 0.06, 0.06]
+
+
+def test_mcnemar_by_hand() -> None:
+    """Five slides right with one model alone, none with the other: 2 / 2^5."""
+    one, other = (made(magnifications=(40,)).assign(p_malignant=0.9, p_benign=0.1) for _ in range(2))
+    benign = one.index[one["label"] == "benign"][:5]
+    other.loc[benign, ["p_malignant", "p_benign"]] = [0.1, 0.9]
+    found = comparison.mcnemar(one, other, "slide")
+    assert (found["only_a"], found["only_b"], found["p"]) == (0, 5, pytest.approx(2 / 32))
+
+
+def test_models_without_a_difference_are_rarely_told_apart() -> None:
+    """Of 60 pairs of equally good models some three reach p < 0.05, on either test."""
+    p_values = {"roc_auc": [], "image_accuracy": []}
+    for seed in range(60):
+        tables = [simulated(np.random.default_rng((seed, at)), 20, 12, 4) for at in (1, 2)]
+        experiments = [sources.Experiment(name, (), table) for name, table in zip("ab", tables, strict=True)]
+        for entry in comparison.compare(experiments, tables, seed):
+            if entry["metric"] in p_values:
+                p_values[entry["metric"]].append(entry["p"])
+    assert all(sum(p < 0.05 for p in found) <= 8 for found in p_values.values())

@@ -50,7 +50,7 @@ def test_a_class_without_images_has_dashes_for_shares() -> None:
 
 def test_writing_on_a_shade_has_contrast() -> None:
     for grey in np.linspace(0, 1, 21):
-        ink = figures._readable_on(np.array([grey] * 3))
+        ink = figures.readable_on(np.array([grey] * 3))
         linear = grey / 12.92 if grey <= 0.04045 else ((grey + 0.055) / 1.055) ** 2.4
         contrast = (linear + 0.05) / 0.05 if ink == "black" else 1.05 / (linear + 0.05)
         assert contrast >= 4.5

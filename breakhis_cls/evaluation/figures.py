@@ -98,11 +98,11 @@ def _write_cells(ax: Axes, counts: np.ndarray, shades: np.ndarray, size: float) 
     for (row, column), count in np.ndenumerate(counts):
         total = counts[row].sum()
         text = f"{percent(count / total)}\n{count:,}" if total else "–"
-        colour = _readable_on(shades[row, column])
+        colour = readable_on(shades[row, column])
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size, linespacing=1.35)
 
 
-def _readable_on(shade: np.ndarray) -> str:
+def readable_on(shade: np.ndarray) -> str:
     """Black or white, whichever has more contrast (WCAG 2 relative luminance)."""
     linear = np.where(shade[:3] <= 0.04045, shade[:3] / 12.92, ((shade[:3] + 0.055) / 1.055) ** 2.4)
     return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.179 else "white"

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
 from .. import __version__, config
 from ..files import write_text
-from . import figures, pictures, predictions, wording
+from . import analysis, diagrams, figures, papers, pictures, predictions, wording
 from .sources import Experiment
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -23,40 +24,72 @@ SHEETS = ("confident_errors", "sample_sheet")
 def write(
     experiment: Experiment, metrics: dict[str, Any], folder: Path, images_root: Path | None = None
 ) -> Path:
-    """Write index.html and the figures (PNG and SVG) into folder; returns the page's path.
+    """Write index.html, the figures (PNG and SVG) and the tables into folder; returns the page's path.
 
     Learning curves need the run's history, pictures the images under `images_root`; both are left out where absent.
     """
-    shown = {
-        name: _saved(figure, folder, name) for name, figure in drawn(experiment, metrics, images_root).items()
-    }
-    page = folder / "index.html"
-    write_text(page, rendered("report.html", facts(experiment, metrics) | {"figures": shown}))
-    return page
+    found = analysis.of(experiment)
+    shown = saved(drawn(experiment, metrics, found, images_root), folder)
+    content = facts(experiment, metrics, found)
+    analysis.write(found, folder)
+    write_text(folder / "table.tex", papers.latex(experiment, metrics))
+    write_text(folder / "table.md", content["table"])
+    write_text(folder / "model_card.md", rendered("model_card.md", content))
+    write_text(folder / "index.html", rendered("report.html", content | {"figures": shown}))
+    return folder / "index.html"
 
 
-def drawn(experiment: Experiment, metrics: dict[str, Any], images_root: Path | None) -> dict[str, Figure]:
-    """Figures by file name, in the page's order."""
-    test = experiment.test
-    made: dict[str, Figure | None] = {"confusion_matrix": figures.confusion_matrix(test)}
-    for magnification in sorted(test["magnification"].unique()):
-        rows = predictions.of_part(experiment.table, "test").query("magnification == @magnification")
-        made[f"confusion_matrix_{magnification}x"] = figures.confusion_matrix(rows)
-    made["roc"] = figures.roc(test, _area("ROC AUC", metrics["pooled"]["roc_auc"]))
-    made["precision_recall"] = figures.precision_recall(
-        test, _area("Average precision", metrics["pooled"]["average_precision"])
-    )
+def drawn(
+    experiment: Experiment, metrics: dict[str, Any], found: analysis.Analysis, images_root: Path | None
+) -> dict[str, Figure]:
+    """Figures by file name."""
+    made = _of_answers(experiment.test, metrics["pooled"]) | _of_trust(experiment, metrics["pooled"], found)
     history = experiment.sources[0].history
     if history is not None and len(history):
         made["learning_curves"] = figures.learning_curves(history)
     if images_root is not None:
-        made["confident_errors"] = pictures.confident_errors(test, images_root)
-        made["sample_sheet"] = pictures.sample_sheet(test, images_root)
+        made["confident_errors"] = pictures.confident_errors(experiment.test, images_root)
+        made["sample_sheet"] = pictures.sample_sheet(experiment.test, images_root)
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def facts(experiment: Experiment, metrics: dict[str, Any]) -> dict[str, Any]:
-    """All that the template shows but figures."""
+def _of_answers(test: pd.DataFrame, pooled: dict[str, Any]) -> dict[str, Figure | None]:
+    made: dict[str, Figure | None] = {"confusion_matrix": figures.confusion_matrix(test)}
+    for magnification, rows in test.groupby("magnification"):
+        made[f"confusion_matrix_{magnification}x"] = figures.confusion_matrix(rows)
+    made["roc"] = figures.roc(test, _area("ROC AUC", pooled["roc_auc"]))
+    made["precision_recall"] = figures.precision_recall(
+        test, _area("Average precision", pooled["average_precision"])
+    )
+    return made
+
+
+def _of_trust(
+    experiment: Experiment, pooled: dict[str, Any], found: analysis.Analysis
+) -> dict[str, Figure | None]:
+    unit = "case" if predictions.is_binary(experiment.table) else "slide"
+    made: dict[str, Figure | None] = {
+        "reliability": diagrams.reliability(found.reliability, _calibration_finding(pooled["ece"], found)),
+        "risk_coverage": diagrams.risk_coverage(found.referral, unit),
+        "errors": diagrams.errors(found.errors),
+    }
+    if found.reliability_of_answers:
+        title = "How often an answer of a stated probability is right, by true subtype"
+        made["reliability_subtypes"] = diagrams.reliability(found.reliability_of_answers, title)
+    if pooled["roc_auc"]["value"] is not None and len(found.cases) > 2:
+        made["influence"] = diagrams.influences(found.cases, "roc_auc", "ROC AUC")
+    return made
+
+
+def _calibration_finding(ece: dict[str, Any], found: analysis.Analysis) -> str:
+    told = f"Stated and true frequencies differ by {ece['value']:.3f} on average (ECE)"
+    if found.calibration:
+        told += f", {found.calibration['with_temperature']['ece']['value']:.3f} with temperature"
+    return told
+
+
+def facts(experiment: Experiment, metrics: dict[str, Any], found: analysis.Analysis) -> dict[str, Any]:
+    """All that the templates show but figures."""
     binary = predictions.is_binary(experiment.table)
     return {
         "name": experiment.name,
@@ -69,7 +102,16 @@ def facts(experiment: Experiment, metrics: dict[str, Any]) -> dict[str, Any]:
         "magnifications": _strata(metrics["by_magnification"], binary),
         "subtypes": metrics["by_subtype"],
         "by_class": metrics.get("by_class", {}),
-        "errors": pictures.surest_errors(experiment.test).to_dict("records"),
+        "surest_errors": pictures.surest_errors(experiment.test).to_dict("records"),
+        "settings": experiment.settings,
+        "table": papers.markdown(experiment, metrics),
+        "worst": found.errors.sort_values("error", ascending=False).head(3).to_dict("records"),
+        "cases": found.cases.head(12).to_dict("records"),
+        "agreement": found.agreement.to_dict("records"),
+        "calibration": found.calibration,
+        "brier_parts": found.brier_parts,
+        "operating_points": found.operating_points,
+        "chosen_on": sorted({entry["chosen_on"] for entry in found.thresholds}),
         "runs": [_run(source) for source in experiment.sources],
         "version": __version__,
     }
@@ -81,7 +123,13 @@ def rendered(template: str, content: dict[str, Any]) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": wording.number, "span": wording.span, "subtype": wording.subtype}
+    environment.filters |= {
+        "number": wording.number,
+        "span": wording.span,
+        "subtype": wording.subtype,
+        "p_value": wording.p_value,
+        "percent": figures.percent,
+    }
     return environment.get_template(template).render(content)
 
 
@@ -125,12 +173,15 @@ def _area(name: str, result: dict[str, Any]) -> str:
     return f"{name} {result['value']:.2f}" + (f" ({interval})" if interval else "")
 
 
-def _saved(figure: Figure, folder: Path, name: str) -> dict[str, str]:
-    """Write a figure; what the page needs of it, with vectors as SVG and sheets of images as JPEG."""
-    png, svg = figures.save(figure, folder, name)
-    alt = " ".join(figure.get_suptitle().split())
-    uri = _jpeg(png) if name in SHEETS else _uri("svg+xml", svg.read_bytes())
-    return {"uri": uri, "alt": alt, "width": str(round(figure.get_figwidth() * 96))}
+def saved(made: dict[str, Figure], folder: Path) -> dict[str, dict[str, str]]:
+    """Write figures; what a page needs of each, with vectors as SVG and sheets of images as JPEG."""
+    shown = {}
+    for name, figure in made.items():
+        png, svg = figures.save(figure, folder, name)
+        uri = _jpeg(png) if name in SHEETS else _uri("svg+xml", svg.read_bytes())
+        alt = " ".join(figure.get_suptitle().split()) or name
+        shown[name] = {"uri": uri, "alt": alt, "width": str(round(figure.get_figwidth() * 96))}
+    return shown
 
 
 def _jpeg(png: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,18 @@ def experiments(sources: list[Source]) -> list[Experiment]:
         for said, rows in source.table.groupby(IDENTITY, sort=False):
             piece = Source(source.path, rows, source.settings, source.environment, source.history)
             _add(groups, digest(*said, list(predictions.classes(rows)), _settings_but_fold(source)), piece)
-    return [_experiment(group) for group in groups.values()]
+    return _distinct([_experiment(group) for group in groups.values()])
+
+
+def _distinct(found: list[Experiment]) -> list[Experiment]:
+    """Names that differ: by the parent folder where tables are all called predictions.csv, else by number."""
+    names = [one.name for one in found]
+    parents = [f"{one.sources[0].path.resolve().parent.name}-{one.name}" for one in found]
+    if len(set(names)) < len(names) == len(set(parents)):
+        names = parents
+    elif len(set(names)) < len(names):
+        names = [f"{name}-{at}" for at, name in enumerate(names, 1)]
+    return [replace(one, name=name) for one, name in zip(found, names, strict=True)]
 
 
 def _add(groups: dict[str, list[Source]], key: str, piece: Source) -> None:

@@ -16,6 +16,7 @@ from . import predictions
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 N_BINS = 15  # of equal mass, for ECE
+N_STEPS = 500  # of a precision-recall curve, where the curve of every resample is wanted
 CHUNK = 500  # resamples at a time where a matrix has a column for each image: some 10 MB each
 
 
@@ -200,19 +201,29 @@ def roc_auc(score: np.ndarray, y: np.ndarray, case: np.ndarray, n_cases: int) ->
 
 
 def average_precision(score: np.ndarray, y: np.ndarray, case: np.ndarray, n_cases: int) -> Statistic:
-    """Sum of precision times the step in recall over distinct scores, uninterpolated, as scikit-learn defines it."""
+    """Sum of precision times the step in recall over distinct scores, uninterpolated, as scikit-learn defines it.
+
+    Exact for up to 500 weightings; under more, which only ever give a spread, 500 of the steps stand for all.
+    """
     steps = np.unique(score[y])[::-1]  # recall moves only at the scores of positives
     first = np.searchsorted(-steps, -score, "left")  # the first step whose score an image reaches
     positive, every = (
         _reached(first[mask], case[mask], n_cases, len(steps)) for mask in (y, np.ones_like(y))
+    )
+    few = (
+        np.unique(np.linspace(0, len(steps) - 1, N_STEPS).round().astype(int))
+        if len(steps)
+        else steps.astype(int)
     )
     has_negatives = not y.all()
 
     def value(weights: np.ndarray) -> np.ndarray:
         if not has_negatives or not len(steps):
             return _undefined(weights)
-        chunks = [_average_precision(chunk, positive, every) for chunk in _chunks(weights)]
-        return np.concatenate(chunks)
+        used = few if len(weights) > CHUNK else slice(None)
+        return np.concatenate(
+            [_average_precision(c, positive[:, used], every[:, used]) for c in _chunks(weights)]
+        )
 
     return value
 

@@ -56,6 +56,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def p_value(p: float) -> str:
+    """0.0312 -> `0.031`; below a thousandth only that."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def span(result: dict[str, Any], low: str = "low", high: str = "high", digits: int = 3) -> str:
     """`0.877 to 0.961`, or an empty string where there is no interval."""
     if result.get(low) is None or result.get(high) is None:
