@@ -104,6 +104,12 @@ def test_without_validation_the_other_folds_choose() -> None:
     assert operating.chosen(table) == []  # one fold, no validation: nothing to choose on
 
 
+def test_a_model_without_test_rows_has_no_say() -> None:
+    table = with_validation()
+    elsewhere = table.assign(fold=np.where(table["part"] == "validation", 1, 0))
+    assert operating.chosen(elsewhere) == [] and calibration.before_and_after(elsewhere) is None
+
+
 def test_referral_by_hand() -> None:
     table = made(magnifications=(40,)).drop_duplicates("case").head(4).copy()
     table["p_malignant"] = [0.05, 0.6, 0.4, 0.2]  # all benign: certain .95, .6 (wrong), .6, .8

@@ -90,7 +90,7 @@ def calibrated(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]
     pieces, fitted = [], []
     for (fold, seed), rows in table.groupby(MODEL, sort=True):
         test, validation = predictions.of_part(rows, "test"), predictions.of_part(rows, "validation")
-        if len(np.unique(predictions.truth(validation))) > 1:
+        if len(test) and len(np.unique(predictions.truth(validation))) > 1:
             found = temperature(validation)
             test = scaled(test, found)
             fitted.append(

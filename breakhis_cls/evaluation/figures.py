@@ -20,7 +20,10 @@ from . import predictions
 
 COLUMN_IN, PAGE_IN = 3.5, 7.2  # widths of a journal's column and page
 BLACK, BLUE, VERMILION, GREEN, PURPLE, GREY = "#1a1a1a", "#0072B2", "#D55E00", "#007A5A", "#8B4A8B", "#6b6b6b"
-LINES = ((BLACK, "-"), (BLUE, "--"), (VERMILION, "-."), (GREEN, ":"), (PURPLE, (0, (5, 1, 1, 1, 1, 1))))
+LINES = (  # eight, for eight classes; the first five are for all and four magnifications
+    (BLACK, "-"), (BLUE, "--"), (VERMILION, "-."), (GREEN, ":"), (PURPLE, (0, (5, 1, 1, 1, 1, 1))),
+    ("#9a6a00", "-"), ("#4a9fd4", "-"), ("#b5527f", (0, (1, 1))),
+)  # fmt: skip
 STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY,
@@ -128,7 +131,7 @@ def _mixed_up(named: tuple[str, ...], counts: np.ndarray) -> str:
 
 def roc(table: pd.DataFrame, finding: str) -> Figure:
     """ROC curves: pooled and by magnification for two classes, each class against the rest for more."""
-    figure, axes = blank(COLUMN_IN, 3.5)
+    figure, axes = blank(COLUMN_IN, 3.5 if predictions.is_binary(table) else 4.0)
     ax = axes[0, 0]
     with mpl.rc_context(STYLE):
         ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.6)
@@ -144,7 +147,7 @@ def roc(table: pd.DataFrame, finding: str) -> Figure:
 
 def precision_recall(table: pd.DataFrame, finding: str) -> Figure:
     """Precision over recall, for the same curves as `roc`."""
-    figure, axes = blank(COLUMN_IN, 3.5)
+    figure, axes = blank(COLUMN_IN, 3.5 if predictions.is_binary(table) else 4.0)
     ax = axes[0, 0]
     with mpl.rc_context(STYLE):
         for (name, y, score), (colour, dash, width) in zip(_ranked(table), _strokes(), strict=False):
@@ -172,10 +175,9 @@ def _ranked(table: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray]]:
     return [curve for curve in curves if 0 < curve[1].sum() < len(curve[1])]
 
 
-def _strokes():
-    return [(colour, dash, 1.8 if at == 0 else 1.0) for at, (colour, dash) in enumerate(LINES)] + [
-        (colour, dash, 1.8) for colour, dash in LINES
-    ]
+def _strokes() -> list[tuple[str, Any, float]]:
+    """(colour, dash, width) of each curve; what stands for all, or for the first class, is thick."""
+    return [(colour, dash, 1.8 if at == 0 else 1.1) for at, (colour, dash) in enumerate(LINES)]
 
 
 def _by_score(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +196,10 @@ def _corners(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _square(ax: Axes, x: str, y: str, legend_at: Any) -> None:
     ax.set(xlabel=x, ylabel=y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    if len(ax.get_legend_handles_labels()[0]) > 1:
+    curves, labels = ax.get_legend_handles_labels()
+    if len(curves) > 5 and isinstance(ax.figure, Figure):
+        ax.figure.legend(curves, labels, loc="outside lower center", ncols=4)
+    elif len(curves) > 1:
         ax.legend(loc=legend_at)
 
 

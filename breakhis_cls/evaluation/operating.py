@@ -29,7 +29,7 @@ def chosen(table: pd.DataFrame, wanted: tuple[float, ...] = WANTED) -> list[dict
     for (fold, seed), rows in table.groupby(MODEL, sort=True):
         part, source = _source(table, rows, int(fold), int(seed))
         malignant = source[source["label"] == "malignant"]
-        if malignant.empty:
+        if malignant.empty or not (rows["part"] == "test").any():
             continue
         about = {"fold": int(fold), "seed": int(seed), "chosen_on": part}
         about |= {"n_malignant_images": len(malignant), "n_malignant_cases": int(malignant["case"].nunique())}

@@ -91,7 +91,7 @@ def _reached(pooled: dict[str, Any], binary: bool) -> str:
     right = f"names {percent(pooled['image_accuracy']['value'])} of images right"
     auc = pooled["roc_auc"]
     if auc["value"] is None:
-        return f"{right}; ROC AUC is undefined, since there are {auc['undefined']}".replace("here", "in test")
+        return f"{right}; ROC AUC is undefined: {auc['undefined'].replace(' here', ' in test')}"
     interval = (
         f" (95 % interval over cases {span(auc, digits=2)})"
         if span(auc)
