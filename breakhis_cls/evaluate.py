@@ -1,4 +1,5 @@
-"""Metrics, figures and report: `python -m breakhis_cls.evaluate RUN_OR_CSV [...] [--out DIR]`. No TensorFlow."""
+"""Metrics, figures and report: `python -m breakhis_cls.evaluate RUN_OR_CSV [...] [--out DIR]`. No
+TensorFlow."""
 
 from __future__ import annotations
 
@@ -48,9 +49,10 @@ def evaluate(
 ) -> Path:
     """Score run folders or tables and write the report; returns its folder.
 
-    Folds and seeds of one experiment are pooled; several experiments are compared, each with a report of its own in a
-    folder below. `images_root` is what the tables' files are relative to; without it the run's config says, and where
-    the images are absent their pictures are left out. Raises DataError on tables that cannot be scored or compared.
+    Folds and seeds of one experiment are pooled; several experiments are compared, each with a report of its
+    own in a folder below. `images_root` is what the tables' files are relative to; without it the run's
+    config says, and where the images are absent their pictures are left out. Raises DataError on tables that
+    cannot be scored or compared.
     """
     from .evaluation import comparison
     from .evaluation import sources as read_sources

@@ -1,4 +1,5 @@
-"""Do the intervals cover? Simulated cases of BreakHis's size, a third of it and one fold; writes docs/coverage.png.
+"""Do the intervals cover? Simulated cases of BreakHis's size, a third of it and one fold; writes
+docs/coverage.png.
 
 python scripts/coverage.py [--samples 1000]     some 8 minutes on 2 cores; the table goes to docs/coverage.csv
 """
@@ -56,7 +57,8 @@ def main() -> int:
 
 
 def coverage(size: str, model: str, n_samples: int) -> pd.DataFrame:
-    """Share of samples whose interval holds the population's value, by metric and method, and the mean width."""
+    """Share of samples whose interval holds the population's value, by metric and method,
+    and the mean width."""
     truth = population(*SIZES[size], MODELS[model])
     with ProcessPoolExecutor() as pool:
         found = list(pool.map(one_sample, range(n_samples), repeat(size), repeat(model), chunksize=8))

@@ -1,4 +1,5 @@
-"""Intervals resample cases: they cover, they repeat, and they are wider than those that take images for independent."""
+"""Intervals resample cases: they cover, they repeat, and they are wider than those that take images for
+independent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The table that everything is scored from: read as written, or refused in one sentence for each kind of fault."""
+"""The table that everything is scored from: read as written, or refused in one sentence for each kind of
+fault."""
 
 from __future__ import annotations
 

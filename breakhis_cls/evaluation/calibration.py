@@ -1,4 +1,5 @@
-"""Do stated probabilities come true? Reliability, Brier's parts, and a temperature fitted on validation alone."""
+"""Do stated probabilities come true? Reliability, Brier's parts, and a temperature fitted on validation
+alone."""
 
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ MODEL = ["fold", "seed"]  # each pair is a model of its own, with a validation o
 def reliability(
     table: pd.DataFrame, of_answer: bool = False, n_resamples: int = 2_000, seed: int = 0
 ) -> pd.DataFrame:
-    """One row for each bin of equal mass: stated (mean probability), came_true (share), low, high, n_images, n_cases.
+    """One row for each bin of equal mass: stated (mean probability), came_true (share), low, high, n_images,
+    n_cases.
 
-    Two classes: p_malignant and malignant; more, or `of_answer`: the top probability and whether it is right. The band
-    is the 95 % percentile interval of came_true over resampled cases.
+    Two classes: p_malignant and malignant; more, or `of_answer`: the top probability and whether it is right.
+    The band is the 95 % percentile interval of came_true over resampled cases.
     """
     case, n_cases = _cases(table)
     scores, truth = predictions.probabilities(table), predictions.truth(table)
@@ -44,8 +46,8 @@ def reliability(
 def brier_parts(table: pd.DataFrame) -> dict[str, float]:
     """Murphy's (1973) parts of the Brier score over 15 bins of equal mass.
 
-    brier = miscalibration - resolution + uncertainty + within_bins. The last is what binning hides. For more than two
-    classes the score is of the top probability.
+    brier = miscalibration - resolution + uncertainty + within_bins. The last is what binning hides. For more
+    than two classes the score is of the top probability.
     """
     stated, came_true = tallies.confidence(predictions.probabilities(table), predictions.truth(table))
     bins = pd.DataFrame({"stated": stated, "true": came_true, "bin": tallies.equal_mass_bins(stated)})
@@ -62,7 +64,8 @@ def brier_parts(table: pd.DataFrame) -> dict[str, float]:
 
 
 def temperature(validation: pd.DataFrame) -> float:
-    """The T that minimises the log loss of softmax(log p / T) (Guo et al. 2017); in [0.05, 20]. Above 1: overconfident."""
+    """The T that minimises the log loss of softmax(log p / T) (Guo et al. 2017);
+    in [0.05, 20]. Above 1: overconfident."""
     logits, truth = _logits(validation), predictions.truth(validation)
 
     def loss(log_t: float) -> float:
@@ -74,7 +77,8 @@ def temperature(validation: pd.DataFrame) -> float:
 
 
 def scaled(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """The table with softmax(log p / T) for probabilities; the order of images does not change for two classes."""
+    """The table with softmax(log p / T) for probabilities;
+    the order of images does not change for two classes."""
     logits = _logits(table) / temperature
     probabilities = np.exp(logits - _log_sum_exp(logits)[:, None])
     columns = [f"p_{name}" for name in predictions.classes(table)]
@@ -84,8 +88,8 @@ def scaled(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
 def calibrated(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Test rows with each model's temperature from its own validation rows, and those temperatures.
 
-    A model (fold and seed) without validation rows, or with one class there, keeps its raw probabilities and is not
-    listed.
+    A model (fold and seed) without validation rows, or with one class there, keeps its raw probabilities and
+    is not listed.
     """
     pieces, fitted = [], []
     for (fold, seed), rows in table.groupby(MODEL, sort=True):
@@ -101,7 +105,8 @@ def calibrated(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]
 
 
 def before_and_after(table: pd.DataFrame, seed: int = 0) -> dict[str, Any] | None:
-    """ECE, Brier and log loss of the test rows, raw and with temperature; None where no temperature could be fitted."""
+    """ECE, Brier and log loss of the test rows, raw and with temperature;
+    None where no temperature could be fitted."""
     after, fitted = calibrated(table)
     if not fitted:
         return None

@@ -15,7 +15,8 @@ from .sources import Experiment
 
 
 def of(experiments: list[Experiment], tables: list[pd.DataFrame]) -> dict[str, Any]:
-    """`{"comparisons": [...], "votes": [...], "n_images": , "n_slides": , "n_cases": }`, as `comparison` makes them."""
+    """`{"comparisons": [...], "votes": [...], "n_images": , "n_slides": , "n_cases": }`, as `comparison`
+    makes them."""
     counts = {f"n_{unit}s": int(tables[0][column].nunique()) for unit, column in UNITS.items()}
     return {
         "comparisons": comparison.compare(experiments, tables),

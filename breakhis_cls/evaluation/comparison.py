@@ -1,4 +1,5 @@
-"""Is one model better than another? Paired over cases, and honest about what so few cases could have shown."""
+"""Is one model better than another? Paired over cases, and honest about what so few cases could have
+shown."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ POWER = 0.8
 
 
 def aligned(experiments: list[Experiment], common: bool = False) -> list[pd.DataFrame]:
-    """Test rows of each experiment, of the same images; with `common` cut to the images that all of them tested.
+    """Test rows of each experiment, of the same images; with `common` cut to the images that all of them
+    tested.
 
     Raises DataError where the test sets differ and `common` is not set, or where nothing is shared.
     """
@@ -53,11 +55,13 @@ def aligned(experiments: list[Experiment], common: bool = False) -> list[pd.Data
 
 
 def compare(experiments: list[Experiment], tables: list[pd.DataFrame], seed: int = 0) -> list[dict[str, Any]]:
-    """`tables` as `aligned` gives them. One entry for each pair and metric: a, b, metric, difference (b minus a), low, high, p, p_holm, detectable.
+    """`tables` as `aligned` gives them. One entry for each pair and metric: a, b, metric, difference (b minus
+    a), low, high, p, p_holm, detectable.
 
-    `p` is by swapping whole cases between the models where the metric is a sum over images, else by Student's t of the
-    jackknife over cases; Holm's correction runs over the pairs of one metric. `detectable` is the smallest difference
-    that this many cases show with 80 % power at 5 %: a smaller one would mostly have been missed.
+    `p` is by swapping whole cases between the models where the metric is a sum over images, else by Student's
+    t of the jackknife over cases; Holm's correction runs over the pairs of one metric. `detectable` is the
+    smallest difference that this many cases show with 80 % power at 5 %: a smaller one would mostly have been
+    missed.
     """
     tallied = [tallies.of(table) for table in tables]
     cases = tallied[0][1]
@@ -95,7 +99,8 @@ def _difference(
 
 
 def swapped(per_case: np.ndarray, seed: int) -> float:
-    """Two-sided p of a difference that is a sum over cases (n_cases,), when each case's answers may change places.
+    """Two-sided p of a difference that is a sum over cases (n_cases,), when each case's answers may change
+    places.
 
     Exact up to 14 cases; beyond, 20,000 random swaps, with the sample itself counted as one of them.
     """
@@ -121,7 +126,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def votes(experiments: list[Experiment], tables: list[pd.DataFrame]) -> list[dict[str, Any]]:
-    """McNemar's exact test of each pair's slide votes and, of the binary task, case votes; Holm over the pairs."""
+    """McNemar's exact test of each pair's slide votes and, of the binary task, case votes;
+    Holm over the pairs."""
     entries = []
     for group in ("slide", "case") if predictions.is_binary(tables[0]) else ("slide",):
         pairs = list(combinations(range(len(tables)), 2))

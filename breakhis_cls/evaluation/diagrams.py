@@ -27,7 +27,8 @@ from .figures import (
 
 
 def reliability(curves: dict[str, pd.DataFrame], finding: str) -> Figure:
-    """A panel for each stratum: came true over stated, with the band over resampled cases; `calibration.reliability`."""
+    """A panel for each stratum: came true over stated, with the band over resampled cases;
+    `calibration.reliability`."""
     n_columns = 3 if len(curves) in (5, 6) else min(4, len(curves))
     n_rows = -(-len(curves) // n_columns)
     width = PAGE_IN if n_columns > 1 else COLUMN_IN
@@ -54,7 +55,8 @@ def _reliability(ax: Axes, curve: pd.DataFrame) -> None:
 
 
 def risk_coverage(curve: pd.DataFrame, unit: str) -> Figure:
-    """Accuracy of the cases (or slides) kept over the share referred to a human; `operating.risk_coverage`."""
+    """Accuracy of the cases (or slides) kept over the share referred to a human;
+    `operating.risk_coverage`."""
     figure, axes = blank(COLUMN_IN, 2.8)
     ax = axes[0, 0]
     with mpl.rc_context(STYLE):

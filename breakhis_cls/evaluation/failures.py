@@ -12,7 +12,8 @@ from . import intervals, predictions, tallies
 
 
 def by_subtype_and_magnification(table: pd.DataFrame) -> pd.DataFrame:
-    """One row for each subtype and magnification present: n_images, n_cases, error (share of images named wrongly)."""
+    """One row for each subtype and magnification present: n_images, n_cases,
+    error (share of images named wrongly)."""
     wrong = predictions.predicted(table) != predictions.truth(table)
     grouped = table.assign(wrong=wrong).groupby(["subtype", "magnification"])
     rows = grouped.agg(n_images=("file", "nunique"), n_cases=("case", "nunique"), error=("wrong", "mean"))
@@ -24,11 +25,12 @@ def by_subtype_and_magnification(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cases(table: pd.DataFrame) -> pd.DataFrame:
-    """One row for each case, worst first: label, subtypes, n_slides, n_images, image_accuracy, p_<class> (means), vote,
-    vote_correct, influence_roc_auc, influence_balanced_accuracy.
+    """One row for each case, worst first: label, subtypes, n_slides, n_images, image_accuracy, p_<class>
+    (means), vote, vote_correct, influence_roc_auc, influence_balanced_accuracy.
 
-    Influence is the metric with all cases minus the metric without this one: negative where the case pulls it down.
-    NaN where the metric is undefined without the case. `vote` is empty for the subtype task, whose votes are of slides.
+    Influence is the metric with all cases minus the metric without this one: negative where the case pulls it
+    down. NaN where the metric is undefined without the case. `vote` is empty for the subtype task, whose
+    votes are of slides.
     """
     right = predictions.predicted(table) == predictions.truth(table)
     grouped = table.assign(right=right).groupby("case", sort=True)
@@ -56,10 +58,11 @@ def influence(statistic: tallies.Statistic, cases: pd.Index) -> pd.Series:
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """For each two magnifications: on how many slides (n_slides) their votes agree (agree, a share), and Cohen's kappa.
+    """For each two magnifications: on how many slides (n_slides) their votes agree (agree, a share), and
+    Cohen's kappa.
 
-    Also a row (0, 0) for all magnifications together, over slides that have every one of them; its kappa is NaN. Several
-    seeds or repeated folds are averaged before. Empty for a table of one magnification.
+    Also a row (0, 0) for all magnifications together, over slides that have every one of them; its kappa is
+    NaN. Several seeds or repeated folds are averaged before. Empty for a table of one magnification.
     """
     votes = _votes(table)
     rows = []

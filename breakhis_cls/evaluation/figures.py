@@ -1,6 +1,7 @@
 """Figures from tables. Each function returns a Figure, never shows or saves; `save` writes PNG and SVG.
 
-Colours are Okabe and Ito's, told apart by dash and marker too, so that they survive greyscale and colour blindness.
+Colours are Okabe and Ito's, told apart by dash and marker too, so that they survive greyscale and colour
+blindness.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def percent(share: float) -> str:
 
 
 def confusion_matrix(table: pd.DataFrame, threshold: float = 0.5) -> Figure:
-    """Counts of images and shares of each true class's row, for two to eight classes. Rows true, columns named."""
+    """Counts of images and shares of each true class's row, for two to eight classes.
+    Rows true, columns named."""
     named = predictions.classes(table)
     counts = confusion(table, threshold)
     few = len(named) == 2
@@ -204,7 +206,8 @@ def _square(ax: Axes, x: str, y: str, legend_at: Any) -> None:
 
 
 def learning_curves(history: pd.DataFrame) -> Figure:
-    """Loss and accuracy by epoch, training solid and validation dashed; a line marks where fine-tuning begins."""
+    """Loss and accuracy by epoch, training solid and validation dashed;
+    a line marks where fine-tuning begins."""
     figure, axes = blank(PAGE_IN, 2.7, 1, 2)
     with mpl.rc_context(STYLE):
         for ax, name in zip(axes[0], ("loss", "accuracy"), strict=True):

@@ -1,7 +1,8 @@
 """95 % intervals that resample cases: images of one case are alike, so that the case is what was sampled.
 
-The method, `logit_t`, was chosen by simulation (scripts/coverage.py, docs/statistics.md): with 16 or 5 benign cases
-percentile and BCa intervals are too narrow, since they know neither Student's t nor how few cases carry a metric.
+The method, `logit_t`, was chosen by simulation (scripts/coverage.py, docs/statistics.md): with 16 or 5 benign
+cases percentile and BCa intervals are too narrow, since they know neither Student's t nor how few cases carry
+a metric.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Interval:
 
 
 def case_weights(n_cases: int, n_resamples: int, seed: int) -> np.ndarray:
-    """(n_resamples, n_cases) float64: how often each case is drawn when n_cases are drawn with replacement."""
+    """(n_resamples, n_cases) float64: how often each case is drawn
+    when n_cases are drawn with replacement."""
     rng = np.random.default_rng((seed, n_cases))
     return rng.multinomial(n_cases, np.full(n_cases, 1 / n_cases), n_resamples).astype(np.float64)
 
@@ -67,8 +69,8 @@ def of(
 ) -> Interval:  # fmt: skip
     """Interval of a statistic under resampled case weights (n_resamples, n_cases).
 
-    `groups` (n_cases,) are kinds of cases, `n_behind` is how many cases of the rarest kind the metric needs, `span` its
-    range. Resamples in which the metric is undefined (a class was not drawn) are left out.
+    `groups` (n_cases,) are kinds of cases, `n_behind` is how many cases of the rarest kind the metric needs,
+    `span` its range. Resamples in which the metric is undefined (a class was not drawn) are left out.
     """
     if n_behind < MIN_CASES:
         return Interval(None, None, f"too few cases: {n_behind}")
@@ -90,8 +92,8 @@ def of(
 def degrees_of_freedom(left_out: np.ndarray, groups: np.ndarray) -> float:
     """Satterthwaite's (1946), of the variance that the jackknife finds within each group of cases.
 
-    Specificity varies with benign cases alone, and so has as many degrees of freedom as they allow; ROC AUC has
-    something between the smaller class's and all.
+    Specificity varies with benign cases alone, and so has as many degrees of freedom as they allow; ROC AUC
+    has something between the smaller class's and all.
     """
     parts = []
     for group in np.unique(groups):
@@ -116,8 +118,8 @@ def spread(statistic: Statistic, groups: np.ndarray) -> tuple[float, float]:
 def _logit_t(drawn: np.ndarray, value: float, freedom: float, span: Span) -> np.ndarray:
     """Student's t with the bootstrap's standard error, on the scale on which a bounded metric has no bounds.
 
-    Logit for a metric within bounds, logarithm for one without an upper bound. (n / (n - 1)) ** 0.5 mends what a
-    bootstrap variance lacks with few cases.
+    Logit for a metric within bounds, logarithm for one without an upper bound. (n / (n - 1)) ** 0.5 mends
+    what a bootstrap variance lacks with few cases.
     """
     error = np.std(drawn) / _slope(value, span)  # by the delta method, where a resample touches a bound
     if drawn.min() > span[0] and drawn.max() < span[1]:
@@ -153,7 +155,8 @@ def _bca_tails(drawn: np.ndarray, value: float, left_out: np.ndarray) -> np.ndar
 
 
 def _exact(value: float, span: Span, n_cases: int) -> Interval:
-    """Where every case is right, or every one wrong, resampling shows no spread: Clopper and Pearson's bound."""
+    """Where every case is right, or every one wrong, resampling shows no spread:
+    Clopper and Pearson's bound."""
     low, high = span
     reach = (1 - LEVEL) / 2
     share = (high - low) * (1 - reach ** (1 / n_cases)) if np.isfinite(high) else 0.0

@@ -1,4 +1,5 @@
-"""The numbers of metrics.json: fourteen metrics, pooled, by magnification, by subtype and, of subtypes, by class."""
+"""The numbers of metrics.json: fourteen metrics, pooled, by magnification, by subtype and, of subtypes, by
+class."""
 
 from __future__ import annotations
 
@@ -26,10 +27,11 @@ Result = dict[str, Any]
 def of(table: pd.DataFrame, n_resamples: int = intervals.N_RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """metrics.json of a predictions table's test rows: raw probabilities, malignant from 0.5 on.
 
-    `{"pooled": {name: {"value", "low", "high", "n_images", "n_slides", "n_cases"}}, "by_magnification": {"40": ...},
-    "by_subtype": ...}`; the subtype task adds `by_class`, each class against the rest. A metric that is undefined has
-    value None and says why under "undefined". Several seeds, or folds that test an image twice, give the mean over them.
-    `image_low` and `image_high` are the interval that takes images for independent: too narrow, for comparison.
+    `{"pooled": {name: {"value", "low", "high", "n_images", "n_slides", "n_cases"}}, "by_magnification":
+    {"40": ...}, "by_subtype": ...}`; the subtype task adds `by_class`, each class against the rest. A metric
+    that is undefined has value None and says why under "undefined". Several seeds, or folds that test an
+    image twice, give the mean over them. `image_low` and `image_high` are the interval that takes images for
+    independent: too narrow, for comparison.
     """
     test = predictions.of_part(table, "test")
     content = {
@@ -101,7 +103,8 @@ def span_of(name: str, rows: pd.DataFrame) -> intervals.Span:
 
 
 def n_behind(name: str, rows: pd.DataFrame, against: str = "") -> int:
-    """Cases of the rarest class that the metric needs; macro metrics, over classes of a few cases, count all."""
+    """Cases of the rarest class that the metric needs; macro metrics,
+    over classes of a few cases, count all."""
     if not predictions.is_binary(rows):
         return int(
             rows.loc[rows["subtype"] == against, "case"].nunique() if against else rows["case"].nunique()
@@ -130,7 +133,8 @@ def _why(name: str, rows: pd.DataFrame, against: str) -> str:
 def _with_image_intervals(
     results: dict[str, Result], rows: pd.DataFrame, n_resamples: int, seed: int
 ) -> dict[str, Result]:
-    """As if images were independent: dealt at random into groups, whose sums then stand for unrelated images."""
+    """As if images were independent: dealt at random into groups,
+    whose sums then stand for unrelated images."""
     files = rows["file"].unique()
     n_groups = min(N_GROUPS, len(files))
     dealt = np.random.default_rng((seed, len(files))).permutation(len(files)) % n_groups

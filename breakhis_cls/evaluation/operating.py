@@ -1,4 +1,5 @@
-"""Thresholds for a wanted sensitivity, chosen before the test is looked at; and which cases to leave to a human."""
+"""Thresholds for a wanted sensitivity, chosen before the test is looked at; and which cases to leave to a
+human."""
 
 from __future__ import annotations
 
@@ -20,10 +21,12 @@ def threshold_for(scores: np.ndarray, sensitivity: float) -> float:
 
 
 def chosen(table: pd.DataFrame, wanted: tuple[float, ...] = WANTED) -> list[dict[str, Any]]:
-    """thresholds.json: for each model (fold and seed) and wanted sensitivity, the threshold and what it was chosen on.
+    """thresholds.json: for each model (fold and seed) and wanted sensitivity, the threshold and what it was
+    chosen on.
 
-    Chosen on the model's validation rows; where those hold no malignant image, on the test rows of the other folds of
-    the same seed (out of fold); where there are none either, the model is left out. Binary task only.
+    Chosen on the model's validation rows; where those hold no malignant image, on the test rows of the other
+    folds of the same seed (out of fold); where there are none either, the model is left out. Binary task
+    only.
     """
     entries = []
     for (fold, seed), rows in table.groupby(MODEL, sort=True):
@@ -64,7 +67,8 @@ def applied(table: pd.DataFrame, thresholds: list[dict[str, Any]], sensitivity: 
 def reached(
     table: pd.DataFrame, thresholds: list[dict[str, Any]], n_resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """For each wanted sensitivity: the sensitivity and specificity that the test really shows, with intervals."""
+    """For each wanted sensitivity: the sensitivity and specificity that the test really shows,
+    with intervals."""
     from . import metrics
 
     rows = []
@@ -77,10 +81,11 @@ def reached(
 
 
 def risk_coverage(table: pd.DataFrame) -> pd.DataFrame:
-    """Cases referred to a human, the least certain first, and how the rest fares: referred (share), n_kept, accuracy.
+    """Cases referred to a human, the least certain first, and how the rest fares: referred (share), n_kept,
+    accuracy.
 
-    A case's certainty is the top of its mean probabilities (El-Yaniv and Wiener 2010). Rows run from none referred to
-    all but one. Several seeds or repeated folds are averaged before.
+    A case's certainty is the top of its mean probabilities (El-Yaniv and Wiener 2010). Rows run from none
+    referred to all but one. Several seeds or repeated folds are averaged before.
     """
     columns = [f"p_{name}" for name in predictions.classes(table)]
     once = table.groupby(["file", "slide", "case", "label", "subtype"], as_index=False)[columns].mean()

@@ -1,4 +1,5 @@
-"""Sheets of images: what the model was tested on, and where it was surest and wrong. Needs the images on disk."""
+"""Sheets of images: what the model was tested on, and where it was surest and wrong. Needs the images on
+disk."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def _samples(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def confident_errors(table: pd.DataFrame, root: Path) -> Figure | None:
-    """The wrong images with the highest stated probability, at most two of one slide; None without any on disk."""
+    """The wrong images with the highest stated probability, at most two of one slide;
+    None without any on disk."""
     rows = _on_disk(surest_errors(table, 4 * N_ERRORS), root).head(N_ERRORS)
     if rows.empty:
         return None

@@ -1,4 +1,5 @@
-"""predictions.csv: the table that all metrics, figures and reports are made of, whatever framework wrote it."""
+"""predictions.csv: the table that all metrics, figures and reports are made of, whatever framework wrote
+it."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def checked(table: pd.DataFrame, source: str = "the table") -> pd.DataFrame:
-    """The table with its columns in their types, or a DataError that names every kind of fault found in it."""
+    """The table with its columns in their types, or a DataError that
+    names every kind of fault found in it."""
     missing = [name for name in COLUMNS if name not in table]
     if missing or not _probability_columns(table):
         lacks = ", ".join(missing + ([] if _probability_columns(table) else ["p_<class> for each class"]))
@@ -65,7 +67,8 @@ def checked(table: pd.DataFrame, source: str = "the table") -> pd.DataFrame:
 
 
 def classes(table: pd.DataFrame) -> tuple[str, ...]:
-    """The classes that have a probability, in the table's order; the binary task always as (benign, malignant)."""
+    """The classes that have a probability, in the table's order;
+    the binary task always as (benign, malignant)."""
     found = tuple(column[2:] for column in _probability_columns(table))
     return names.LABELS if set(found) == set(names.LABELS) else found
 
@@ -99,8 +102,9 @@ def of_part(table: pd.DataFrame, part: str) -> pd.DataFrame:
 def replicates(table: pd.DataFrame) -> list[pd.DataFrame]:
     """The table cut so that each image occurs once in each piece.
 
-    Disjoint folds of one seed make one piece (pooled, out of fold); another seed, or a fold that tests the same
-    images again, makes another. Metrics are averaged over pieces, never pooled over them as if independent.
+    Disjoint folds of one seed make one piece (pooled, out of fold); another seed, or a fold that tests the
+    same images again, makes another. Metrics are averaged over pieces, never pooled over them as if
+    independent.
     """
     again = table.duplicated(["file", "seed"]).any()
     return [piece for _, piece in table.groupby(["seed", "fold"] if again else ["seed"], sort=True)]

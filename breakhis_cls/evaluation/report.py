@@ -26,7 +26,8 @@ def write(
 ) -> Path:
     """Write index.html, the figures (PNG and SVG) and the tables into folder; returns the page's path.
 
-    Learning curves need the run's history, pictures the images under `images_root`; both are left out where absent.
+    Learning curves need the run's history, pictures the images under `images_root`; both are left out where
+    absent.
     """
     found = analysis.of(experiment)
     shown = saved(drawn(experiment, metrics, found, images_root), folder)

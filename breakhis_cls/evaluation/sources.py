@@ -1,4 +1,5 @@
-"""What is evaluated: run folders and tables, gathered into experiments (one model, one protocol, one data set)."""
+"""What is evaluated: run folders and tables, gathered into experiments (one model, one protocol, one data
+set)."""
 
 from __future__ import annotations
 

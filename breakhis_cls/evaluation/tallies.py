@@ -1,34 +1,35 @@
-"""Every metric as a function of case weights: weights of one give its value, resampled weights give its interval.
+"""Every metric as a function of case weights: weights of one give its value, resampled weights give its
+interval.
 
-A case's images enter only through sums that are made once (n_cases numbers, or a matrix of pairs of cases), so that
-10,000 resamples of 7,909 images are a few matrix products. A statistic maps weights (n_resamples, n_cases), float64
-counts of how often each case was drawn, to values (n_resamples,), NaN where undefined.
+A case's images enter only through sums that are made once (n_cases numbers, or a matrix of pairs of cases),
+so that 10,000 resamples of 7,909 images are a few matrix products. A statistic maps weights (n_resamples,
+n_cases), float64 counts of how often each case was drawn, to values (n_resamples,), NaN where undefined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from . import predictions
+from .ranking import Statistic, average_precision, divide, roc_auc, sum_by_case, undefined
 
-Statistic = Callable[[np.ndarray], np.ndarray]
 N_BINS = 15  # of equal mass, for ECE
-N_STEPS = 500  # of a precision-recall curve, where the curve of every resample is wanted
-CHUNK = 500  # resamples at a time where a matrix has a column for each image: some 10 MB each
 
 
 def of(table: pd.DataFrame, threshold: float = 0.5) -> tuple[dict[str, Statistic], pd.Index]:
-    """The fourteen metrics of a table by name, averaged over its replicates, and the cases that weights refer to."""
+    """The fourteen metrics of a table by name, averaged over its replicates,
+    and the cases that weights refer to."""
     cases = pd.Index(sorted(table["case"].unique()))
     pieces = [_of_piece(piece, cases, threshold) for piece in predictions.replicates(table)]
     return {name: mean([piece[name] for piece in pieces]) for name in pieces[0]}, cases
 
 
 def by_class(table: pd.DataFrame) -> tuple[dict[str, dict[str, Statistic]], pd.Index]:
-    """For each class against the rest: sensitivity, specificity, F1, ROC AUC, average precision; and the cases."""
+    """For each class against the rest: sensitivity, specificity, F1, ROC AUC, average precision;
+    and the cases."""
     cases = pd.Index(sorted(table["case"].unique()))
     pieces = [_each_class(piece, cases) for piece in predictions.replicates(table)]
     merged = {
@@ -47,7 +48,7 @@ def mean(statistics: list[Statistic]) -> Statistic:
 
 def ratio(top: np.ndarray, bottom: np.ndarray) -> Statistic:
     """Weighted sum over weighted sum of two per-case arrays (n_cases,)."""
-    return lambda weights: _divide(weights @ top, weights @ bottom)
+    return lambda weights: divide(weights @ top, weights @ bottom)
 
 
 def _of_piece(rows: pd.DataFrame, cases: pd.Index, threshold: float) -> dict[str, Statistic]:
@@ -64,10 +65,10 @@ def _of_piece(rows: pd.DataFrame, cases: pd.Index, threshold: float) -> dict[str
     return (
         _votes(rows, case, len(cases), threshold)
         | _counted(confusion, binary)
-        | {"roc_auc": mean([roc_auc(score, y, case, len(cases)) for score, y in ranked] or [_undefined])}
+        | {"roc_auc": mean([roc_auc(score, y, case, len(cases)) for score, y in ranked] or [undefined])}
         | {
             "average_precision": mean(
-                [average_precision(s, y, case, len(cases)) for s, y in ranked] or [_undefined]
+                [average_precision(s, y, case, len(cases)) for s, y in ranked] or [undefined]
             )
         }
         | _scored(scores, truth, case, len(cases))
@@ -99,18 +100,18 @@ def _votes(rows: pd.DataFrame, case: np.ndarray, n_cases: int, threshold: float)
     slides = pd.DataFrame({"slide": rows["slide"].to_numpy(), "case": case, "share": correct})
     slides = slides.groupby("slide", sort=True).agg(case=("case", "first"), share=("share", "mean"))
     by_slide = vote(rows, "slide", threshold).loc[slides.index]
-    at, n_slides = slides["case"].to_numpy(), _sum(slides["case"].to_numpy(), None, n_cases)
+    at, n_slides = slides["case"].to_numpy(), sum_by_case(slides["case"].to_numpy(), None, n_cases)
     return {
-        "image_accuracy": ratio(_sum(case, correct, n_cases), _sum(case, None, n_cases)),
-        "recognition_rate": ratio(_sum(at, slides["share"].to_numpy(), n_cases), n_slides),
-        "slide_vote_accuracy": ratio(_sum(at, by_slide["correct"].to_numpy(float), n_cases), n_slides),
+        "image_accuracy": ratio(sum_by_case(case, correct, n_cases), sum_by_case(case, None, n_cases)),
+        "recognition_rate": ratio(sum_by_case(at, slides["share"].to_numpy(), n_cases), n_slides),
+        "slide_vote_accuracy": ratio(sum_by_case(at, by_slide["correct"].to_numpy(float), n_cases), n_slides),
         "case_vote_accuracy": _case_vote(rows, case, n_cases, threshold),
     }
 
 
 def vote(rows: pd.DataFrame, group: str, threshold: float = 0.5) -> pd.DataFrame:
-    """Mean probabilities of each slide or case, then threshold or most probable class: p_<class>, truth, voted,
-    correct, n_images, sorted by group. Truth is -1 where a group carries two classes."""
+    """Mean probabilities of each slide or case, then threshold or most probable class: p_<class>, truth,
+    voted, correct, n_images, sorted by group. Truth is -1 where a group carries two classes."""
     columns = [f"p_{name}" for name in predictions.classes(rows)]
     truth = pd.Series(predictions.truth(rows), index=rows.index)
     grouped = rows.groupby(group, sort=True)
@@ -123,17 +124,17 @@ def vote(rows: pd.DataFrame, group: str, threshold: float = 0.5) -> pd.DataFrame
 
 def _case_vote(rows: pd.DataFrame, case: np.ndarray, n_cases: int, threshold: float) -> Statistic:
     if not predictions.is_binary(rows):
-        return _undefined
+        return undefined
     voted = vote(rows, "case", threshold)
     if (voted["truth"] < 0).any():
-        return _undefined
+        return undefined
     at = pd.Series(case, index=rows["case"].to_numpy()).groupby(level=0).first().loc[voted.index].to_numpy()
-    return ratio(_sum(at, voted["correct"].to_numpy(float), n_cases), _sum(at, None, n_cases))
+    return ratio(sum_by_case(at, voted["correct"].to_numpy(float), n_cases), sum_by_case(at, None, n_cases))
 
 
 def _counted(per_case: np.ndarray, binary: bool) -> dict[str, Statistic]:
-    """What follows from a confusion matrix; per_case is (n_cases, true, named). Macro over classes present if not
-    binary, where macro sensitivity is balanced accuracy by definition."""
+    """What follows from a confusion matrix; per_case is (n_cases, true, named). Macro over classes present if
+    not binary, where macro sensitivity is balanced accuracy by definition."""
     n_classes = per_case.shape[1]
 
     def counts(weights: np.ndarray) -> np.ndarray:
@@ -160,17 +161,17 @@ def _macro(counts: np.ndarray, metric: Callable[[np.ndarray], np.ndarray]) -> np
 
 
 def _recall(counts: np.ndarray) -> np.ndarray:
-    return _divide(np.einsum("bkk->bk", counts), counts.sum(axis=2))
+    return divide(np.einsum("bkk->bk", counts), counts.sum(axis=2))
 
 
 def _specificity(counts: np.ndarray) -> np.ndarray:
     others = counts.sum(axis=(1, 2))[:, None] - counts.sum(axis=2)
     wrongly_named = counts.sum(axis=1) - np.einsum("bkk->bk", counts)
-    return _divide(others - wrongly_named, others)
+    return divide(others - wrongly_named, others)
 
 
 def _f1(counts: np.ndarray) -> np.ndarray:
-    return _divide(2 * np.einsum("bkk->bk", counts), counts.sum(axis=1) + counts.sum(axis=2))
+    return divide(2 * np.einsum("bkk->bk", counts), counts.sum(axis=1) + counts.sum(axis=2))
 
 
 def mcc(counts: np.ndarray) -> np.ndarray:
@@ -182,83 +183,28 @@ def mcc(counts: np.ndarray) -> np.ndarray:
     true, named = counts.sum(axis=2), counts.sum(axis=1)
     spread_true, spread_named = total**2 - (true**2).sum(axis=1), total**2 - (named**2).sum(axis=1)
     covariance = right * total - (true * named).sum(axis=1)
-    known = np.where(spread_named > 0, _divide(covariance, np.sqrt(spread_true * spread_named)), 0.0)
+    known = np.where(spread_named > 0, divide(covariance, np.sqrt(spread_true * spread_named)), 0.0)
     return np.where(spread_true > 0, known, np.nan)
 
 
-def roc_auc(score: np.ndarray, y: np.ndarray, case: np.ndarray, n_cases: int) -> Statistic:
-    """Share of (positive, negative) pairs in the right order, ties counting half: Mann-Whitney, exact, unbinned."""
-    pairs = np.zeros((n_cases, n_cases))  # (case of the positive, case of the negative): pairs won
-    positives, at = score[y], case[y]
-    for other in np.unique(case[~y]):
-        below = np.sort(score[~y & (case == other)])
-        won = (np.searchsorted(below, positives, "left") + np.searchsorted(below, positives, "right")) / 2
-        pairs[:, other] = _sum(at, won, n_cases)
-    n_positive, n_negative = _sum(at, None, n_cases), _sum(case[~y], None, n_cases)
-    return lambda weights: _divide(
-        np.einsum("bc,bc->b", weights @ pairs, weights), (weights @ n_positive) * (weights @ n_negative)
-    )
-
-
-def average_precision(score: np.ndarray, y: np.ndarray, case: np.ndarray, n_cases: int) -> Statistic:
-    """Sum of precision times the step in recall over distinct scores, uninterpolated, as scikit-learn defines it.
-
-    Exact for up to 500 weightings; under more, which only ever give a spread, 500 of the steps stand for all.
-    """
-    steps = np.unique(score[y])[::-1]  # recall moves only at the scores of positives
-    first = np.searchsorted(-steps, -score, "left")  # the first step whose score an image reaches
-    positive, every = (
-        _reached(first[mask], case[mask], n_cases, len(steps)) for mask in (y, np.ones_like(y))
-    )
-    few = (
-        np.unique(np.linspace(0, len(steps) - 1, N_STEPS).round().astype(int))
-        if len(steps)
-        else steps.astype(int)
-    )
-    has_negatives = not y.all()
-
-    def value(weights: np.ndarray) -> np.ndarray:
-        if not has_negatives or not len(steps):
-            return _undefined(weights)
-        used = few if len(weights) > CHUNK else slice(None)
-        return np.concatenate(
-            [_average_precision(c, positive[:, used], every[:, used]) for c in _chunks(weights)]
-        )
-
-    return value
-
-
-def _reached(first: np.ndarray, case: np.ndarray, n_cases: int, n_steps: int) -> np.ndarray:
-    """(n_cases, n_steps) images of each case at or above each step; float32 holds counts exactly to 16 million."""
-    counts = np.zeros((n_cases, n_steps + 1), np.float32)
-    np.add.at(counts, (case, first), 1)
-    return counts.cumsum(axis=1)[:, :n_steps]
-
-
-def _average_precision(weights: np.ndarray, positive: np.ndarray, every: np.ndarray) -> np.ndarray:
-    hits, named = weights @ positive, weights @ every
-    precision = hits / np.maximum(named, 1)
-    gains = np.diff(hits, axis=1, prepend=np.float32(0))
-    return _divide(np.einsum("bt,bt->b", gains, precision).astype(np.float64), hits[:, -1].astype(np.float64))
-
-
 def _scored(scores: np.ndarray, truth: np.ndarray, case: np.ndarray, n_cases: int) -> dict[str, Statistic]:
-    """Of the probabilities themselves. Brier of two classes is of p_malignant, in [0, 1]; of more the sum over
-    classes, in [0, 2] (Brier 1950). Log loss in nats."""
+    """Of the probabilities themselves. Brier of two classes is of p_malignant, in [0, 1]; of more the sum
+    over classes, in [0, 2] (Brier 1950). Log loss in nats."""
     hit = np.eye(scores.shape[1])[truth]
     squares = ((scores - hit) ** 2)[:, 1] if scores.shape[1] == 2 else ((scores - hit) ** 2).sum(axis=1)
     eps = np.finfo(np.float64).eps
     surprise = -np.log(np.clip(scores[np.arange(len(truth)), truth], eps, 1 - eps))
-    n_images = _sum(case, None, n_cases)
+    n_images = sum_by_case(case, None, n_cases)
     return {
-        "brier": ratio(_sum(case, squares, n_cases), n_images),
-        "log_loss": ratio(_sum(case, surprise, n_cases), n_images),
+        "brier": ratio(sum_by_case(case, squares, n_cases), n_images),
+        "log_loss": ratio(sum_by_case(case, surprise, n_cases), n_images),
         "ece": ece(*confidence(scores, truth), case, n_cases),
     }
 
 
 def confidence(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(stated, came true): p_malignant and malignant for two classes, else the top probability and whether right."""
+    """(stated, came true): p_malignant and malignant for two classes,
+    else the top probability and whether right."""
     if scores.shape[1] == 2:
         return scores[:, 1], (truth == 1).astype(float)
     return scores.max(axis=1), (scores.argmax(axis=1) == truth).astype(float)
@@ -268,35 +214,20 @@ def ece(stated: np.ndarray, came_true: np.ndarray, case: np.ndarray, n_cases: in
     """Expected calibration error over bins of equal mass, in [0, 1]; resamples keep the sample's own bins."""
     gaps = np.zeros((n_cases, N_BINS))
     np.add.at(gaps, (case, equal_mass_bins(stated)), came_true - stated)
-    n_images = _sum(case, None, n_cases)
-    return lambda weights: _divide(np.abs(weights @ gaps).sum(axis=1), weights @ n_images)
+    n_images = sum_by_case(case, None, n_cases)
+    return lambda weights: divide(np.abs(weights @ gaps).sum(axis=1), weights @ n_images)
 
 
 def equal_mass_bins(stated: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
-    """(n,) bin of each value by its rank; equal values share a bin, so that the order of rows is of no account."""
+    """(n,) bin of each value by its rank; equal values share a bin,
+    so that the order of rows is of no account."""
     rank = np.searchsorted(np.sort(stated), stated, "left")
     return (rank * n_bins // len(stated)).astype(int)
 
 
-def _sum(at: np.ndarray, values: np.ndarray | None, n: int) -> np.ndarray:
-    return np.bincount(at, weights=values, minlength=n).astype(np.float64)
-
-
-def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom > 0)
-
-
 def _nanmean(stacked: np.ndarray) -> np.ndarray:
-    return _divide(np.nansum(stacked, axis=0), (~np.isnan(stacked)).sum(axis=0))
+    return divide(np.nansum(stacked, axis=0), (~np.isnan(stacked)).sum(axis=0))
 
 
 def _if_several(counts: np.ndarray, value: np.ndarray) -> np.ndarray:
     return np.where((counts.sum(axis=2) > 0).sum(axis=1) > 1, value, np.nan)
-
-
-def _chunks(weights: np.ndarray) -> Iterable[np.ndarray]:
-    return (weights[at : at + CHUNK].astype(np.float32) for at in range(0, len(weights), CHUNK))
-
-
-def _undefined(weights: np.ndarray) -> np.ndarray:
-    return np.full(len(weights), np.nan)
