@@ -21,7 +21,7 @@ from .data import index, leaks, protocols, splits
 from .errors import ANSWER_IS_NO, DONE, ConfigError, exits_cleanly
 
 TEMPLATES = Path(__file__).parent / "evaluation" / "templates"
-N_NAMED = 12   # case numbers in a row of the printed table; the page has them all
+N_NAMED = 12  # case numbers in a row of the printed table; the page has them all
 KIND_WORDS = {
     "slide": "slides", "case": "case numbers", "pixels": "equal pixels", "near_duplicate": "near duplicates",
 }  # fmt: skip
@@ -157,7 +157,7 @@ def show(audit: Audit, out: Path) -> None:
     table = Table(title=escape(f"{audit.settings.name}: test images of which the model has seen ..."))
     for name in ["fold", "seen", "test", *(KIND_WORDS[kind].replace(" ", "\n") for kind in kinds)]:
         table.add_column(name, justify="right", no_wrap=True)
-    if not audit.settings.with_images:   # room for it in 80 columns
+    if not audit.settings.with_images:  # room for it in 80 columns
         table.add_column("case numbers\non both sides")
     for entry in audit.folds:
         counts = [f"{entry[key]:,}" for key in ("fold", "n_train", "n_test")]
@@ -179,11 +179,9 @@ def _images(settings: Settings) -> pd.DataFrame:
 
 
 def _all_folds(images: pd.DataFrame, split: config.Split) -> pd.DataFrame:
-    split = split.model_copy(update={"allow_leaks": True})   # to look at a leak is always allowed
+    split = split.model_copy(update={"allow_leaks": True})  # to look at a leak is always allowed
     folds = [split.model_copy(update={"fold": fold}) for fold in range(splits.n_folds_of(split))]
-    return pd.concat(
-        [splits.seen_and_test(splits.restricted(images, fold), fold) for fold in folds], ignore_index=True
-    )
+    return pd.concat([splits.seen_and_test(splits.restricted(images, fold), fold) for fold in folds], ignore_index=True)
 
 
 def _told_of_equal_pixels(images: pd.DataFrame) -> list[str]:

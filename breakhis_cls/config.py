@@ -119,13 +119,13 @@ class Tune(Phase):
 
     part: Literal["none", "conv5", "conv4", "all"] = "conv5"
     """conv4 means conv4 and conv5; none leaves the phase out."""
-    epochs: Annotated[int, Field(ge=0)] = 8
+    epochs: Annotated[int, Field(ge=0)] = 5
     """At most; 0 leaves the phase out."""
     peak_lr: Annotated[float, Field(ge=0)] = 3e-5
     """Reached after warm-up; a cosine brings it to zero."""
     batch_size: PositiveInt = 16
     """Images per step."""
-    patience: PositiveInt = 4
+    patience: PositiveInt = 3
     """Epochs without a better validation loss before training stops."""
 
 
@@ -136,6 +136,8 @@ class Augment(Section):
     """Left-right and up-down; tissue has no up."""
     turns: bool = True
     """Quarter turns; on a field that is not square the scale is kept and the margins are mirrored."""
+    stain: Fraction = 0.0
+    """Spread of haematoxylin and eosin, each times 1 plus or minus up to this; helps where training cases are few."""
 
 
 class Run(Section):

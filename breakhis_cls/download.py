@@ -19,7 +19,7 @@ def _is_true(words: list[str]) -> bool:
     return words != ["False"]
 
 
-FLAG: Any = PrimitiveConstructorSpec(   # other switches are spelled out, as --data.skip_broken True
+FLAG: Any = PrimitiveConstructorSpec(  # other switches are spelled out, as --data.skip_broken True
     nargs="*",
     metavar="",
     instance_from_str=_is_true,

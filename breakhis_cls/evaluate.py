@@ -78,9 +78,7 @@ def _write(experiment: Experiment, folder: Path, images_root: Path | None) -> di
     return numbers
 
 
-def _compare(
-    experiments: list[Experiment], tables: list[pd.DataFrame], folder: Path, images_root: Path | None
-) -> None:
+def _compare(experiments: list[Experiment], tables: list[pd.DataFrame], folder: Path, images_root: Path | None) -> None:
     from .evaluation import compared
     from .files import write_json
 
@@ -93,9 +91,7 @@ def _compare(
 def _default_folder(experiments: list[Experiment]) -> Path:
     settings = experiments[0].settings
     name = (
-        experiments[0].name
-        if len(experiments) == 1
-        else " vs ".join(one.name for one in experiments).replace(" ", "-")
+        experiments[0].name if len(experiments) == 1 else " vs ".join(one.name for one in experiments).replace(" ", "-")
     )
     return (settings.run.reports if settings else Path("reports")) / name[:120]
 

@@ -39,20 +39,14 @@ SHOWN = ("roc_auc", "average_precision", "balanced_accuracy", "sensitivity", "sp
 def main() -> int:
     """Simulate, write docs/coverage.csv, .png and .svg, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--samples", type=int, default=1000, help="simulated test sets for each size and model"
-    )
+    parser.add_argument("--samples", type=int, default=1000, help="simulated test sets for each size and model")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "docs")
     given = parser.parse_args()
     table = pd.concat([coverage(size, model, given.samples) for model in MODELS for size in SIZES])
     given.out.mkdir(exist_ok=True)
     table.round(4).to_csv(given.out / "coverage.csv", index=False)
     figures.save(drawn(table), given.out, "coverage")
-    print(
-        table.pivot_table(
-            index=["model", "size", "metric"], columns="method", values="covered", sort=False
-        ).round(3)
-    )
+    print(table.pivot_table(index=["model", "size", "metric"], columns="method", values="covered", sort=False).round(3))
     return 0
 
 
@@ -62,16 +56,12 @@ def coverage(size: str, model: str, n_samples: int) -> pd.DataFrame:
     truth = population(*SIZES[size], MODELS[model])
     with ProcessPoolExecutor() as pool:
         found = list(pool.map(one_sample, range(n_samples), repeat(size), repeat(model), chunksize=8))
-    rows = pd.DataFrame(
-        [row for sample in found for row in sample], columns=["metric", "method", "low", "high"]
-    )
+    rows = pd.DataFrame([row for sample in found for row in sample], columns=["metric", "method", "low", "high"])
     rows["covered"] = (rows["low"] <= rows["metric"].map(truth)) & (rows["metric"].map(truth) <= rows["high"])
     rows["width"] = rows["high"] - rows["low"]
     rows = rows.dropna(subset=["low", "high"]).astype({"covered": float})
     summary = rows.groupby(["metric", "method"], sort=False, as_index=False)[["covered", "width"]].mean()
-    return summary.assign(
-        size=size, model=model, true_value=summary["metric"].map(truth), n_samples=n_samples
-    )
+    return summary.assign(size=size, model=model, true_value=summary["metric"].map(truth), n_samples=n_samples)
 
 
 def one_sample(seed: int, size: str, model: str) -> list[tuple[str, str, float | None, float | None]]:
@@ -87,15 +77,9 @@ def one_sample(seed: int, size: str, model: str) -> list[tuple[str, str, float |
         used: intervals.Method = "percentile" if method == "images" else method  # type: ignore[assignment]
         for name in SHOWN:
             behind = metrics.n_behind(name, table)
-            bounds = intervals.of(
-                statistics[name], weights, groups, behind, metrics.span_of(name, table), used
-            )
+            bounds = intervals.of(statistics[name], weights, groups, behind, metrics.span_of(name, table), used)
             rows.append((name, method, bounds.low, bounds.high))
-    return [
-        row
-        for row in rows
-        if not (row[1] == "images" and row[0] in ("recognition_rate", "case_vote_accuracy"))
-    ]
+    return [row for row in rows if not (row[1] == "images" and row[0] in ("recognition_rate", "case_vote_accuracy"))]
 
 
 def population(n_malignant: int, n_benign: int, distance: float) -> dict[str, float]:

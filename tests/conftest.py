@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""   # before anything imports TensorFlow
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports TensorFlow
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from PIL import Image
 
 from breakhis_cls import names
 
-hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)   # busy machines are slow
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)  # busy machines are slow
 hypothesis.settings.load_profile("repeatable")
 
 SLIDES = (   # real ones: 15 folders of 13 cases, all eight subtypes
@@ -25,8 +25,8 @@ SLIDES = (   # real ones: 15 folders of 13 cases, all eight subtypes
     "SOB_M_DC_14-13412", "SOB_M_LC_14-13412", "SOB_M_DC_14-2980", "SOB_M_DC_14-20629", "SOB_M_MC_14-16456",
     "SOB_M_PC_14-12465", "SOB_M_PC_15-190EF",
 )  # fmt: skip
-SIZE_PX = (70, 46)   # width, height; slide 12465 is 70x45 at 100X, as its original is 700x456
-TINT = {"benign": (212, 165, 200), "malignant": (150, 108, 172)}   # RGB; more nuclei, more blue
+SIZE_PX = (70, 46)  # width, height; slide 12465 is 70x45 at 100X, as its original is 700x456
+TINT = {"benign": (212, 165, 200), "malignant": (150, 108, 172)}  # RGB; more nuclei, more blue
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for sequence in (1, 2) if magnification == 200 else (1,):
                 path = root / names.official_path(image_name(slide, magnification, sequence))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                level = 9 if "LC_14-13412" in slide else 1   # equal pixels, different bytes
+                level = 9 if "LC_14-13412" in slide else 1  # equal pixels, different bytes
                 picture(slide, magnification, sequence).save(path, compress_level=level)
     return root.parent
 
@@ -62,7 +62,7 @@ def image_name(slide: str, magnification: int, sequence: int) -> str:
 def picture(slide: str, magnification: int, sequence: int) -> Image.Image:
     """Noise whose colour tells the label and, more faintly, the case; DC and LC of 13412 are the same."""
     case = int(names.case_of(slide))
-    number = slide.rpartition("-")[2]   # with its block letters: sibling folders differ, DC and LC do not
+    number = slide.rpartition("-")[2]  # with its block letters: sibling folders differ, DC and LC do not
     rng = np.random.default_rng((*number.encode(), magnification, sequence))
     width_px, height_px = SIZE_PX
     if case == 12465 and magnification == 100:

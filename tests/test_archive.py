@@ -24,7 +24,7 @@ from breakhis_cls.data import archive, census, index, sources
 from breakhis_cls.errors import DataError
 
 IMAGE = f"BreaKHis_v1/{names.official_path('SOB_B_A-14-22549AB-40-001.png')}"
-TINY = {(slide, m): 2 if m == 200 else 1 for slide in SLIDES for m in names.MAGNIFICATIONS}   # of conftest
+TINY = {(slide, m): 2 if m == 200 else 1 for slide in SLIDES for m in names.MAGNIFICATIONS}  # of conftest
 STRAY = ["__MACOSX/._x", "BreaKHis_v1/.DS_Store", "BreaKHis_v1/histology_slides/Thumbs.db",
          "BreaKHis_v1/histology_slides/breast/._SOB_B_A-14-22549AB-40-001.png"]  # fmt: skip
 
@@ -76,7 +76,7 @@ def left_in(root: Path) -> list[str]:
 @pytest.mark.parametrize("kind", ["b.zip", "b.tar.gz", "b.tar", "folder"])
 def test_the_tree_of_any_source_is_the_same(tiny_tree: Path, tmp_path: Path, kind: str) -> None:
     tree = contents(tiny_tree)
-    members = {f"BreaKHis_v1/{name}": content for name, content in tree.items()}   # doubled, as Kaggle's
+    members = {f"BreaKHis_v1/{name}": content for name, content in tree.items()}  # doubled, as Kaggle's
     members |= {"Folds.csv": b"mag,grp\n"} | dict.fromkeys(STRAY, b"stray")
     pack = {"b.zip": zipped, "folder": written}.get(kind, tarred)
     unpacked = archive.unpack(pack(members, tmp_path / kind), tmp_path / "root")
@@ -179,7 +179,7 @@ def test_a_wrong_checksum_of_any_member_is_found(tmp_path: Path, damaged: str) -
 def test_a_wrong_checksum_of_a_tarball_is_found(tmp_path: Path) -> None:
     path = tarred({IMAGE: os.urandom(100_000)}, tmp_path / "b.tar.gz")
     raw = bytearray(path.read_bytes())
-    raw[50_000] ^= 1   # in a stored block: only the checksum at the end can tell
+    raw[50_000] ^= 1  # in a stored block: only the checksum at the end can tell
     path.write_bytes(raw)
     with pytest.raises(archive.DamagedError):
         archive.unpack(path, tmp_path / "root")
@@ -191,7 +191,7 @@ def test_a_wrong_checksum_of_a_tarball_is_found(tmp_path: Path) -> None:
 def test_an_archive_cut_short_is_found(tmp_path: Path, kind: str, share: float) -> None:
     members = {IMAGE: os.urandom(50_000), f"{IMAGE[:-5]}2.png": os.urandom(50_000)}
     path = (zipped if kind == "b.zip" else tarred)(members, tmp_path / kind)
-    size = 100_000 if kind == "b.tar" else path.stat().st_size   # tar pads its end
+    size = 100_000 if kind == "b.tar" else path.stat().st_size  # tar pads its end
     os.truncate(path, int(size * share))
     with pytest.raises(archive.DamagedError, match=r"damaged, or neither zip nor tar \(.+\); get it anew"):
         archive.unpack(path, tmp_path / "root")
@@ -201,7 +201,7 @@ def test_an_archive_cut_short_is_found(tmp_path: Path, kind: str, share: float) 
 def test_an_encrypted_zip_is_named(tmp_path: Path) -> None:
     path = zipped({IMAGE: b"image"}, tmp_path / "b.zip")
     raw = bytearray(path.read_bytes())
-    raw[raw.rindex(b"PK\x01\x02") + 8] |= 1   # the flag of encryption in the table of contents
+    raw[raw.rindex(b"PK\x01\x02") + 8] |= 1  # the flag of encryption in the table of contents
     path.write_bytes(raw)
     with pytest.raises(DataError, match="holds an encrypted file"):
         archive.unpack(path, tmp_path / "root")

@@ -72,7 +72,7 @@ def test_images_on_disk_show_equal_pixels(tiny_tree, tmp_path, capsys):
     argv = ["--data.root", str(tiny_tree), "--data.cache", str(tmp_path), "--split.protocol", "spanhol"]
     code, found = audited(tmp_path, *argv)
     assert code == 1 and found["with_images"]
-    first = found["folds"][0]["leaks"]["pixels"]   # 13412: DC is in train, LC in test
+    first = found["folds"][0]["leaks"]["pixels"]  # 13412: DC is in train, LC in test
     assert (len(first["keys"]), first["test_images"]) == (5, 5)
     assert "10 files hold 5 images" in capsys.readouterr().out
 
@@ -118,7 +118,7 @@ def test_a_weak_validation_is_told(tmp_path, capsys):
     rows = "SOB_B_A_14-22549AB,train\nSOB_B_A_14-22549CD,validation\nSOB_M_DC_14-2980,test\n"
     (tmp_path / "mine.csv").write_text("slide,part\n" + rows)
     code, found = audited(tmp_path, "--split.protocol", str(tmp_path / "mine.csv"))
-    assert code == 0   # the test part is clean; what is chosen on validation is not
+    assert code == 0  # the test part is clean; what is chosen on validation is not
     assert any("validation of fold 0 is grouped less strictly" in sentence for sentence in found["told"])
 
 

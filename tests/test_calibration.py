@@ -32,8 +32,7 @@ def test_temperature_undoes_what_was_sharpened() -> None:
     assert calibration.temperature(sharpened(table, 3)) == pytest.approx(3 * found, rel=1e-3)
     best = calibration.scaled(table, found)
     losses = [
-        sk.log_loss(predictions.truth(table), calibration.scaled(table, found * f)["p_malignant"])
-        for f in (0.9, 1.1)
+        sk.log_loss(predictions.truth(table), calibration.scaled(table, found * f)["p_malignant"]) for f in (0.9, 1.1)
     ]
     assert sk.log_loss(predictions.truth(table), best["p_malignant"]) < min(losses)
 
@@ -138,9 +137,7 @@ def test_errors_by_stratum_add_up_to_all_errors() -> None:
 
 def test_agreement_by_hand() -> None:
     table = made(magnifications=(40, 100))
-    table["p_malignant"] = np.where(
-        table["magnification"] == 40, 0.9, np.where(table["case"] == "22549", 0.1, 0.9)
-    )
+    table["p_malignant"] = np.where(table["magnification"] == 40, 0.9, np.where(table["case"] == "22549", 0.1, 0.9))
     table["p_benign"] = 1 - table["p_malignant"]
     rows = failures.agreement(table)  # two of fifteen slides are of case 22549
     assert rows["n_slides"].tolist() == [15, 15] and rows["agree"].tolist() == [13 / 15, 13 / 15]

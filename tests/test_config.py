@@ -28,7 +28,7 @@ def test_yaml_then_command_line(tmp_path):
     path = _yaml(tmp_path, "head: {epochs: 7, peak_lr: 1e-3}\nsplit: {fold: 1}\n")
     settings = _parse("--config", str(path), "--split.fold", "2", "--data.magnifications", "40", "200")
     assert (settings.head.epochs, settings.split.fold, settings.name) == (7, 2, "mine")
-    assert settings.head.peak_lr == 1e-3   # YAML 1.1 reads it as text
+    assert settings.head.peak_lr == 1e-3  # YAML 1.1 reads it as text
     assert settings.data.magnifications == (40, 200)
     assert settings.head.batch_size == Config().head.batch_size
 
@@ -68,8 +68,11 @@ def test_a_config_that_is_not_there_names_its_neighbour():
 
 @pytest.mark.parametrize(
     ("argv", "told"),
-    [(["--split.folt", "3"], "--split.fold"), (["--head.epochs", "-1"], "greater than or equal to 0"),
-     (["--data.magnifications", "50"], "50")],
+    [
+        (["--split.folt", "3"], "--split.fold"),
+        (["--head.epochs", "-1"], "greater than or equal to 0"),
+        (["--data.magnifications", "50"], "50"),
+    ],
 )
 def test_wrong_options_exit_with_2_and_one_screen(argv, told, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -25,7 +25,7 @@ from breakhis_cls import download, names
 from breakhis_cls.data import archive, census
 
 TINY = {(slide, m): 2 if m == 200 else 1 for slide in SLIDES for m in names.MAGNIFICATIONS}
-CUT = (5 << 19) + 17   # 2.5 MiB: the client keeps whole chunks of 1 MiB
+CUT = (5 << 19) + 17  # 2.5 MiB: the client keeps whole chunks of 1 MiB
 KEPT = 2 << 20
 
 
@@ -33,13 +33,13 @@ class Kaggle(BaseHTTPRequestHandler):
     """What the client asks of Kaggle: who am I, where is the archive, and the archive, maybe in pieces."""
 
     archive = b""
-    cut_at: int | None = None   # the connection breaks here
+    cut_at: int | None = None  # the connection breaks here
     cuts_left = 0
-    status = 200   # of the answer to DownloadDataset
-    known = True   # whether the token is somebody's
+    status = 200  # of the answer to DownloadDataset
+    known = True  # whether the token is somebody's
     has_etag = True
     modified = "Mon, 02 Jan 2017 03:04:05 GMT"
-    seen: list[str]   # requests, and for the archive the range asked for
+    seen: list[str]  # requests, and for the archive the range asked for
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
@@ -75,7 +75,7 @@ class Kaggle(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
-        with contextlib.suppress(ConnectionError):   # the client hangs up once it has seen the offer
+        with contextlib.suppress(ConnectionError):  # the client hangs up once it has seen the offer
             self.wfile.write(body)
         self.close_connection = length is not None
 
@@ -98,7 +98,7 @@ def kaggle(tiny_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                         "KAGGLE_API_TOKEN": "token", "NO_PROXY": "*", "no_proxy": "*"}.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     for module in [module for module in sys.modules if module.partition(".")[0] == "kaggle"]:
-        monkeypatch.delitem(sys.modules, module)   # it looks for its folder on import
+        monkeypatch.delitem(sys.modules, module)  # it looks for its folder on import
     monkeypatch.setitem(
         kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, f"http://127.0.0.1:{server.server_port}"
     )
@@ -173,7 +173,7 @@ def test_a_line_that_stays_cut_is_resumed_by_the_next_command(kaggle, tiny_tree,
     kaggle.cuts_left = 0
     kaggle.seen.clear()
     assert download.main([]) == 0
-    assert blobs(kaggle) == ["bytes=0-", f"bytes={KEPT}-"]   # the first is the offer, which is not read
+    assert blobs(kaggle) == ["bytes=0-", f"bytes={KEPT}-"]  # the first is the offer, which is not read
     assert_whole(kaggle, tiny_tree)
 
 
@@ -322,7 +322,7 @@ def test_a_tree_that_is_not_whole_is_unpacked_and_told(kaggle, tiny_tree, tmp_pa
     assert said in capsys.readouterr().out
     assert download.main(["--verify"]) == 1
     assert said in capsys.readouterr().out
-    assert download.main(["--from_dir", str(tiny_tree)]) == 2   # what is there is not ours to remove
+    assert download.main(["--from_dir", str(tiny_tree)]) == 2  # what is there is not ours to remove
     assert f"Move {TREE} away" in capsys.readouterr().err
 
 

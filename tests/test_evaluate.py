@@ -112,9 +112,7 @@ def test_a_table_of_breakhis_s_size_takes_less_than_20_seconds(tmp_path: Path) -
     table = simulated(np.random.default_rng(0), 54, 16, n_images=113).iloc[:7_909]
     table["magnification"] = np.resize([40, 100, 200, 400], len(table))
     table["subtype"] = np.where(table["label"] == "malignant", "DC", "F")
-    table.assign(protocol="case", data="breakhis-1a2b3c4d", model="net").to_csv(
-        tmp_path / "p.csv", index=False
-    )
+    table.assign(protocol="case", data="breakhis-1a2b3c4d", model="net").to_csv(tmp_path / "p.csv", index=False)
     start_s = time.process_time()
     report = evaluate.evaluate([tmp_path / "p.csv"], tmp_path / "out")
     assert time.process_time() - start_s < 20
@@ -128,9 +126,7 @@ def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
     assert first == again
 
 
-def test_experiments_are_compared_on_the_same_images(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_experiments_are_compared_on_the_same_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made().to_csv(tmp_path / "one.csv", index=False)
     made(seed=1).assign(model="other", seed=0).to_csv(tmp_path / "two.csv", index=False)
     both = [str(tmp_path / "one.csv"), str(tmp_path / "two.csv"), "--out", str(tmp_path / "out")]
@@ -138,27 +134,20 @@ def test_experiments_are_compared_on_the_same_images(
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     auc = [found["experiments"][name]["pooled"]["roc_auc"]["value"] for name in ("one", "two")]
     entry = next(entry for entry in found["comparisons"] if entry["metric"] == "roc_auc")
-    assert (
-        entry["difference"] == pytest.approx(auc[1] - auc[0])
-        and entry["low"] < entry["difference"] < entry["high"]
-    )
+    assert entry["difference"] == pytest.approx(auc[1] - auc[0]) and entry["low"] < entry["difference"] < entry["high"]
     assert [vote["votes"] for vote in found["votes"]] == ["slide", "case"]
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "not told apart" in page and 'href="two/index.html"' in page
     assert (tmp_path / "out" / "two" / "index.html").is_file()
 
 
-def test_other_test_sets_are_refused_unless_common(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_test_sets_are_refused_unless_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made().to_csv(tmp_path / "one.csv", index=False)
     made(magnifications=(40, 100)).assign(model="other").to_csv(tmp_path / "two.csv", index=False)
     both = [str(tmp_path / "one.csv"), str(tmp_path / "two.csv"), "--out", str(tmp_path / "out")]
     assert evaluate.main(both) == 2
     told = capsys.readouterr().err
-    assert (
-        "the test sets differ, 30 images are common" in told and "one: 60 test images, 30 of its own" in told
-    )
+    assert "the test sets differ, 30 images are common" in told and "one: 60 test images, 30 of its own" in told
     assert not (tmp_path / "out").exists()
     assert evaluate.main([*both, "--common", "True"]) == 0
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["n_images"] == 30

@@ -15,7 +15,11 @@ HASHES = np.array([f"{at:064x}" for at in range(N)])
 
 def _settings(cache, **model):
     return config.Config.model_validate(
-        {"data": {"cache": cache}, "image": {"height_px": HEIGHT, "width_px": WIDTH}, "model": {"weights": "random"} | model}
+        {
+            "data": {"cache": cache},
+            "image": {"height_px": HEIGHT, "width_px": WIDTH},
+            "model": {"weights": "random"} | model,
+        }
     )
 
 
@@ -58,8 +62,11 @@ def test_goes_on_where_it_was(tmp_path, monkeypatch):
     np.testing.assert_array_equal(_means(tmp_path / "killed"), undisturbed)
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: raw[:200] + b"\xff" + raw[201:],
-                                    lambda raw: b""], ids=["cut", "flipped", "empty"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda raw: raw[: len(raw) // 2], lambda raw: raw[:200] + b"\xff" + raw[201:], lambda raw: b""],
+    ids=["cut", "flipped", "empty"],
+)
 def test_a_damaged_shard_is_computed_again(tmp_path, damage):
     whole = _means(tmp_path)
     (shard,) = tmp_path.glob("shard-*")
@@ -69,7 +76,9 @@ def test_a_damaged_shard_is_computed_again(tmp_path, damage):
 
 def test_blocks_are_columns_of_one_extraction(tmp_path):
     rows = slice(0, 3)
-    both = features.of_backbone(_settings(tmp_path, features=["conv4", "conv5"]), HASHES[rows], PIXELS, np.arange(3), (0, 5))
+    both = features.of_backbone(
+        _settings(tmp_path, features=["conv4", "conv5"]), HASHES[rows], PIXELS, np.arange(3), (0, 5)
+    )
     late = features.of_backbone(_settings(tmp_path), HASHES[rows], PIXELS, np.arange(3), (0, 5))
     assert both.shape == (3, 2, 1024 + 2048)
     np.testing.assert_array_equal(both[:, :, 1024:], late)

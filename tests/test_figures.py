@@ -62,9 +62,7 @@ def test_curves_run_from_corner_to_corner() -> None:
     x, y = np.asarray(pooled.get_xdata()), np.asarray(pooled.get_ydata())
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1) and (np.diff(x) >= 0).all() and (np.diff(y) >= 0).all()
     assert len(by_magnification) == 4
-    assert (
-        len({str(line.get_linestyle()) + str(line.get_color()) for line in [pooled, *by_magnification]}) == 5
-    )
+    assert len({str(line.get_linestyle()) + str(line.get_color()) for line in [pooled, *by_magnification]}) == 5
 
 
 def test_a_stratum_of_one_class_has_no_curve() -> None:
@@ -92,11 +90,7 @@ def test_equal_figures_give_equal_bytes(draw, tmp_path: Path) -> None:
 
 def test_surest_errors_are_wrong_and_at_most_two_of_a_slide() -> None:
     rows = pictures.surest_errors(made(), 50)
-    assert (
-        (rows["true"] != rows["named"]).all()
-        and (rows["p"] >= 0.5).all()
-        and rows["p"].is_monotonic_decreasing
-    )
+    assert (rows["true"] != rows["named"]).all() and (rows["p"] >= 0.5).all() and rows["p"].is_monotonic_decreasing
     assert rows["slide"].value_counts().max() <= 2
 
 
@@ -106,6 +100,4 @@ def test_pictures_come_from_disk_or_not_at_all(tiny_tree: Path, tmp_path: Path) 
     assert sheet and errors
     assert sum(len(ax.images) for ax in sheet.axes) == 32
     assert sum(len(ax.images) for ax in errors.axes) == len(pictures.surest_errors(table))
-    assert (
-        pictures.sample_sheet(table, tmp_path) is None and pictures.confident_errors(table, tmp_path) is None
-    )
+    assert pictures.sample_sheet(table, tmp_path) is None and pictures.confident_errors(table, tmp_path) is None

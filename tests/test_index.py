@@ -136,7 +136,7 @@ def test_an_interrupted_index_goes_on(tree, tmp_path, monkeypatch):
     n_decoded.clear()
     monkeypatch.setattr(index, "decode_bytes", lambda raw: n_decoded.append(1) or png.decode_bytes(raw))
     resumed = index.load(data)
-    assert len(n_decoded) == 75 - 39   # those before the one that stopped it were kept
+    assert len(n_decoded) == 75 - 39  # those before the one that stopped it were kept
     assert resumed.equals(index.load(settings(tree, tmp_path / "other")))
 
 
@@ -145,7 +145,7 @@ def test_progress_is_saved_every_few_seconds(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "time", types.SimpleNamespace(monotonic=lambda: next(clock) / 8))
     monkeypatch.setattr(index, "_save", lambda table, folder: saved.append(len(table)))
     index.load(settings(tree, tmp_path))
-    assert saved == [0, 41, 75]   # the clock moves by an eighth of a second an image
+    assert saved == [0, 41, 75]  # the clock moves by an eighth of a second an image
 
 
 def test_a_kept_table_that_is_not_ours_is_made_anew(tree, tmp_path):

@@ -25,9 +25,7 @@ def simulated(rng: np.random.Generator, n_malignant: int, n_benign: int, n_image
     })  # fmt: skip
 
 
-def interval(
-    table: pd.DataFrame, name: str, n_behind: int, method: intervals.Method = "logit_t"
-) -> intervals.Interval:
+def interval(table: pd.DataFrame, name: str, n_behind: int, method: intervals.Method = "logit_t") -> intervals.Interval:
     statistics, cases = tallies.of(table)
     weights = intervals.case_weights(len(cases), 400, seed=1)
     groups = intervals.groups_of(table, cases)
@@ -45,10 +43,7 @@ def test_intervals_repeat_and_hold_the_value() -> None:
     assert first == again
     assert all(result["low"] <= result["value"] <= result["high"] for result in first.values())
     other = metrics.of(made(), n_resamples=300, seed=1)["pooled"]
-    assert (
-        other["roc_auc"]["value"] == first["roc_auc"]["value"]
-        and other["roc_auc"]["low"] != first["roc_auc"]["low"]
-    )
+    assert other["roc_auc"]["value"] == first["roc_auc"]["value"] and other["roc_auc"]["low"] != first["roc_auc"]["low"]
 
 
 def test_images_taken_for_independent_give_too_narrow_an_interval() -> None:
@@ -115,9 +110,7 @@ def test_the_bootstrap_agrees_with_scipy_on_its_spread() -> None:
 
     table = simulated(np.random.default_rng(2), 30, 30, n_images=1)
     right = ((table["p_malignant"] >= 0.5) == (table["label"] == "malignant")).to_numpy(float)
-    theirs = stats.bootstrap(
-        (right,), np.mean, method="percentile", n_resamples=5_000, rng=np.random.default_rng(0)
-    )
+    theirs = stats.bootstrap((right,), np.mean, method="percentile", n_resamples=5_000, rng=np.random.default_rng(0))
     statistics, cases = tallies.of(table)
     drawn = statistics["image_accuracy"](intervals.case_weights(len(cases), 5_000, seed=0))
     bounds = theirs.confidence_interval

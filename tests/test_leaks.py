@@ -130,7 +130,7 @@ def test_fingerprints_are_kept(tiny_tree, tmp_path, monkeypatch):
     first = leaks.fingerprints(images, index.root_of(data), tmp_path)
     assert first["file"].tolist() == images["file"].tolist()
     assert first["signs"].str.fullmatch("[0-9a-f]{64}").all()
-    monkeypatch.setattr(leaks, "decode", None)   # a second call opens no image
+    monkeypatch.setattr(leaks, "decode", None)  # a second call opens no image
     assert leaks.fingerprints(images, index.root_of(data), tmp_path).equals(first)
 
 
@@ -141,7 +141,7 @@ def test_both_error_rates_on_real_images(shared):
     table = pd.DataFrame({"file": [path.name for path in paths]})
     table["signs"] = [leaks.signs_of(np.asarray(picture)) for picture in pictures]
     table["pixel_sha256"] = [pixel_sha256(np.asarray(picture)) for picture in pictures]
-    assert leaks.near_pairs(table).empty   # DC and LC of 13412 are equal pixels, not near ones
+    assert leaks.near_pairs(table).empty  # DC and LC of 13412 are equal pixels, not near ones
     copies = [copied(picture, LEFT_RIGHT, 224, 75) for picture in pictures[::3]]
     assert max(map(bits_between, pictures[::3], copies)) < 20
 

@@ -111,9 +111,7 @@ def test_macro_metrics_run_over_the_classes_present() -> None:
     table = table[table["subtype"].isin(["DC", "F"])]
     y, named = predictions.truth(table), predictions.predicted(table)
     expected = (np.mean(named[y == 4] == 4) + np.mean(named[y == 1] == 1)) / 2
-    assert metrics.of(table, n_resamples=50)["pooled"]["balanced_accuracy"]["value"] == pytest.approx(
-        expected
-    )
+    assert metrics.of(table, n_resamples=50)["pooled"]["balanced_accuracy"]["value"] == pytest.approx(expected)
 
 
 def test_what_is_undefined_says_why(small: pd.DataFrame) -> None:
@@ -169,9 +167,5 @@ def test_weights_mean_repetition() -> None:
     copies = table.loc[np.repeat(table.index, weights[0][cases.get_indexer(table["case"])].astype(int))]
     y, p = predictions.truth(copies), copies["p_malignant"]
     assert statistics["roc_auc"](weights)[0] == pytest.approx(sk.roc_auc_score(y, p))
-    assert statistics["average_precision"](weights)[0] == pytest.approx(
-        sk.average_precision_score(y, p), rel=1e-6
-    )
-    assert statistics["mcc"](weights)[0] == pytest.approx(
-        sk.matthews_corrcoef(y, predictions.predicted(copies))
-    )
+    assert statistics["average_precision"](weights)[0] == pytest.approx(sk.average_precision_score(y, p), rel=1e-6)
+    assert statistics["mcc"](weights)[0] == pytest.approx(sk.matthews_corrcoef(y, predictions.predicted(copies)))

@@ -43,7 +43,7 @@ def test_turns_alone_mirror_nothing():
 def test_a_quarter_turn_of_an_oblong_keeps_the_middle_at_its_scale():
     image = _images(4, 8, 1)
     turned = pipeline.turned(tf.constant(image), tf.constant([4], dtype=tf.int64)).numpy()[0]
-    swapped = image[0].transpose(1, 0, 2)   # 8 x 4: rows 2...5 are kept, two columns are mirrored on each side
+    swapped = image[0].transpose(1, 0, 2)  # 8 x 4: rows 2...5 are kept, two columns are mirrored on each side
     np.testing.assert_array_equal(turned[:, 2:6], swapped[2:6])
     np.testing.assert_array_equal(turned[:, 1], turned[:, 2])
 
@@ -61,14 +61,14 @@ def test_a_later_start_gives_the_later_epochs():
     whole = [x.numpy().tobytes() for x, _, _ in pipeline.training(rows, 3, 5, 0, 4)]
     late = [x.numpy().tobytes() for x, _, _ in pipeline.training(rows, 3, 5, 2, 4)]
     assert whole[6:] == late
-    assert len(set(whole)) > 6   # epochs differ
+    assert len(set(whole)) > 6  # epochs differ
 
 
 def test_stored_views_are_picked_as_pixels_are_turned():
     features = np.arange(6 * 8, dtype=np.float32).reshape(6, 8, 1)
     picked = pipeline.Rows(features, np.arange(6), np.eye(6), views=pipeline.ALL_VIEWS)
     order, views = pipeline.epoch_order(6, 1, 0), pipeline.epoch_views(6, 1, 0, picked.views)
-    (inputs, targets, weights), = pipeline.training(picked, 6, 1, 0, 1)
+    ((inputs, targets, weights),) = pipeline.training(picked, 6, 1, 0, 1)
     np.testing.assert_array_equal(inputs[:, 0], features[order, views[order], 0])
     np.testing.assert_array_equal(targets, np.eye(6)[order])
     assert (weights.numpy() == 1).all()
@@ -80,8 +80,10 @@ def test_balanced_chances_by_hand():
     np.testing.assert_allclose(pipeline.class_weights(labels), [2 / 3, 2 / 3, 2 / 3, 2])
 
 
-@pytest.mark.parametrize(("flips", "turns", "views"), [(1, 1, pipeline.ALL_VIEWS), (1, 0, pipeline.FLIPS),
-                                                       (0, 1, pipeline.TURNS), (0, 0, (0,))])
+@pytest.mark.parametrize(
+    ("flips", "turns", "views"),
+    [(1, 1, pipeline.ALL_VIEWS), (1, 0, pipeline.FLIPS), (0, 1, pipeline.TURNS), (0, 0, (0,))],
+)
 def test_settings_name_the_views(flips, turns, views):
     assert pipeline.views_of(config.Augment(flips=bool(flips), turns=bool(turns))) == views
 

@@ -20,7 +20,7 @@ from breakhis_cls.data import index, parallel, pixels
 from breakhis_cls.errors import DataError
 
 SMALL = config.Image(height_px=23, width_px=35)
-CHUNK_BYTES = 4 * 23 * 35 * 3   # 4 images a chunk, 19 chunks for the tiny tree
+CHUNK_BYTES = 4 * 23 * 35 * 3  # 4 images a chunk, 19 chunks for the tiny tree
 pytestmark = pytest.mark.filterwarnings("ignore:.*of BreakHis's:UserWarning")
 
 SLOW_BUILDER = """
@@ -266,9 +266,9 @@ def test_every_shape_fits_and_a_flat_colour_stays_flat(fit, shape):
 
 def test_crop_takes_the_centre_and_pad_keeps_all():
     image = np.zeros((100, 300, 3), np.uint8)
-    image[:, 100:200] = 200   # the middle third
+    image[:, 100:200] = 200  # the middle third
     cropped = pixels.fit(image, settings("crop", 50, 50))
-    assert (cropped[:, 1:-1] == 200).all() and (cropped > 150).all()   # the filter looks a pixel beyond
+    assert (cropped[:, 1:-1] == 200).all() and (cropped > 150).all()  # the filter looks a pixel beyond
     padded = pixels.fit(image, settings("pad", 60, 60))
     assert (padded[:20] == pixels.GLASS).all() and (padded[40:] == pixels.GLASS).all()
     assert (padded[20:40, 22:38] == 200).all() and (padded[20:40, :18] == 0).all()

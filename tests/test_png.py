@@ -37,14 +37,12 @@ GREY = Image.fromarray(PIXELS[..., 0])
 PALETTE = Image.fromarray(PIXELS).quantize(16)
 HALF_CLEAR = Image.fromarray(np.dstack([PIXELS, np.full((46, 70), 128, np.uint8)]))
 OPAQUE = Image.fromarray(np.dstack([PIXELS, np.full((46, 70), 255, np.uint8)]))
-TRUE_16_BIT = with_chunks(   # Pillow cannot write it: a header of depth 16 over twice the bytes
+TRUE_16_BIT = with_chunks(  # Pillow cannot write it: a header of depth 16 over twice the bytes
     written(Image.fromarray(np.zeros((46, 140, 3), np.uint8))),
     lambda kind, body: (70).to_bytes(4) + body[4:8] + b"\x10" + body[9:] if kind == b"IHDR" else body,
 )
-SHORT = zlib.compress(bytes([0, *[99] * 210]) * 20)   # 20 rows: filter 0, then 70 RGB pixels
-BOMB = with_chunks(
-    RGB, lambda kind, body: (60_000).to_bytes(4) * 2 + body[8:] if kind == b"IHDR" else body
-)
+SHORT = zlib.compress(bytes([0, *[99] * 210]) * 20)  # 20 rows: filter 0, then 70 RGB pixels
+BOMB = with_chunks(RGB, lambda kind, body: (60_000).to_bytes(4) * 2 + body[8:] if kind == b"IHDR" else body)
 
 CANNOT = {
     "empty": (b"", "empty file"),

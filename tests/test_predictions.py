@@ -15,9 +15,7 @@ from breakhis_cls.errors import DataError
 from breakhis_cls.evaluation import predictions
 
 
-def made(
-    magnifications: tuple[int, ...] = names.MAGNIFICATIONS, seed: int = 0, fold: int = 0
-) -> pd.DataFrame:
+def made(magnifications: tuple[int, ...] = names.MAGNIFICATIONS, seed: int = 0, fold: int = 0) -> pd.DataFrame:
     """Binary predictions of one image a slide and magnification: some 80 % right, case by case alike."""
     rows = []
     for slide in SLIDES:
@@ -57,9 +55,7 @@ def test_a_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_missing_columns_are_named() -> None:
-    assert "lacks columns: case, p_<class>" in refusal(
-        made().drop(columns=["case", "p_benign", "p_malignant"])
-    )
+    assert "lacks columns: case, p_<class>" in refusal(made().drop(columns=["case", "p_benign", "p_malignant"]))
     assert "expected p_benign and p_malignant" in refusal(made().drop(columns="p_benign"))
 
 
@@ -88,10 +84,7 @@ def test_labels_that_contradict_the_name() -> None:
     table = made()
     table.loc[0, ["label", "subtype"]] = ["malignant", "DC"]
     told = refusal(table)
-    assert (
-        "1 of 60 rows that contradict their file name" in told
-        and "label malignant, the name says benign" in told
-    )
+    assert "1 of 60 rows that contradict their file name" in told and "label malignant, the name says benign" in told
     foreign = made().assign(file=[f"{at}.tif" for at in range(60)], label="malignant", subtype="DC")
     predictions.checked(foreign)  # another grammar says nothing
 

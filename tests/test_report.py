@@ -98,10 +98,7 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
 
 def test_the_first_screen_says_what_was_found_on_what(tmp_path: Path) -> None:
     page = written(made(), tmp_path)
-    assert (
-        "On 60 test images of 13 cases (breakhis-1a2b3c4d, protocol case), net tells malignant from benign"
-        in page
-    )
+    assert "On 60 test images of 13 cases (breakhis-1a2b3c4d, protocol case), net tells malignant from benign" in page
     assert "fold 0 (counted from 0)" in page and 'class="banner' not in page
     assert "Few test cases: benign 7, malignant 6." in page
 
@@ -140,9 +137,7 @@ def test_thresholds_from_validation_are_frozen_in_a_file(tmp_path: Path) -> None
     foreign = validation.assign(file="v" + validation["file"].str.replace("SOB", "own"))
     page = written(pd.concat([made(), foreign]), tmp_path)
     assert "Thresholds were chosen on validation" in page and "with temperature" in page
-    assert {entry["chosen_on"] for entry in json.loads((tmp_path / "thresholds.json").read_text())} == {
-        "validation"
-    }
+    assert {entry["chosen_on"] for entry in json.loads((tmp_path / "thresholds.json").read_text())} == {"validation"}
 
 
 def test_eight_classes(tmp_path: Path) -> None:
@@ -158,8 +153,6 @@ def test_one_class_alone_is_told_not_scored(tmp_path: Path) -> None:
 
 
 def test_text_is_escaped(tmp_path: Path) -> None:
-    experiment = sources.experiments([sources.Source(tmp_path / "p.csv", made().assign(model="<b>net</b>"))])[
-        0
-    ]
+    experiment = sources.experiments([sources.Source(tmp_path / "p.csv", made().assign(model="<b>net</b>"))])[0]
     page = report.write(experiment, metrics.of(made(), n_resamples=50), tmp_path)
     assert "<b>net" not in page.read_text(encoding="utf-8")

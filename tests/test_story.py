@@ -40,8 +40,15 @@ def story(tiny_tree, tmp_path_factory):
 def test_a_run_leaves_its_files(story):
     _, _, run = story
     left = {path.name for path in run.folder.iterdir()}
-    assert {"config.yaml", "environment.json", "split.csv", "history.csv", "model.keras", "predictions.csv",
-            "metrics.json"} <= left
+    assert {
+        "config.yaml",
+        "environment.json",
+        "split.csv",
+        "history.csv",
+        "model.keras",
+        "predictions.csv",
+        "metrics.json",
+    } <= left
     assert "outputs" not in left
     assert run.folder.name.startswith("story-0-0-")
 
@@ -75,7 +82,13 @@ def test_history_holds_both_phases(story):
 def test_the_report_is_whole(story):
     _, _, run = story
     left = {path.name for path in run.report.iterdir()}
-    assert {"index.html", "metrics.json", "confusion_matrix.png", "confusion_matrix.svg", "confusion_matrix_40x.png"} <= left
+    assert {
+        "index.html",
+        "metrics.json",
+        "confusion_matrix.png",
+        "confusion_matrix.svg",
+        "confusion_matrix_40x.png",
+    } <= left
     page = (run.report / "index.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "") and "medical device" in page
 
@@ -106,8 +119,11 @@ def test_another_seed_gives_another_result(story, tiny_tree, tmp_path):
 
 def test_a_run_that_is_open_is_refused_to_a_second(story):
     _, given, run = story
-    with runs.opened(given, run.folder.name), pytest.raises(RunError, match="in use by process"), \
-            runs.opened(given, run.folder.name):
+    with (
+        runs.opened(given, run.folder.name),
+        pytest.raises(RunError, match="in use by process"),
+        runs.opened(given, run.folder.name),
+    ):
         pass
 
 
@@ -130,8 +146,15 @@ def test_predict_tells_what_it_cannot_read(story, tmp_path, capsys):
 
 
 def test_commands_speak_in_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "breakhis_cls.train", "--data.root", str(tmp_path / "nowhere"),
-               "--data.cache", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "breakhis_cls.train",
+        "--data.root",
+        str(tmp_path / "nowhere"),
+        "--data.cache",
+        str(tmp_path),
+    ]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 2
     assert answer.stderr.startswith("error: ") and "Traceback" not in answer.stderr

@@ -20,8 +20,8 @@ from .sources import CHUNK_BYTES, TREE, DamagedError, Member, Source, opened, pr
 
 __all__ = ["FOLDER", "DamagedError", "check_free", "placed", "size", "unpack"]
 
-FOLDER = "BreaKHis_v1"   # the top of the authors' tarball; Kaggle's zip has it twice, one in the other
-FOLDS = "Folds.csv"   # the published folds, beside the tree in Kaggle's zip
+FOLDER = "BreaKHis_v1"  # the top of the authors' tarball; Kaggle's zip has it twice, one in the other
+FOLDS = "Folds.csv"  # the published folds, beside the tree in Kaggle's zip
 JUNK = {".ds_store", "thumbs.db", "__macosx", "desktop.ini"}
 
 Placed = tuple[Member, PurePosixPath | None]
@@ -86,7 +86,7 @@ def size(n_bytes: int) -> str:
 
 def _safe(member: Member, path: Path) -> tuple[str, ...]:
     """The parts of a member's name; DataError if it is not a plain file or folder below the top."""
-    name = member.name.replace("\\", "/")   # some packers on Windows write these
+    name = member.name.replace("\\", "/")  # some packers on Windows write these
     parts = PurePosixPath(name).parts
     if name.startswith("/") or ".." in parts or re.match("[A-Za-z]:", name) or "\0" in name:
         raise DataError(f"{path} holds '{member.name}', which leads out of its folder; nothing was unpacked")
@@ -115,8 +115,9 @@ def _refuse_twins(places: list[Placed], path: Path) -> None:
     for member, place in places:
         twin = first.setdefault(str(place).casefold(), member)
         if place and twin is not member:
-            raise DataError(f"{path} holds both '{twin.name}' and '{member.name}'; expected one such file; "
-                            "remove the other from it")
+            raise DataError(
+                f"{path} holds both '{twin.name}' and '{member.name}'; expected one such file; remove the other from it"
+            )
 
 
 @contextlib.contextmanager
@@ -139,7 +140,7 @@ def _whole_or_nothing(target: Path) -> Iterator[Path]:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             yield unfinished
-            os.sync()   # the renames must not overtake the data after a power cut
+            os.sync()  # the renames must not overtake the data after a power cut
             (unfinished / _hidden(TREE)).rename(unfinished / TREE)
             unfinished.rename(target)
         finally:

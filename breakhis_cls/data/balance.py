@@ -16,7 +16,7 @@ WEIGHTS = {   # of a squared relative deviation
     "cases": 1.0, "cases_by_label": 2.0, "cases_by_subtype": 0.2,
     "images": 1.0, "images_by_label": 4.0, "images_by_subtype": 0.1, "images_by_magnification": 0.25,
 }  # fmt: skip
-NO_LABEL, NO_SUBTYPE = 10.0, 0.05   # cost of a side that lacks one; good folds deviate by some 0.01 a column
+NO_LABEL, NO_SUBTYPE = 10.0, 0.05  # cost of a side that lacks one; good folds deviate by some 0.01 a column
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Problem:
     """What each group brings, (n_groups, n_columns), and what each side should get of the columns' sums."""
 
     counts: np.ndarray
-    shares: np.ndarray      # (n_sides,), sum 1
-    weights: np.ndarray     # (n_columns,)
-    absence: np.ndarray     # (n_columns,): cost of a column that is zero on a side
-    urgency: np.ndarray     # (n_sides,): how much more that costs on a side
+    shares: np.ndarray  # (n_sides,), sum 1
+    weights: np.ndarray  # (n_columns,)
+    absence: np.ndarray  # (n_columns,): cost of a column that is zero on a side
+    urgency: np.ndarray  # (n_sides,): how much more that costs on a side
 
     def cost(self, sums: np.ndarray, side: np.ndarray) -> np.ndarray:
         """(..., n_columns) sums of sides (...) -> (...) cost: chi-square-like, plus what is absent."""
@@ -110,7 +110,7 @@ def _improved(problem: Problem, sides: np.ndarray) -> np.ndarray:
     sides = sides.copy()
     while True:
         move, swap = _moves(problem, sides), _swaps(problem, sides)
-        if min(move.min(), swap.min()) > -1e-9:   # below it, rounding decides
+        if min(move.min(), swap.min()) > -1e-9:  # below it, rounding decides
             return sides
         if move.min() <= swap.min():
             group, side = np.unravel_index(move.argmin(), move.shape)

@@ -14,7 +14,7 @@ from .. import names
 from ..errors import DataError
 from .sources import TREE
 
-Group = tuple[str, int]   # slide, magnification
+Group = tuple[str, int]  # slide, magnification
 
 
 class Census(NamedTuple):
@@ -23,7 +23,7 @@ class Census(NamedTuple):
     root: Path
     n_images: int
     n_expected: int
-    missing: list[str]   # "SOB_B_A_14-22549AB 40X: 28 of 29"
+    missing: list[str]  # "SOB_B_A_14-22549AB 40X: 28 of 29"
     extra: list[str]
 
     @property
@@ -88,7 +88,7 @@ def _pngs(tree: Path) -> list[Path]:
     """Every image of the tree, sorted; what systems leave behind (`._*`) is no image."""
     return sorted(
         Path(folder, name)
-        for folder, subfolders, filenames in os.walk(tree, followlinks=True)   # as the index does
+        for folder, subfolders, filenames in os.walk(tree, followlinks=True)  # as the index does
         if "__MACOSX" not in Path(folder).parts
         for name in filenames
         if name.lower().endswith(".png") and not name.startswith("._")

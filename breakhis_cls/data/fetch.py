@@ -42,7 +42,7 @@ def from_kaggle(folder: Path, root: Path) -> Path:
         _download(_client(), path, root)
     except requests.HTTPError as error:
         raise _refusal(error) from None
-    except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:   # requests' errors are OSErrors
+    except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:  # requests' errors are OSErrors
         raise DownloadError(
             f"the download of {URL} broke off ({error}); the same command goes on with it, "
             "or fetch the zip in a browser and name it with --from-zip"
@@ -66,7 +66,7 @@ def _download(api: Any, path: Path, root: Path) -> None:
         response = client.datasets.dataset_api_client.download_dataset(request)
         offered = {name: response.headers.get(name) for name in ("ETag", "Last-Modified", "Content-Length")}
         if _noted(path).get("offered") != offered:
-            discard(path)   # begun with another archive
+            discard(path)  # begun with another archive
         n_bytes = int(offered["Content-Length"] or ARCHIVE_BYTES)
         n_here = path.stat().st_size if path.exists() else 0
         # PNGs are packed already: the tree is as large as the zip.
@@ -74,7 +74,7 @@ def _download(api: Any, path: Path, root: Path) -> None:
         files.write_json(_note(path), {"offered": offered, "whole": False})
         try:
             api.download_file(response, str(path), client.http_client(), quiet=False, resume=True)
-        except ValueError:   # the client's word for a file that has not the size that was promised
+        except ValueError:  # the client's word for a file that has not the size that was promised
             discard(path)
             raise
         files.write_json(_note(path), {"offered": offered, "whole": True, "bytes": path.stat().st_size})

@@ -25,15 +25,15 @@ from .png import decode, decode_bytes, kind_of, pixel_sha256, unreadable
 
 __all__ = ["broken", "decode", "load", "root_of"]
 
-VERSION = 1   # of what the kept table says about a file; a new number indexes every tree anew
+VERSION = 1  # of what the kept table says about a file; a new number indexes every tree anew
 TREE = "histology_slides"
 COLUMNS: Any = {   # of images.csv
     "file": str, "label": str, "subtype": str, "slide": str, "case": str, "magnification": int,
     "sequence": int, "width_px": int, "height_px": int, "bytes": int, "sha256": str, "pixel_sha256": str,
 }  # fmt: skip
-KEPT: Any = COLUMNS | {"mtime_ns": int, "converted_from": str, "reason": str}   # of the kept table
+KEPT: Any = COLUMNS | {"mtime_ns": int, "converted_from": str, "reason": str}  # of the kept table
 STAMP = ["file", "bytes", "mtime_ns"]
-JUNK = {".ds_store", "thumbs.db", "__macosx", "folds.csv"}   # what systems and Kaggle leave behind
+JUNK = {".ds_store", "thumbs.db", "__macosx", "folds.csv"}  # what systems and Kaggle leave behind
 SAVE_EVERY_S = 5.0
 
 
@@ -84,10 +84,10 @@ def _kept_up_to_date(root: Path, folder: Path) -> pd.DataFrame:
     """The whole tree's table (columns KEPT, sorted by file); only files that `folder` lacks are read."""
     found = _files(root)
     kept = _read_kept(folder / "images.csv")
-    table = kept.merge(found, on=STAMP)   # rows whose size and time still hold
+    table = kept.merge(found, on=STAMP)  # rows whose size and time still hold
     todo = found[~found["file"].isin(table["file"])]
     if len(todo) or len(table) != len(kept):
-        _save(table, folder)   # which also shows, before minutes of work, that it can be kept
+        _save(table, folder)  # which also shows, before minutes of work, that it can be kept
     if len(todo):
         stamps = list(todo.itertuples(index=False, name=None))
         results = in_parallel(lambda stamp: _row(root, *stamp), stamps, "reading images")
@@ -102,7 +102,7 @@ def _collected(results: Iterator[dict[str, Any]], table: pd.DataFrame, folder: P
     try:
         for row in results:
             fresh.append(row)
-            if time.monotonic() - saved_s > max(SAVE_EVERY_S, 20 * cost_s):   # at most 5 % of the time saves
+            if time.monotonic() - saved_s > max(SAVE_EVERY_S, 20 * cost_s):  # at most 5 % of the time saves
                 began_s = time.monotonic()
                 _save(pd.concat([table, _frame(fresh)]), folder)
                 saved_s = time.monotonic()
@@ -161,7 +161,7 @@ def _misplaced(found: str, filename: str) -> str:
 def _stamp(path: Path, root: Path) -> tuple[str, int, int]:
     try:
         stat = path.stat()
-    except OSError:   # a dangling link: reading it gives the reason
+    except OSError:  # a dangling link: reading it gives the reason
         return path.relative_to(root).as_posix(), 0, 0
     return path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns
 
@@ -170,9 +170,7 @@ def _refuse(error: OSError) -> None:
     raise DataError(f"{error.filename}: {unreadable(error)}; mend its rights, or images would be missed")
 
 
-def _walk(
-    base: Path, refuse: Callable[[OSError], None] | None = None
-) -> Iterator[tuple[str, list[str], list[str]]]:
+def _walk(base: Path, refuse: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, list[str], list[str]]]:
     """os.walk in sorted order, through links (each folder once), without what is junk."""
     seen = set[str]()
     for folder, subfolders, filenames in os.walk(base, onerror=refuse, followlinks=True):
@@ -222,9 +220,9 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def _read_kept(path: Path) -> pd.DataFrame:
     try:
         kept = pd.read_csv(path, dtype=KEPT, usecols=list(KEPT), keep_default_na=False)[list(KEPT)]
-    except (OSError, ValueError):   # none yet, or not one of ours: indexed anew
+    except (OSError, ValueError):  # none yet, or not one of ours: indexed anew
         return _frame([])
-    mendable = pd.Series(kept["reason"]).str.startswith("cannot be read")   # without a new modification time
+    mendable = pd.Series(kept["reason"]).str.startswith("cannot be read")  # without a new modification time
     return kept.loc[~mendable]
 
 

@@ -21,10 +21,10 @@ from .parallel import in_parallel
 from .png import decode
 
 KINDS = ("slide", "case", "pixels", "near_duplicate")
-COLUMNS = ["fold", "file", "kind", "key", "seen_file", "n_seen"]   # of leaks.csv
+COLUMNS = ["fold", "file", "kind", "key", "seen_file", "n_seen"]  # of leaks.csv
 
 SIDE_PX, N_LOW = 64, 16
-N_BITS = N_LOW**2 - 1   # the mean is left out
+N_BITS = N_LOW**2 - 1  # the mean is left out
 # Counted on 779 real images (docs/protocols.md): 5,453 flipped, turned, resized and JPEG copies lie within
 # 36 bits of their originals, one field photographed twice is 62 apart, the closest of 303,007 other pairs 88.
 NEAR_BITS = 64
@@ -99,7 +99,7 @@ def signs_of(rgb: np.ndarray) -> str:
     grey = Image.fromarray(rgb).convert("L").resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
     low = dctn(np.asarray(grey, dtype=np.float32), norm="ortho")[:N_LOW, :N_LOW]
     positive = np.asarray(low) > 0
-    positive[0, 0] = False   # the mean, which is always positive
+    positive[0, 0] = False  # the mean, which is always positive
     return np.packbits(positive).tobytes().hex()
 
 
@@ -199,7 +199,7 @@ def _distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _views(signs: np.ndarray) -> list[np.ndarray]:
-    odd = (-1.0) ** np.arange(N_LOW, dtype=np.float32)   # mirrored, cosines of odd frequency change sign
+    odd = (-1.0) ** np.arange(N_LOW, dtype=np.float32)  # mirrored, cosines of odd frequency change sign
     flips = [np.float32(1), odd[:, None], odd[None, :], odd[:, None] * odd[None, :]]
     return [turned * flip for turned in (signs, signs.transpose(0, 2, 1)) for flip in flips]
 

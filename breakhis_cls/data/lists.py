@@ -30,7 +30,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     """A CSV as text, its column names in lower case; DataError if it is none."""
     try:
         table = pd.read_csv(path, dtype=str, comment="#", skipinitialspace=True)
-    except (OSError, ValueError) as error:   # pandas' parser errors and bad UTF-8 are ValueErrors
+    except (OSError, ValueError) as error:  # pandas' parser errors and bad UTF-8 are ValueErrors
         raise DataError(f"{path} is not a readable CSV: {error}") from None
     return table.rename(columns=lambda name: str(name).strip().lower())
 

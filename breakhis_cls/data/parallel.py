@@ -31,7 +31,7 @@ def in_parallel(
         pool = ThreadPoolExecutor(n_cores())
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
         task = bar.add_task(title, total=sum(map(weigh, items)))
-        todo = ((item, pool.submit(function, item)) for item in items)   # submitted as they are drawn
+        todo = ((item, pool.submit(function, item)) for item in items)  # submitted as they are drawn
         waiting = deque(itertools.islice(todo, 4 * n_cores()))
         while waiting:
             item, future = waiting.popleft()

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import config
+from . import stain
 
 FLIPS, TURNS, ALL_VIEWS = (0, 1, 2, 3), (0, 3, 5, 6), tuple(range(8))
 
@@ -16,14 +17,15 @@ class Rows:
     """What a phase trains on: rows of a source array with their targets.
 
     source: (m, ...) array or memory map; index: (n,) rows of it; targets: (n, n_classes) one-hot; weights: (n,) of
-    the loss; chances: (n,) of being drawn, or None to see every row once an epoch; views: those a row may be shown in.
+    the loss; chances: (n,) of being drawn, or None to see every row once an epoch; views: those a row may be shown in;
+    stain: spread of the stains' jitter, for pixels.
     """
 
-    def __init__(self, source, index, targets, weights=None, chances=None, views=(0,)):
+    def __init__(self, source, index, targets, weights=None, chances=None, views=(0,), stain=0.0):
         self.source, self.index = source, np.asarray(index, dtype=np.int64)
         self.targets = np.asarray(targets, dtype=np.float32)
         self.weights = np.ones(len(index), np.float32) if weights is None else np.asarray(weights, dtype=np.float32)
-        self.chances, self.views = chances, np.asarray(views)
+        self.chances, self.views, self.stain = chances, np.asarray(views), stain
 
     def __len__(self) -> int:
         return len(self.index)
@@ -45,6 +47,11 @@ def epoch_order(n: int, seed: int, epoch: int, chances: np.ndarray | None = None
 def epoch_views(n: int, seed: int, epoch: int, views: np.ndarray) -> np.ndarray:
     """(n,) view of each row in one epoch."""
     return views[np.random.default_rng((seed, epoch, 1)).integers(len(views), size=n)]
+
+
+def epoch_stains(n: int, seed: int, epoch: int, spread: float) -> np.ndarray:
+    """(n, 4) draws of each row's stain jitter in one epoch, in (-spread, spread)."""
+    return np.random.default_rng((seed, epoch, 2)).uniform(-spread, spread, (n, 4)).astype(np.float32)
 
 
 def steps_per_epoch(rows: Rows, batch_size: int) -> int:
@@ -77,18 +84,21 @@ def training(rows: Rows, batch_size: int, seed: int, first_epoch: int, epochs: i
     n_steps = steps_per_epoch(rows, batch_size)
 
     @lru_cache(maxsize=2)  # prefetch looks over the edge of an epoch
-    def plan(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         order = epoch_order(len(rows), seed, epoch, rows.chances)
-        return order, epoch_views(len(rows), seed, epoch, rows.views)
+        views = epoch_views(len(rows), seed, epoch, rows.views)
+        return order, views, epoch_stains(len(rows), seed, epoch, rows.stain)
 
     def batch(step: np.int64):
         epoch, at = divmod(int(step), n_steps)
-        order, views = plan(epoch)
+        order, views, stains = plan(epoch)
         chosen = order[at * batch_size : (at + 1) * batch_size]
-        return (*_fetched(rows.source, rows.index[chosen], views[chosen]), rows.targets[chosen], rows.weights[chosen])
+        inputs = _fetched(rows.source, rows.index[chosen], views[chosen])
+        return (*inputs, rows.targets[chosen], rows.weights[chosen], stains[chosen])
 
     steps = tf.data.Dataset.range(first_epoch * n_steps, epochs * n_steps)
-    return _batches(steps, batch, rows.source, [(None, rows.targets.shape[1]), (None,)])
+    batches = _batches(steps, batch, rows.source, [(None, rows.targets.shape[1]), (None,), (None, 4)])
+    return batches.map(lambda inputs, targets, weights, stains: (_stained(inputs, stains, rows), targets, weights))
 
 
 def in_order(source: np.ndarray, index: np.ndarray, batch_size: int, view: int = 0) -> tf.data.Dataset:
@@ -117,6 +127,10 @@ def turned(images: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
     images = tf.where(flag[2], _same_size(tf.transpose(images, (0, 2, 1, 3)), *_size(images)), images)
     images = tf.where(flag[0], tf.reverse(images, [2]), images)
     return tf.where(flag[1], tf.reverse(images, [1]), images)
+
+
+def _stained(inputs: tf.Tensor, stains: tf.Tensor, rows: Rows) -> tf.Tensor:
+    return stain.jittered(inputs, stains) if rows.stain and len(inputs.shape) == 4 else inputs
 
 
 def _same_size(images: tf.Tensor, height: int, width: int) -> tf.Tensor:

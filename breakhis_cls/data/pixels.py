@@ -34,10 +34,10 @@ from . import index
 from .parallel import in_parallel
 from .png import pixel_sha256
 
-VERSION = 1   # of fit() and of the layout; a new number makes new stores
-CHUNK_BYTES = 1 << 20   # what a thread makes at a time; 4 images of 230x350
+VERSION = 1  # of fit() and of the layout; a new number makes new stores
+CHUNK_BYTES = 1 << 20  # what a thread makes at a time; 4 images of 230x350
 CHUNK_LINE = re.compile(r"^([0-9]{1,9}) ([0-9a-f]{64})$", re.MULTILINE)
-GLASS = 245   # grey level of margins; the brightest 1 % of BreakHis's pixels are about RGB 252 236 242
+GLASS = 245  # grey level of margins; the brightest 1 % of BreakHis's pixels are about RGB 252 236 242
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def fit(image: np.ndarray, settings: config.Image) -> np.ndarray:
     scale = min(width_px / size[0], height_px / size[1])
     box = (0.0, 0.0, float(width_px), float(height_px))
     if settings.fit == "crop":
-        margin_x = max(0.0, (width_px - scale * size[0]) / 2)   # rounding can leave -1e-14
+        margin_x = max(0.0, (width_px - scale * size[0]) / 2)  # rounding can leave -1e-14
         margin_y = max(0.0, (height_px - scale * size[1]) / 2)
         box = (margin_x, margin_y, width_px - margin_x, height_px - margin_y)
     return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=box))
@@ -160,20 +160,20 @@ class _Plan:
 
     def stamp(self) -> dict[str, int | str]:
         stat = self.path.stat()
-        times = {"mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}   # the latter cannot be set back
+        times = {"mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}  # the latter cannot be set back
         return {"key": self.key, "bytes": stat.st_size, **times}
 
 
 def _complete(plan: _Plan) -> None:
     """Make the chunks that do not hold; call it under the lock."""
-    if plan.is_checked():   # another process was faster
+    if plan.is_checked():  # another process was faster
         return
     with _opened(plan) as fd:
         held = _held(plan, fd)
         missing = [number for number in range(len(plan.chunks())) if number not in held]
         files.write_text(plan.folder / "chunks.txt", "".join(f"{number} {held[number]}\n" for number in held))
         _build(plan, fd, missing)
-        os.fsync(fd)   # the stamp must not outlive the bytes in a power cut
+        os.fsync(fd)  # the stamp must not outlive the bytes in a power cut
     files.write_json(plan.folder / "checked.json", plan.stamp())
 
 
@@ -202,7 +202,7 @@ def _make_chunk(plan: _Plan, fd: int, rows: range) -> str:
 
 
 def _write_all(fd: int, content: memoryview, offset: int) -> None:
-    while content:   # pwrite may write less than it is given
+    while content:  # pwrite may write less than it is given
         n_written = os.pwrite(fd, content, offset)
         content, offset = content[n_written:], offset + n_written
 

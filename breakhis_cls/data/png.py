@@ -17,11 +17,11 @@ from PIL import Image
 
 from ..errors import DataError
 
-MAX_PX = 50_000_000   # 155 fields of BreakHis; more is a decompression bomb or a whole slide
+MAX_PX = 50_000_000  # 155 fields of BreakHis; more is a decompression bomb or a whole slide
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}   # colour types
+COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}  # colour types
 N_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")   # in the order that the specification asks for
+PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # in the order that the specification asks for
 
 
 def decode(path: Path) -> np.ndarray:
@@ -41,7 +41,7 @@ def decode_bytes(raw: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(lean), formats=["PNG"]) as picture:
             _check_last_row(picture, raw)
             return to_rgb(picture)
-    except (OSError, SyntaxError, ValueError, zlib.error) as error:   # what Pillow raises for damaged content
+    except (OSError, SyntaxError, ValueError, zlib.error) as error:  # what Pillow raises for damaged content
         raise DataError(f"damaged content ({error})") from None
 
 

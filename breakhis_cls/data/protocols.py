@@ -19,7 +19,7 @@ PUBLISHED = ("spanhol", "kaiko_eva")
 MADE_HERE = ("case", "slide", "image")
 FROZEN_VERSION = 1
 FROZEN_N_FOLDS = 5
-KAGGLE_COLUMNS = {"fold", "mag", "grp", "filename"}   # of the Folds.csv in Kaggle's ambarish/breakhis
+KAGGLE_COLUMNS = {"fold", "mag", "grp", "filename"}  # of the Folds.csv in Kaggle's ambarish/breakhis
 
 
 @functools.cache
@@ -152,9 +152,7 @@ def told_of(images: pd.DataFrame, protocol: str, fold: int) -> list[str]:
         f"names {kind}s that are not among the images": sorted(named - here),
         f"leaves out {kind}s in fold {fold}": sorted(here - named),
     }
-    return told + [
-        f"{protocol} {what}: {len(them):,}, such as {them[0]}" for what, them in found.items() if them
-    ]
+    return told + [f"{protocol} {what}: {len(them):,}, such as {them[0]}" for what, them in found.items() if them]
 
 
 def is_kaggles(path: Path) -> bool:

@@ -27,7 +27,7 @@ class Member(NamedTuple):
     """One entry of an archive; `name` as the archive spells it, `handle` is what its library calls it."""
 
     name: str
-    kind: str   # file, folder, or what it should not be: a link, a device, an encrypted file
+    kind: str  # file, folder, or what it should not be: a link, a device, an encrypted file
     n_bytes: int
     handle: Any
 
@@ -87,7 +87,7 @@ def _zip(path: Path) -> Iterator[Source]:
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
-    kind = stat.S_IFMT(info.external_attr >> 16)   # 0 where the archive comes from Windows
+    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive comes from Windows
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "a link" if kind == stat.S_IFLNK else "a device"
     if info.flag_bits & 0x1:
@@ -100,9 +100,9 @@ def _gzipped_tar(path: Path) -> Iterator[Source]:
     with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as raw, progress() as bar:
         task = bar.add_task("verifying the tarball", total=path.stat().st_size)
         with tarfile.open(fileobj=raw, mode="r:") as archive:
-            for _ in archive:   # keeps what it reads, for getmembers
+            for _ in archive:  # keeps what it reads, for getmembers
                 bar.update(task, completed=packed.tell())
-            while raw.read(CHUNK_BYTES):   # to the end, where gzip has the checksum that covers all members
+            while raw.read(CHUNK_BYTES):  # to the end, where gzip has the checksum that covers all members
                 pass
             bar.update(task, completed=packed.tell())
             bar.stop()

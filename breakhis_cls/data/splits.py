@@ -23,9 +23,9 @@ __all__ = [
     "without_duplicates",
 ]  # fmt: skip
 
-COLUMNS = ["file", "slide", "case", "magnification", "label", "subtype", "fold", "part"]   # of split.csv
+COLUMNS = ["file", "slide", "case", "magnification", "label", "subtype", "fold", "part"]  # of split.csv
 KAIKO_EVA_CLASSES = ("TA", "MC", "F", "DC")
-FOLDS, VALIDATION = 0, 1   # what a random draw is for
+FOLDS, VALIDATION = 0, 1  # what a random draw is for
 
 
 def classes_of(task: str, protocol: str) -> tuple[str, ...]:

@@ -16,9 +16,7 @@ BOUNDS = (0.05, 20.0)  # of the temperature
 MODEL = ["fold", "seed"]  # each pair is a model of its own, with a validation of its own
 
 
-def reliability(
-    table: pd.DataFrame, of_answer: bool = False, n_resamples: int = 2_000, seed: int = 0
-) -> pd.DataFrame:
+def reliability(table: pd.DataFrame, of_answer: bool = False, n_resamples: int = 2_000, seed: int = 0) -> pd.DataFrame:
     """One row for each bin of equal mass: stated (mean probability), came_true (share), low, high, n_images,
     n_cases.
 
@@ -97,9 +95,7 @@ def calibrated(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]
         if len(test) and len(np.unique(predictions.truth(validation))) > 1:
             found = temperature(validation)
             test = scaled(test, found)
-            fitted.append(
-                {"fold": int(fold), "seed": int(seed), "temperature": found, "n_images": len(validation)}
-            )
+            fitted.append({"fold": int(fold), "seed": int(seed), "temperature": found, "n_images": len(validation)})
         pieces.append(test)
     return pd.concat(pieces, ignore_index=True), fitted
 

@@ -43,8 +43,7 @@ def write(
     whole = {one.name: len(table) == len(one.test) for one, table in zip(experiments, tables, strict=True)}
     content = {
         "experiments": [
-            {"letter": letters[one.name], **_about(one, numbers[one.name], whole[one.name])}
-            for one in experiments
+            {"letter": letters[one.name], **_about(one, numbers[one.name], whole[one.name])} for one in experiments
         ],
         "letters": letters,
         "finding": finding(found, words["roc_auc"][0]),
@@ -64,18 +63,14 @@ def write(
 def finding(found: dict[str, Any], label: str) -> str:
     """Which model has the higher ROC AUC, by how much, and whether so few cases could tell."""
     entries = [
-        entry
-        for entry in found["comparisons"]
-        if entry["metric"] == "roc_auc" and entry["difference"] is not None
+        entry for entry in found["comparisons"] if entry["metric"] == "roc_auc" and entry["difference"] is not None
     ]
     where = f"On {found['n_images']:,} images of {wording.count(found['n_cases'], 'case')}"
     if not entries:
         return f"{where} {label} is undefined, and the models are compared by their other metrics."
     if len(entries) > 1:
         clear = sum(entry["p_holm"] < 0.05 for entry in entries)
-        return (
-            f"{where}, {clear} of {len(entries)} pairs of models differ in {label} beyond chance (Holm, 5 %)."
-        )
+        return f"{where}, {clear} of {len(entries)} pairs of models differ in {label} beyond chance (Holm, 5 %)."
     entry = entries[0]
     better, worse = (entry["b"], entry["a"]) if entry["difference"] > 0 else (entry["a"], entry["b"])
     gap = abs(entry["difference"])

@@ -35,15 +35,10 @@ def aligned(experiments: list[Experiment], common: bool = False) -> list[pd.Data
     sets = [set(table["file"]) for table in tables]
     shared = set.intersection(*sets)
     if not shared:
-        raise DataError(
-            "the experiments have no test image in common; compare predictions of the same images"
-        )
+        raise DataError("the experiments have no test image in common; compare predictions of the same images")
     if not common and any(files != shared for files in sets):
         pairs = zip(experiments, sets, strict=True)
-        sizes = [
-            f"{one.name}: {len(files):,} test images, {len(files - shared):,} of its own"
-            for one, files in pairs
-        ]
+        sizes = [f"{one.name}: {len(files):,} test images, {len(files - shared):,} of its own" for one, files in pairs]
         raise DataError(
             f"the test sets differ, {len(shared):,} images are common; --common True compares those:"
             + first_few(sizes, len(sizes))
@@ -133,9 +128,7 @@ def votes(experiments: list[Experiment], tables: list[pd.DataFrame]) -> list[dic
         pairs = list(combinations(range(len(tables)), 2))
         found = [mcnemar(tables[a], tables[b], group) for a, b in pairs]
         for (a, b), entry, p in zip(pairs, found, holm([entry["p"] for entry in found]), strict=True):
-            entries.append(
-                {"a": experiments[a].name, "b": experiments[b].name, "votes": group} | entry | {"p_holm": p}
-            )
+            entries.append({"a": experiments[a].name, "b": experiments[b].name, "votes": group} | entry | {"p_holm": p})
     return entries
 
 

@@ -32,17 +32,13 @@ def reliability(curves: dict[str, pd.DataFrame], finding: str) -> Figure:
     n_columns = 3 if len(curves) in (5, 6) else min(4, len(curves))
     n_rows = -(-len(curves) // n_columns)
     width = PAGE_IN if n_columns > 1 else COLUMN_IN
-    figure, axes = blank(
-        width, n_rows * width / n_columns * (1.12 if n_columns > 1 else 1), n_rows, n_columns
-    )
+    figure, axes = blank(width, n_rows * width / n_columns * (1.12 if n_columns > 1 else 1), n_rows, n_columns)
     with mpl.rc_context(STYLE):
         for ax in axes.flat[len(curves) :]:
             ax.axis("off")
         for ax, (name, curve) in zip(axes.flat, curves.items(), strict=False):
             _reliability(ax, curve)
-            ax.set_title(
-                f"{name}, {curve['n_images'].sum():,} images" if n_columns > 1 else "", fontweight="normal"
-            )
+            ax.set_title(f"{name}, {curve['n_images'].sum():,} images" if n_columns > 1 else "", fontweight="normal")
     titled(figure, finding)
     return figure
 
@@ -132,9 +128,7 @@ def influences(table: pd.DataFrame, metric: str, label: str, n: int = 16) -> Fig
 
 def differences(entries: list[dict[str, Any]], pairs: list[str], label: str) -> Figure:
     """Difference of one metric for each pair of models, with its interval and the smallest one detectable."""
-    known = [
-        (pair, entry) for pair, entry in zip(pairs, entries, strict=True) if entry["difference"] is not None
-    ]
+    known = [(pair, entry) for pair, entry in zip(pairs, entries, strict=True) if entry["difference"] is not None]
     figure, axes = blank(COLUMN_IN, 0.28 * len(known) + 1.1)
     ax = axes[0, 0]
     with mpl.rc_context(STYLE):

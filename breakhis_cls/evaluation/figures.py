@@ -45,9 +45,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def blank(
-    width_in: float, height_in: float, n_rows: int = 1, n_columns: int = 1
-) -> tuple[Figure, np.ndarray]:
+def blank(width_in: float, height_in: float, n_rows: int = 1, n_columns: int = 1) -> tuple[Figure, np.ndarray]:
     """A figure in the package's style and its axes, (n_rows, n_columns)."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
@@ -168,9 +166,7 @@ def _ranked(table: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray]]:
     if predictions.is_binary(table):
         strata = [("all", np.ones(len(table), bool))]
         found = sorted(table["magnification"].unique())
-        strata += [
-            (f"{value}X", (table["magnification"] == value).to_numpy()) for value in found if len(found) > 1
-        ]
+        strata += [(f"{value}X", (table["magnification"] == value).to_numpy()) for value in found if len(found) > 1]
         curves = [(name, truth[rows] == 1, scores[rows, 1]) for name, rows in strata]
     else:
         curves = [(name, truth == at, scores[:, at]) for at, name in enumerate(predictions.classes(table))]
@@ -211,9 +207,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     figure, axes = blank(PAGE_IN, 2.7, 1, 2)
     with mpl.rc_context(STYLE):
         for ax, name in zip(axes[0], ("loss", "accuracy"), strict=True):
-            ax.plot(
-                history["epoch"], history[name], color=BLACK, marker="o", markersize=2.5, label="training"
-            )
+            ax.plot(history["epoch"], history[name], color=BLACK, marker="o", markersize=2.5, label="training")
             held_out = history[f"val_{name}"] if f"val_{name}" in history else pd.Series(dtype=float)
             if held_out.notna().any():
                 ax.plot(

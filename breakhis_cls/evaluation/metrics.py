@@ -60,9 +60,7 @@ def of_rows(
     return {name: _result(name, statistics[name], weights, groups, rows) for name in only}
 
 
-def _by(
-    rows: pd.DataFrame, column: str, order: tuple, n_resamples: int, seed: int
-) -> dict[str, dict[str, Result]]:
+def _by(rows: pd.DataFrame, column: str, order: tuple, n_resamples: int, seed: int) -> dict[str, dict[str, Result]]:
     known = [value for value in order if (rows[column] == value).any()]
     others = sorted(set(rows[column]) - set(order))
     return {
@@ -76,9 +74,7 @@ def _by_class(rows: pd.DataFrame, n_resamples: int, seed: int) -> dict[str, dict
     weights = intervals.case_weights(len(cases), n_resamples, intervals.seed_of("class", seed))
     groups = intervals.groups_of(rows, cases)
     return {
-        name: {
-            metric: _result(metric, each, weights, groups, rows, name) for metric, each in of_class.items()
-        }
+        name: {metric: _result(metric, each, weights, groups, rows, name) for metric, each in of_class.items()}
         for name, of_class in statistics.items()
     }
 
@@ -106,9 +102,7 @@ def n_behind(name: str, rows: pd.DataFrame, against: str = "") -> int:
     """Cases of the rarest class that the metric needs; macro metrics,
     over classes of a few cases, count all."""
     if not predictions.is_binary(rows):
-        return int(
-            rows.loc[rows["subtype"] == against, "case"].nunique() if against else rows["case"].nunique()
-        )
+        return int(rows.loc[rows["subtype"] == against, "case"].nunique() if against else rows["case"].nunique())
     cases = rows.groupby("label")["case"].nunique()
     if name in ("sensitivity", "specificity"):
         return int(cases["malignant" if name == "sensitivity" else "benign"])
@@ -124,9 +118,7 @@ def _why(name: str, rows: pd.DataFrame, against: str) -> str:
         return f"{two}: it has no single truth to vote on"
     present = [predictions.classes(rows)[at] for at in np.unique(predictions.truth(rows))]
     if against:
-        return (
-            f"no test image of {against}" if against not in present else f"every test image is of {against}"
-        )
+        return f"no test image of {against}" if against not in present else f"every test image is of {against}"
     return f"only {' and '.join(present)} images here"
 
 

@@ -37,9 +37,7 @@ def chosen(table: pd.DataFrame, wanted: tuple[float, ...] = WANTED) -> list[dict
         about = {"fold": int(fold), "seed": int(seed), "chosen_on": part}
         about |= {"n_malignant_images": len(malignant), "n_malignant_cases": int(malignant["case"].nunique())}
         scores = malignant["p_malignant"].to_numpy()
-        entries += [
-            about | {"sensitivity": want, "threshold": threshold_for(scores, want)} for want in wanted
-        ]
+        entries += [about | {"sensitivity": want, "threshold": threshold_for(scores, want)} for want in wanted]
     return entries
 
 
@@ -64,9 +62,7 @@ def applied(table: pd.DataFrame, thresholds: list[dict[str, Any]], sensitivity: 
     return joined.assign(p_malignant=called, p_benign=1 - called).drop(columns="threshold")
 
 
-def reached(
-    table: pd.DataFrame, thresholds: list[dict[str, Any]], n_resamples: int, seed: int
-) -> list[dict[str, Any]]:
+def reached(table: pd.DataFrame, thresholds: list[dict[str, Any]], n_resamples: int, seed: int) -> list[dict[str, Any]]:
     """For each wanted sensitivity: the sensitivity and specificity that the test really shows,
     with intervals."""
     from . import metrics

@@ -52,9 +52,7 @@ def checked(table: pd.DataFrame, source: str = "the table") -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in table]
     if missing or not _probability_columns(table):
         lacks = ", ".join(missing + ([] if _probability_columns(table) else ["p_<class> for each class"]))
-        raise DataError(
-            f"{source} lacks columns: {lacks}; it needs {', '.join(COLUMNS)} and p_<class> for each class"
-        )
+        raise DataError(f"{source} lacks columns: {lacks}; it needs {', '.join(COLUMNS)} and p_<class> for each class")
     if table.empty:
         raise DataError(f"{source} has no rows; expected one for each image of validation and test")
     if complaint := _unknown_classes(table):
@@ -140,9 +138,7 @@ def _not_numbers(table: pd.DataFrame) -> str:
     numbers = table[[*WHOLE, *_probability_columns(table)]]
     wrong = ~np.isfinite(numbers.to_numpy(np.float64)) | ~_are_whole(numbers)
     columns = ", ".join(numbers.columns[wrong.any(axis=0)])
-    return _complaint(
-        table, wrong.any(axis=1), f"with no finite or whole number in {columns}", lambda row: row["file"]
-    )
+    return _complaint(table, wrong.any(axis=1), f"with no finite or whole number in {columns}", lambda row: row["file"])
 
 
 def _are_whole(numbers: pd.DataFrame) -> np.ndarray:
@@ -166,9 +162,7 @@ def _sum(row: pd.Series) -> float:
 def _duplicates(table: pd.DataFrame) -> str:
     again = table.duplicated(["file", "fold", "seed"]).to_numpy()
     found = "that repeat an image within one fold and seed; keep one row for each"
-    return _complaint(
-        table, again, found, lambda row: f"{row['file']} (fold {row['fold']:g}, seed {row['seed']:g})"
-    )
+    return _complaint(table, again, found, lambda row: f"{row['file']} (fold {row['fold']:g}, seed {row['seed']:g})")
 
 
 def _wrong_parts(table: pd.DataFrame) -> str:
@@ -217,9 +211,7 @@ def _contradiction(row: pd.Series) -> str:
 def _torn_slides(table: pd.DataFrame) -> str:
     kinds = table.groupby("slide")[["case", "label", "subtype"]].nunique()
     torn = table["slide"].isin(kinds.index[(kinds > 1).any(axis=1)]).to_numpy()
-    return _complaint(
-        table, torn, "of slides that have two cases, labels or subtypes", lambda row: row["slide"]
-    )
+    return _complaint(table, torn, "of slides that have two cases, labels or subtypes", lambda row: row["slide"])
 
 
 def _complaint(table: pd.DataFrame, wrong: np.ndarray, what: str, show) -> str:

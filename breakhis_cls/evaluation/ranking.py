@@ -34,23 +34,15 @@ def average_precision(score: np.ndarray, y: np.ndarray, case: np.ndarray, n_case
     """
     steps = np.unique(score[y])[::-1]  # recall moves only at the scores of positives
     first = np.searchsorted(-steps, -score, "left")  # the first step whose score an image reaches
-    positive, every = (
-        _reached(first[mask], case[mask], n_cases, len(steps)) for mask in (y, np.ones_like(y))
-    )
-    few = (
-        np.unique(np.linspace(0, len(steps) - 1, N_STEPS).round().astype(int))
-        if len(steps)
-        else steps.astype(int)
-    )
+    positive, every = (_reached(first[mask], case[mask], n_cases, len(steps)) for mask in (y, np.ones_like(y)))
+    few = np.unique(np.linspace(0, len(steps) - 1, N_STEPS).round().astype(int)) if len(steps) else steps.astype(int)
     has_negatives = not y.all()
 
     def value(weights: np.ndarray) -> np.ndarray:
         if not has_negatives or not len(steps):
             return undefined(weights)
         used = few if len(weights) > CHUNK else slice(None)
-        return np.concatenate(
-            [_average_precision(c, positive[:, used], every[:, used]) for c in _chunks(weights)]
-        )
+        return np.concatenate([_average_precision(c, positive[:, used], every[:, used]) for c in _chunks(weights)])
 
     return value
 

@@ -21,9 +21,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SHEETS = ("confident_errors", "sample_sheet")
 
 
-def write(
-    experiment: Experiment, metrics: dict[str, Any], folder: Path, images_root: Path | None = None
-) -> Path:
+def write(experiment: Experiment, metrics: dict[str, Any], folder: Path, images_root: Path | None = None) -> Path:
     """Write index.html, the figures (PNG and SVG) and the tables into folder; returns the page's path.
 
     Learning curves need the run's history, pictures the images under `images_root`; both are left out where
@@ -59,15 +57,11 @@ def _of_answers(test: pd.DataFrame, pooled: dict[str, Any]) -> dict[str, Figure 
     for magnification, rows in test.groupby("magnification"):
         made[f"confusion_matrix_{magnification}x"] = figures.confusion_matrix(rows)
     made["roc"] = figures.roc(test, _area("ROC AUC", pooled["roc_auc"]))
-    made["precision_recall"] = figures.precision_recall(
-        test, _area("Average precision", pooled["average_precision"])
-    )
+    made["precision_recall"] = figures.precision_recall(test, _area("Average precision", pooled["average_precision"]))
     return made
 
 
-def _of_trust(
-    experiment: Experiment, pooled: dict[str, Any], found: analysis.Analysis
-) -> dict[str, Figure | None]:
+def _of_trust(experiment: Experiment, pooled: dict[str, Any], found: analysis.Analysis) -> dict[str, Figure | None]:
     unit = "case" if predictions.is_binary(experiment.table) else "slide"
     made: dict[str, Figure | None] = {
         "reliability": diagrams.reliability(found.reliability, _calibration_finding(pooled["ece"], found)),

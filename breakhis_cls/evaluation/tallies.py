@@ -58,19 +58,13 @@ def _of_piece(rows: pd.DataFrame, cases: pd.Index, threshold: float) -> dict[str
     confusion = np.zeros((len(cases), n_classes, n_classes))
     np.add.at(confusion, (case, truth, named), 1)
     binary = predictions.is_binary(rows)
-    ranked = (
-        [(scores[:, 1], truth == 1)] if binary else [(scores[:, k], truth == k) for k in range(n_classes)]
-    )
+    ranked = [(scores[:, 1], truth == 1)] if binary else [(scores[:, k], truth == k) for k in range(n_classes)]
     ranked = [(score, is_class) for score, is_class in ranked if is_class.any()]
     return (
         _votes(rows, case, len(cases), threshold)
         | _counted(confusion, binary)
         | {"roc_auc": mean([roc_auc(score, y, case, len(cases)) for score, y in ranked] or [undefined])}
-        | {
-            "average_precision": mean(
-                [average_precision(s, y, case, len(cases)) for s, y in ranked] or [undefined]
-            )
-        }
+        | {"average_precision": mean([average_precision(s, y, case, len(cases)) for s, y in ranked] or [undefined])}
         | _scored(scores, truth, case, len(cases))
     )
 
@@ -142,9 +136,7 @@ def _counted(per_case: np.ndarray, binary: bool) -> dict[str, Statistic]:
 
     pick = _positive if binary else _macro
     return {
-        "balanced_accuracy": lambda weights: _if_several(
-            counts(weights), _nanmean(_recall(counts(weights)).T)
-        ),
+        "balanced_accuracy": lambda weights: _if_several(counts(weights), _nanmean(_recall(counts(weights)).T)),
         "sensitivity": lambda weights: pick(counts(weights), _recall),
         "specificity": lambda weights: pick(counts(weights), _specificity),
         "f1": lambda weights: _if_several(counts(weights), pick(counts(weights), _f1)),

@@ -78,9 +78,7 @@ def finding(experiment: Experiment, metrics: dict[str, Any]) -> str:
     pooled = metrics["pooled"]
     counts = pooled["image_accuracy"]
     where = f"{count(counts['n_images'], 'test image')} of {count(counts['n_cases'], 'case')} ({_split(experiment)})"
-    return (
-        f"On {where}, {experiment.said('model')} {_reached(pooled, predictions.is_binary(experiment.table))}."
-    )
+    return f"On {where}, {experiment.said('model')} {_reached(pooled, predictions.is_binary(experiment.table))}."
 
 
 def _split(experiment: Experiment) -> str:
@@ -92,11 +90,7 @@ def _reached(pooled: dict[str, Any], binary: bool) -> str:
     auc = pooled["roc_auc"]
     if auc["value"] is None:
         return f"{right}; ROC AUC is undefined: {auc['undefined'].replace(' here', ' in test')}"
-    interval = (
-        f" (95 % interval over cases {span(auc, digits=2)})"
-        if span(auc)
-        else " (too few cases for an interval)"
-    )
+    interval = f" (95 % interval over cases {span(auc, digits=2)})" if span(auc) else " (too few cases for an interval)"
     reached = f"ROC AUC {auc['value']:.2f}{interval}"
     if not binary:
         balanced = pooled["balanced_accuracy"]["value"]
@@ -131,9 +125,7 @@ def banners(experiment: Experiment) -> list[tuple[str, str]]:
         told.append(("synthetic", "Synthetic tissue: drawn by a program to try the software. These scores say nothing "
                                   "about real tissue."))  # fmt: skip
     if data.startswith("sample"):
-        told.append(
-            ("sample", "Sample: a part of BreakHis. These scores do not compare with scores on the full set.")
-        )
+        told.append(("sample", "Sample: a part of BreakHis. These scores do not compare with scores on the full set."))
     return told
 
 

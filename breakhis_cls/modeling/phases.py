@@ -94,13 +94,14 @@ class Training:
             return fitting.fit(head, self.settings.head, training, validation, folder, seed)
 
     def _fine_tune(self, model: keras.Model, n_before: int) -> pd.DataFrame:
-        rows = self._rows(self.store.array, self.store.rows, pipeline.views_of(self.settings.augment))
+        augment = self.settings.augment
+        rows = self._rows(self.store.array, self.store.rows, pipeline.views_of(augment), augment.stain)
         folder, seed = self.run.folder / "tune", self.settings.run.seed
         with self.timed("tune"):
             return fitting.fit(model, self.settings.tune, *rows, folder, seed, n_before, baseline=n_before > 0)
 
     def _rows(
-        self, source: np.ndarray, index: np.ndarray, views: tuple[int, ...]
+        self, source: np.ndarray, index: np.ndarray, views: tuple[int, ...], stain: float = 0.0
     ) -> tuple[pipeline.Rows, pipeline.Rows]:
         """Training and validation rows over one source, pixels or features."""
         material, balance = self.material, self.settings.data.balance
@@ -108,7 +109,7 @@ class Training:
         labels, cases = targets[of_train].argmax(axis=1), material.split["case"].to_numpy()[of_train]
         weights = pipeline.class_weights(labels) if balance == "class_weights" else None
         chances = pipeline.balanced(labels, cases) if balance == "sampling" else None
-        training = pipeline.Rows(source, index[of_train], targets[of_train], weights, chances, views)
+        training = pipeline.Rows(source, index[of_train], targets[of_train], weights, chances, views, stain)
         return training, pipeline.Rows(source, index[held_out], targets[held_out])
 
 
