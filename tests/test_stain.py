@@ -12,7 +12,7 @@ DRAWS = np.random.default_rng(1).uniform(-0.4, 0.4, (4, 4)).astype(np.float32)
 
 
 def test_stains_agree_with_scikit_image():
-    """Its logarithm has another unit, and it cuts negative amounts off: where both are positive they are proportional."""
+    """Its logarithm has another unit and it cuts negative amounts off; elsewhere the two are proportional."""
     ours, theirs = stain.to_stains(stain.to_optical_density(RGB)).numpy(), rgb2hed(RGB)
     both = (ours > 0.02) & (theirs > 0)
     ratio = ours[both] / theirs[both]
