@@ -76,7 +76,7 @@ def _environment(settings: config.Config, material: Material, seconds: dict[str,
     return devices.environment() | {
         "git_commit": _git_commit(),
         "data": material.facts(),
-        "weights": {"name": resnet.title(settings.model), "sha256": resnet.weights_id(settings.model)},
+        "weights": {"name": resnet.title(settings.model), "sha256": resnet.weights_sha256(settings.model)},
         "seconds": seconds,
         "warnings": material.warnings,
     }

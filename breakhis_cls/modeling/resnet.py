@@ -44,6 +44,12 @@ def weights_id(model: config.Model) -> str:
     return sha256_of(path)
 
 
+def weights_sha256(model: config.Model) -> str | None:
+    """SHA-256 of the weights' file; None for random and imagenet, which have no file of the user's."""
+    found = weights_id(model)
+    return None if found == model.weights else found
+
+
 def title(model: config.Model) -> str:
     """What a report calls the backbone, such as `ResNet50 (imagenet)`; known non-official weights by their name."""
     found = weights_id(model)
