@@ -15,6 +15,9 @@ import pytest
 from PIL import Image
 
 from breakhis_cls import names
+from breakhis_cls.modeling import devices
+
+devices.prepare(deterministic=True)  # for the whole session: TensorFlow takes these switches only before it runs
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)  # busy machines are slow
 hypothesis.settings.load_profile("repeatable")
