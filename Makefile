@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint benchmark clean
+.PHONY: help demo test lint clean
 .DEFAULT_GOAL := help
 
 help:   ## show this list
@@ -20,9 +20,6 @@ lint: $(VENV)/.dev   ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-
-benchmark: $(VENV)/.demo   ## ratios beside stock Keras and beside the bare limit, measured here
-	$(BIN)/python scripts/benchmark.py
 
 clean:   ## remove the virtual environment; data, runs and reports stay
 	rm -rf $(VENV)
