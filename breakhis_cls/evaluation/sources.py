@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from .. import config
+from .. import config, runs
 from ..errors import DataError
 from ..files import digest
 from . import predictions
@@ -116,9 +116,9 @@ def _settings_but_fold(source: Source) -> dict[str, Any] | None:
     if source.settings is None:
         return None
     content = source.settings.model_dump(mode="json")
-    content["split"].pop("fold")
-    content.pop("run")
-    content["data"].pop("cache")
+    for section, key in (("split", "fold"), *runs.PATHS):
+        del content[section][key]
+    del content["run"]
     return content
 
 
