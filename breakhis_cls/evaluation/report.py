@@ -101,7 +101,7 @@ def facts(experiment: Experiment, metrics: dict[str, Any], found: analysis.Analy
         "settings": experiment.settings,
         "table": papers.markdown(experiment, metrics),
         "worst": found.errors.sort_values("error", ascending=False).head(3).to_dict("records"),
-        "cases": found.cases.head(12).to_dict("records"),
+        "cases": found.cases.to_dict("records"),
         "agreement": found.agreement.to_dict("records"),
         "calibration": found.calibration,
         "brier_parts": found.brier_parts,
