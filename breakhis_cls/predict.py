@@ -111,13 +111,14 @@ def _read(files: list[Path], image: config.Image, skip_broken: bool) -> tuple[li
     from PIL import Image
 
     from .data import pixels
+    from .data.png import to_rgb
 
     read, fitted, broken = [], [], []
     for file in files:
         try:
             with Image.open(file) as opened:
-                rgb = np.asarray(opened.convert("RGB"))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+                rgb = to_rgb(opened)
+        except (OSError, ValueError, DataError, Image.DecompressionBombError) as error:
             broken.append(f"{file}: {error}")
             continue
         read.append(file)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from breakhis_cls import predict, runs, train
 from breakhis_cls.config import Config
@@ -143,6 +144,13 @@ def test_predict_tells_what_it_cannot_read(story, tmp_path, capsys):
     assert predict.main([str(run.folder), str(tmp_path)]) == 2
     assert "cannot be read as images" in capsys.readouterr().err
     assert predict.main([str(tmp_path), str(tmp_path)]) == 2
+
+
+def test_predict_refuses_what_eight_bits_cannot_hold(story, tmp_path, capsys):
+    _, _, run = story
+    Image.fromarray(np.full((46, 70), 40_000, np.uint16)).save(tmp_path / "deep.tif")
+    assert predict.main([str(run.folder), str(tmp_path)]) == 2
+    assert "without loss" in capsys.readouterr().err
 
 
 def test_commands_speak_in_one_sentence(tmp_path):
