@@ -69,17 +69,19 @@ class Image(Section):
     """See height_px."""
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     """stretch: the whole field, which also restores one squeezed to a square. crop, pad: the aspect is kept."""
+    stains: Literal["as_is", "macenko"] = "as_is"
+    """macenko: every field is brought to one stain and strength before it is kept; helps across laboratories."""
 
 
 class Model(Section):
     """Backbone and where its weights come from."""
 
-    backbone: Literal["ResNet50"] = "ResNet50"
+    backbone: Literal["ResNet50", "DenseNet121", "EfficientNetV2B0", "ConvNeXtTiny"] = "ResNet50"
     """From keras.applications, with its own preprocessing."""
     weights: str = "imagenet"
     """imagenet, random, or the path of a .weights.h5 of the backbone without its top."""
     features: tuple[Literal["conv4", "conv5"], ...] = ("conv5",)
-    """Blocks whose pooled output feeds the head."""
+    """Blocks whose pooled output feeds the head: conv5 is the last of any backbone, conv4 the one before it."""
     dropout: Fraction = 0.2
     """Before the last layer."""
 
@@ -99,6 +101,14 @@ class Phase(Section):
     """Share of the steps in which the rate rises from zero."""
     patience: PositiveInt = 10
     """Epochs without a better validation loss before training stops."""
+    accumulate: PositiveInt = 1
+    """Batches whose gradients are averaged before a step: a larger batch than memory holds."""
+    label_smoothing: Fraction = 0.0
+    """Moves targets towards equal chances; helps calibration where the head grows too sure."""
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of a step's gradients together; helps where the loss jumps. 0: none."""
+    ema: Fraction = 0.0
+    """Momentum of a running mean of the weights, which is then what is validated and kept; 0: none."""
 
 
 class Head(Phase):
@@ -138,6 +148,14 @@ class Augment(Section):
     """Quarter turns; on a field that is not square the scale is kept and the margins are mirrored."""
     stain: Fraction = 0.0
     """Spread of haematoxylin and eosin, each times 1 plus or minus up to this; helps where training cases are few."""
+    brightness: Fraction = 0.0
+    """Adds up to this share of 255, up or down; helps where lamps and cameras differ."""
+    contrast: Fraction = 0.0
+    """Stretches about the field's mean by 1 plus or minus up to this; helps where cameras differ."""
+    scale: Fraction = 0.0
+    """Zooms about the middle by 1 plus or minus up to this; helps one model see several magnifications."""
+    test_views: Literal[1, 8] = 1
+    """8: a prediction is the mean over the eight flips and quarter turns, at eight times the cost."""
 
 
 class Run(Section):
@@ -151,6 +169,8 @@ class Run(Section):
     """Of initial weights, order, augmentation and dropout."""
     deterministic: bool = True
     """Equal bytes from equal commands on one CPU machine; costs some 10-25 % of speed."""
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    """auto: mixed where every GPU is good at it, float32 elsewhere."""
 
 
 class Config(Section):

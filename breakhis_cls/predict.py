@@ -62,9 +62,9 @@ def predict(model_path: Path, sources: list[Path], skip_broken: bool = False) ->
     devices.prepare(settings.run.deterministic if settings else True)
     import pandas as pd
 
-    from .modeling import resnet
+    from .modeling import network
 
-    model = resnet.load(model_path / "model.keras" if model_path.is_dir() else model_path)
+    model = network.load(model_path / "model.keras" if model_path.is_dir() else model_path)
     height, width = model.input_shape[1:3]
     fit = settings.image if settings else config.Image(height_px=height, width_px=width)
     files, images = _read(found(sources), fit, skip_broken)

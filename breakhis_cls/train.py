@@ -34,9 +34,9 @@ def train(settings: config.Config, report: bool = True) -> Run:
         print(f"warning: {sentence}", file=sys.stderr)
     devices.prepare(settings.run.deterministic)  # before anything imports TensorFlow
     from . import evaluate, runs
-    from .modeling import resnet
+    from .modeling import network
 
-    name = runs.name_of(settings, material.sha256, resnet.weights_id(settings.model), material.split)
+    name = runs.name_of(settings, material.sha256, network.weights_id(settings.model), material.split)
     with runs.opened(settings, name) as run:
         if run.finished:
             print(f"{run.folder} is finished; nothing to do")
@@ -63,20 +63,20 @@ def _train(settings: config.Config, material: Material, run: Run) -> None:
 
 def _title(settings: config.Config) -> str:
     """Of the model, in tables and reports."""
-    from .modeling import resnet
+    from .modeling import network
 
     tune = settings.tune
     tuned = f", {tune.part} fine-tuned" if tune.part != "none" and tune.epochs else ""
-    return f"{resnet.title(settings.model)}, head on {'+'.join(settings.model.features)}{tuned}"
+    return f"{network.title(settings.model)}, head on {'+'.join(settings.model.features)}{tuned}"
 
 
 def _environment(settings: config.Config, material: Material, seconds: dict[str, float]) -> dict[str, Any]:
-    from .modeling import devices, resnet
+    from .modeling import devices, network
 
     return devices.environment() | {
         "git_commit": _git_commit(),
         "data": material.facts(),
-        "weights": {"name": resnet.title(settings.model), "sha256": resnet.weights_sha256(settings.model)},
+        "weights": {"name": network.title(settings.model), "sha256": network.weights_sha256(settings.model)},
         "seconds": seconds,
         "warnings": material.warnings,
     }

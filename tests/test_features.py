@@ -6,7 +6,7 @@ import pytest
 
 from breakhis_cls import config
 from breakhis_cls.data import pipeline
-from breakhis_cls.modeling import features, fitting, resnet
+from breakhis_cls.modeling import features, fitting, network
 
 N, HEIGHT, WIDTH = 70, 32, 48
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -89,7 +89,7 @@ def test_features_equal_the_backbone(tmp_path):
     settings = _settings(tmp_path)
     pooled = features.of_backbone(settings, HASHES[:5], PIXELS, np.arange(5), (0,))[:, 0]
     keras.utils.set_random_seed(settings.run.seed)
-    backbone = resnet.build_backbone(settings.model)
+    backbone = network.build_backbone(settings.model)
     np.testing.assert_allclose(pooled, backbone(PIXELS[:5], training=False), rtol=1e-4, atol=1e-5)
 
 
@@ -98,14 +98,14 @@ def test_a_head_on_features_trains_as_through_the_backbone(tmp_path):
     settings = _settings(tmp_path)
     n, targets = 12, np.eye(2)[np.arange(12) % 2]
     keras.utils.set_random_seed(settings.run.seed)
-    backbone = resnet.build_backbone(settings.model)
+    backbone = network.build_backbone(settings.model)
     backbone.trainable = False
     pooled = features.of_backbone(settings, HASHES[:n], PIXELS, np.arange(n), pipeline.ALL_VIEWS)
     phase = config.Head(epochs=3, batch_size=4, peak_lr=0.01)
     weights = []
     for source, through in ((pooled, False), (PIXELS[:n], True)):
-        head = resnet.build_head(2048, 2, 0.0, seed=0)
-        model = resnet.join(backbone, head, settings.image) if through else head
+        head = network.build_head(2048, 2, 0.0, seed=0)
+        model = network.join(backbone, head, settings.image) if through else head
         rows = pipeline.Rows(source, np.arange(n), targets, views=pipeline.ALL_VIEWS)
         fitting.fit(model, phase, rows, rows, tmp_path / str(through) / "head", seed=0)
         weights.append(head.get_layer("probabilities").get_weights())

@@ -7,7 +7,7 @@ import pytest
 from breakhis_cls import config
 from breakhis_cls.data.pipeline import Rows
 from breakhis_cls.errors import ModelError
-from breakhis_cls.modeling import fitting, resnet
+from breakhis_cls.modeling import fitting, network
 
 PHASE = config.Head(epochs=4, batch_size=4, peak_lr=0.05)
 
@@ -20,7 +20,7 @@ def _rows(seed, n=10):
 
 
 def _head():
-    return resnet.build_head(6, 2, 0.5, seed=0)
+    return network.build_head(6, 2, 0.5, seed=0)
 
 
 def _fit(folder, phase=PHASE):

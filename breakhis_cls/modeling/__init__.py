@@ -1,1 +1,1 @@
-"""From batches to a trained model: devices, resnet, features, fitting. TensorFlow is imported here."""
+"""From batches to a trained model: devices, network, features, fitting. TensorFlow is imported here."""

@@ -20,12 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .. import config
 from ..data import pipeline
 from ..files import digest, replaced
-from . import devices, resnet
+from . import devices, network
 
 BATCH_SIZE = 32  # fixed: it is part of what an output depends on, and larger is no faster on CPU
 SHARD_ROWS = 128  # some ten seconds of work on two cores: what a kill may cost
 VERSION = 1  # raise it when the outputs change meaning
-ALL_BLOCKS = tuple(resnet.BLOCKS)
+ALL_BLOCKS = tuple(network.BLOCKS)
 Forward = Callable[[tf.Tensor], tf.Tensor]
 
 
@@ -41,7 +41,7 @@ def of_backbone(
         VERSION,
         BATCH_SIZE,
         settings.model.backbone,
-        resnet.weights_id(settings.model),
+        network.weights_id(settings.model),
         settings.run.seed if settings.model.weights == "random" else None,
         settings.image.model_dump(),
         ALL_BLOCKS,
@@ -118,13 +118,13 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _columns(blocks: tuple[str, ...]) -> np.ndarray:
-    widths = [resnet.BLOCKS[block][1] for block in ALL_BLOCKS]
+    widths = [network.BLOCKS[block][1] for block in ALL_BLOCKS]
     starts = dict(zip(ALL_BLOCKS, np.cumsum([0, *widths]), strict=False))
-    return np.concatenate([np.arange(resnet.BLOCKS[block][1]) + starts[block] for block in blocks])
+    return np.concatenate([np.arange(network.BLOCKS[block][1]) + starts[block] for block in blocks])
 
 
 def _backbone(settings: config.Config) -> keras.Model:
     keras.utils.set_random_seed(settings.run.seed)  # the only seed keras.applications listens to
-    backbone = resnet.build_backbone(settings.model, ALL_BLOCKS)
+    backbone = network.build_backbone(settings.model, ALL_BLOCKS)
     backbone.trainable = False
     return backbone

@@ -18,7 +18,7 @@ from ..data.material import Material
 from ..data.pixels import PixelStore
 from ..files import replaced
 from ..runs import Run
-from . import features, fitting, resnet
+from . import features, fitting, network
 
 
 @dataclass
@@ -34,14 +34,14 @@ class Training:
     def fit(self) -> keras.Model:
         """The model with its best weights, also saved as model.keras; history.csv holds both phases."""
         settings = self.settings
-        n_features = sum(resnet.BLOCKS[block][1] for block in settings.model.features)
-        head = resnet.build_head(n_features, len(self.material.classes), settings.model.dropout, settings.run.seed)
+        n_features = sum(network.BLOCKS[block][1] for block in settings.model.features)
+        head = network.build_head(n_features, len(self.material.classes), settings.model.dropout, settings.run.seed)
         history = [self._fit_head(head)] if settings.head.epochs else []
         keras.utils.set_random_seed(settings.run.seed)  # the only seed that keras.applications listens to
-        backbone = resnet.build_backbone(settings.model)
-        model = resnet.join(backbone, head, settings.image)
+        backbone = network.build_backbone(settings.model)
+        model = network.join(backbone, head, settings.image)
         if self.tunes:
-            resnet.set_trainable(backbone, settings.tune.part, settings.model.weights == "random")
+            network.set_trainable(backbone, settings.tune.part, settings.model.weights == "random")
             history.append(self._fine_tune(model, sum(map(len, history))))
         if history:
             self.run.write_table("history.csv", pd.concat(history))

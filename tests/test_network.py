@@ -7,7 +7,7 @@ import pytest
 from breakhis_cls import config
 from breakhis_cls.data.pipeline import Rows
 from breakhis_cls.errors import ConfigError, ModelError
-from breakhis_cls.modeling import fitting, resnet
+from breakhis_cls.modeling import fitting, network
 
 RANDOM = config.Model(weights="random")
 
@@ -17,21 +17,21 @@ RANDOM = config.Model(weights="random")
 def test_preprocessing_equals_keras(dtype, shape):
     rgb = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
     expected = keras.applications.resnet50.preprocess_input(rgb.astype("float32").copy())
-    np.testing.assert_allclose(resnet.CaffePreprocessing()(rgb), expected, rtol=1e-6)
+    np.testing.assert_allclose(network.CaffePreprocessing()(rgb), expected, rtol=1e-6)
 
 
 def test_preprocessing_leaves_its_argument_alone():
     rgb = np.full((1, 2, 2, 3), 255, "float32")
-    resnet.CaffePreprocessing()(rgb)
+    network.CaffePreprocessing()(rgb)
     assert (rgb == 255).all()
 
 
 @pytest.fixture(scope="module")
 def joined():
     keras.utils.set_random_seed(0)
-    backbone = resnet.build_backbone(RANDOM)
-    head = resnet.build_head(2048, 2, 0.2, 0)
-    return backbone, resnet.join(backbone, head, config.Image(height_px=32, width_px=48))
+    backbone = network.build_backbone(RANDOM)
+    head = network.build_head(2048, 2, 0.2, 0)
+    return backbone, network.join(backbone, head, config.Image(height_px=32, width_px=48))
 
 
 def _rows():
@@ -43,7 +43,7 @@ def _rows():
 @pytest.mark.parametrize("part", ["conv5", "all"])
 def test_tuning_at_rate_zero_moves_no_batch_norm(joined, part, tmp_path):
     backbone, model = joined
-    resnet.set_trainable(backbone, part, from_scratch=False)
+    network.set_trainable(backbone, part, from_scratch=False)
     before = [weight.numpy() for weight in backbone.weights]
     phase = config.Tune(epochs=1, peak_lr=0, batch_size=4)
     fitting.fit(model, phase, _rows(), _rows(), tmp_path, seed=0)
@@ -52,7 +52,7 @@ def test_tuning_at_rate_zero_moves_no_batch_norm(joined, part, tmp_path):
 
 def test_training_from_scratch_moves_batch_norm(joined, tmp_path):
     backbone, model = joined
-    resnet.set_trainable(backbone, "all", from_scratch=True)
+    network.set_trainable(backbone, "all", from_scratch=True)
     moving = [weight for weight in backbone.weights if weight.path.endswith("moving_mean")]
     before = [weight.numpy() for weight in moving]
     fitting.fit(model, config.Tune(epochs=1, batch_size=4), _rows(), _rows(), tmp_path, seed=0)
@@ -62,47 +62,47 @@ def test_training_from_scratch_moves_batch_norm(joined, tmp_path):
 
 def test_only_the_named_part_is_opened(joined):
     backbone, _ = joined
-    resnet.set_trainable(backbone, "conv5", from_scratch=False)
+    network.set_trainable(backbone, "conv5", from_scratch=False)
     opened = {weight.path.split("/")[0] for weight in backbone.trainable_weights}
     assert opened and all(name.startswith("conv5") and "_bn" not in name for name in opened)
 
 
 def test_a_part_above_the_features_is_refused():
-    backbone = resnet.build_backbone(config.Model(weights="random", features=("conv4",)))
+    backbone = network.build_backbone(config.Model(weights="random", features=("conv4",)))
     with pytest.raises(ConfigError, match="does not feed"):
-        resnet.set_trainable(backbone, "conv5", from_scratch=False)
+        network.set_trainable(backbone, "conv5", from_scratch=False)
 
 
 def test_both_blocks_side_by_side():
-    backbone = resnet.build_backbone(config.Model(weights="random", features=("conv4", "conv5")))
+    backbone = network.build_backbone(config.Model(weights="random", features=("conv4", "conv5")))
     assert backbone(np.zeros((1, 32, 32, 3), "uint8")).shape == (1, 1024 + 2048)
 
 
 def test_weights_that_are_not_there_or_of_another_network(tmp_path):
     with pytest.raises(ModelError, match="no weights at"):
-        resnet.build_backbone(config.Model(weights=str(tmp_path / "none.weights.h5")))
+        network.build_backbone(config.Model(weights=str(tmp_path / "none.weights.h5")))
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     other.save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(ModelError, match="does not hold weights of ResNet50"):
-        resnet.build_backbone(config.Model(weights=str(tmp_path / "other.weights.h5")))
+        network.build_backbone(config.Model(weights=str(tmp_path / "other.weights.h5")))
 
 
 def test_a_saved_model_opens_safely_and_answers_the_same(joined, tmp_path):
     _, model = joined
     model.save(tmp_path / "model.keras")
     pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(resnet.load(tmp_path / "model.keras")(pixels), model(pixels))
+    np.testing.assert_array_equal(network.load(tmp_path / "model.keras")(pixels), model(pixels))
     (tmp_path / "broken.keras").write_bytes(b"no zip")
     with pytest.raises(ModelError, match="not a Keras model"):
-        resnet.load(tmp_path / "broken.keras")
+        network.load(tmp_path / "broken.keras")
 
 
 def test_shared_weights_make_right_features(shared):
     """Pooled conv5 of ImageNet weights is neither dead nor wild on tissue; wrong preprocessing shows here."""
     weights = shared / "weights/resnet50_imagenet_notop.weights.h5"
     settings = config.Model(weights=str(weights))
-    assert resnet.title(settings) == "8-bit pruned ResNet50"
-    backbone = resnet.build_backbone(settings)
+    assert network.title(settings) == "8-bit pruned ResNet50"
+    backbone = network.build_backbone(settings)
     plain = keras.applications.ResNet50(include_top=False, weights=str(weights), pooling="avg")
     pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     expected = plain(keras.applications.resnet50.preprocess_input(pixels.astype("float32")))
