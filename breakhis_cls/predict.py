@@ -59,7 +59,8 @@ def predict(model_path: Path, sources: list[Path], skip_broken: bool = False) ->
     from .modeling import devices
 
     settings = _settings_beside(model_path)
-    devices.prepare(settings.run.deterministic if settings else True)
+    made = settings.run if settings else config.Run()
+    devices.prepare(made.deterministic, made.precision)
     import pandas as pd
 
     from .modeling import network
@@ -69,7 +70,7 @@ def predict(model_path: Path, sources: list[Path], skip_broken: bool = False) ->
     fit = settings.image if settings else config.Image(height_px=height, width_px=width)
     files, images = _read(found(sources), fit, skip_broken)
     classes = _classes(settings, model.output_shape[-1])
-    probabilities = _probabilities(model, images)
+    probabilities = _probabilities(model, images, settings.augment.test_views if settings else 1)
     columns = {f"p_{name}": probabilities[:, at] for at, name in enumerate(classes)}
     predicted = [classes[at] for at in probabilities.argmax(axis=1)]
     return pd.DataFrame({"file": [str(file) for file in files], **columns, "predicted": predicted})
@@ -134,12 +135,16 @@ def _advice(read: list[Path]) -> str:
     return "mend them, or say --skip_broken True:" if read else "none is left:"
 
 
-def _probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
+def _probabilities(model: keras.Model, images: np.ndarray, n_views: int) -> np.ndarray:
+    import numpy as np
+
+    from .data import pipeline
     from .modeling import features
 
     if images.shape[1:] != model.input_shape[1:]:
         raise ConfigError(f"images were fitted to {images.shape[1:]}, but the model expects {model.input_shape[1:]}")
-    return model.predict(images, batch_size=features.BATCH_SIZE, verbose=0)
+    in_view = [pipeline.in_order(images, np.arange(len(images)), features.BATCH_SIZE, v) for v in range(n_views)]
+    return np.mean([model.predict(batches, verbose=0) for batches in in_view], axis=0)
 
 
 if __name__ == "__main__":

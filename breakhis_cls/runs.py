@@ -74,12 +74,8 @@ class Run:
 
 def name_of(settings: config.Config, data_id: str, weights_id: str, split: pd.DataFrame) -> str:
     """`<config name>-<fold>-<seed>-<8 hex>`: the hex stands for all that moves the result, not for paths."""
-    content = settings.model_dump(mode="json")
-    for section, key in PATHS:
-        del content[section][key]
-    del content["name"]
     parts = split[["file", "part"]].to_numpy().tolist()
-    hexes = digest(content, Path(settings.split.protocol).name, data_id, weights_id, parts)[:8]
+    hexes = digest(_without_paths(settings), Path(settings.split.protocol).name, data_id, weights_id, parts)[:8]
     return f"{settings.name}-{settings.split.fold}-{settings.run.seed}-{hexes}"
 
 
@@ -102,6 +98,32 @@ def opened(settings: config.Config, name: str) -> Iterator[Run]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        if not (run.folder / "config.yaml").is_file():
+        if (run.folder / "config.yaml").is_file():
+            _check_unchanged(run)
+        else:
             write_text(run.folder / "config.yaml", config.to_yaml(settings))
         yield run
+
+
+def _check_unchanged(run: Run) -> None:
+    """RunError where the folder's config.yaml no longer says what the folder's name stands for."""
+    path = run.folder / "config.yaml"
+    there, ours = (_without_paths(one) for one in (config.from_yaml(path), run.settings))
+    for section, value in ours.items():
+        keys = [key for key in value if value[key] != there[section][key]] if isinstance(value, dict) else []
+        if keys or there[section] != value:
+            name = f"{section}.{keys[0]}" if keys else section
+            was, now = (one[section][keys[0]] if keys else one[section] for one in (there, ours))
+            raise RunError(
+                f"{path} was changed since its run began: {name} is {was} there and {now} in this command; "
+                f"delete {run.folder} to begin anew, or say --{name} {was} for another run"
+            )
+
+
+def _without_paths(settings: config.Config) -> dict[str, Any]:
+    """What names an experiment: all settings but where things lie and what it is called."""
+    content = settings.model_dump(mode="json")
+    for section, key in PATHS:
+        del content[section][key]
+    del content["name"]
+    return content

@@ -32,7 +32,7 @@ def train(settings: config.Config, report: bool = True) -> Run:
     material = materials.gather(settings)
     for sentence in material.warnings:
         print(f"warning: {sentence}", file=sys.stderr)
-    devices.prepare(settings.run.deterministic)  # before anything imports TensorFlow
+    devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
     from . import evaluate, runs
     from .modeling import network
 
@@ -56,7 +56,9 @@ def _train(settings: config.Config, material: Material, run: Run) -> None:
     store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
     training = phases.Training(settings, material, store, run)
     probabilities = training.predict(training.fit())
-    run.write_json("environment.json", _environment(settings, material, training.seconds))
+    for phase, cost in training.costs.items():
+        print(f"{phase}: " + ", ".join(f"{name} {number:,.2f}" for name, number in cost.items()), file=sys.stderr)
+    run.write_json("environment.json", _environment(settings, material, training.costs))
     run.write_predictions(material, probabilities, _title(settings))
     run.finish(metrics.of(predictions.read(run.folder / "predictions.csv")))
 
@@ -70,14 +72,14 @@ def _title(settings: config.Config) -> str:
     return f"{network.title(settings.model)}, head on {'+'.join(settings.model.features)}{tuned}"
 
 
-def _environment(settings: config.Config, material: Material, seconds: dict[str, float]) -> dict[str, Any]:
+def _environment(settings: config.Config, material: Material, costs: dict[str, dict[str, float]]) -> dict[str, Any]:
     from .modeling import devices, network
 
     return devices.environment() | {
         "git_commit": _git_commit(),
         "data": material.facts(),
         "weights": {"name": network.title(settings.model), "sha256": network.weights_sha256(settings.model)},
-        "seconds": seconds,
+        "phases": costs,
         "warnings": material.warnings,
     }
 

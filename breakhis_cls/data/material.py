@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import Config
+from ..errors import DataError
 from ..files import digest
 from . import index, splits
 
@@ -85,6 +86,7 @@ def gather(settings: Config) -> Material:
         images, dropped = splits.without_duplicates(images, data.duplicates, data.task)
         split = splits.assign(images, settings.split, data.task)
         broken = index.broken(data)
+    _check_train(split, data.task)
     told = list(dict.fromkeys(str(warning.message) for warning in caught)) + splits.warnings_of(split, data.task)
     if settings.model.weights == "random" and settings.head.epochs:
         told.append("random weights have nothing to transfer; set head.epochs to 0 and tune.part to all")
@@ -98,3 +100,15 @@ def gather(settings: Config) -> Material:
         task=data.task,
         warnings=told,
     )
+
+
+def _check_train(split: pd.DataFrame, task: str) -> None:
+    """DataError where there is nothing to tell apart."""
+    train = split[split["part"] == "train"]
+    classes = train["label" if task == "binary" else "subtype"].unique()
+    if len(classes) < 2:
+        found = f"only {classes[0]}" if len(classes) else "no"
+        raise DataError(
+            f"train of fold {split['fold'].iloc[0]} holds {found} images; expected at least two classes; "
+            "choose another split.fold, or more slides"
+        )

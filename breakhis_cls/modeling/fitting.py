@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import pandas as pd
+import tensorflow as tf
 
 from .. import config
 from ..data import pipeline
@@ -34,8 +37,9 @@ def fit(
     """Train `model` for one phase and leave it with its best weights; returns history rows (see DESIGN: history.csv).
 
     Best is the lowest loss on validation; with `baseline`, what the model could before the phase competes too.
-    folder: the phase's own, holds TensorBoard's events and the last good epoch. Raises ModelError when the loss is not
-    a number.
+    folder: the phase's own, holds TensorBoard's events and the last good epoch. Under a distribution strategy call it
+    in the scope where the model was made; batch_size is that of all replicas together, and the rate stays as set.
+    Raises ModelError when the loss is not a number, or a batch does not fit into the GPU's memory.
     """
     n_steps = pipeline.steps_per_epoch(rows, phase.batch_size)
     _compile(model, phase, n_steps)
@@ -43,20 +47,33 @@ def fit(
     keeper = Keeper(folder, phase, seed, first_epoch)
     held_out = pipeline.validation(validation, phase.batch_size)
     keeper.resume(model)
-    if baseline and not keeper.state["history"]:
-        keeper.challenge(model, model.evaluate(held_out, verbose=0, return_dict=True)["loss"])
-    if not keeper.ended:
-        model.fit(
-            pipeline.training(rows, phase.batch_size, seed, keeper.n_done, phase.epochs),
-            validation_data=held_out,
-            shuffle=False,  # the stream is in order already
-            initial_epoch=keeper.n_done,
-            epochs=phase.epochs,
-            steps_per_epoch=n_steps,
-            callbacks=[keeper, keras.callbacks.TensorBoard(folder / "tensorboard")],
-        )
+    with _sentence_when_out_of_memory(phase):
+        if baseline and not keeper.state["history"]:
+            keeper.challenge(model, model.evaluate(held_out, verbose=0, return_dict=True)["loss"])
+        if not keeper.ended:
+            model.fit(
+                pipeline.training(rows, phase.batch_size, seed, keeper.n_done, phase.epochs),
+                validation_data=held_out,
+                shuffle=False,  # the stream is in order already
+                initial_epoch=keeper.n_done,
+                epochs=phase.epochs,
+                steps_per_epoch=n_steps,
+                callbacks=[*keeper.averaging, keeper, keras.callbacks.TensorBoard(folder / "tensorboard")],
+            )
     keeper.restore_best(model)
     return pd.DataFrame(keeper.state["history"])
+
+
+@contextlib.contextmanager
+def _sentence_when_out_of_memory(phase: config.Phase) -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError:
+        section, smaller = type(phase).__name__.lower(), max(phase.batch_size // 2, 1)
+        raise ModelError(
+            f"a batch of {phase.batch_size} does not fit into memory; --{section}.batch_size {smaller} "
+            f"--{section}.accumulate {2 * phase.accumulate} takes the same steps in half of it"
+        ) from None
 
 
 class Keeper(keras.callbacks.Callback):
@@ -70,6 +87,7 @@ class Keeper(keras.callbacks.Callback):
         super().__init__()
         self.folder, self.phase, self.seed, self.first_epoch = folder, phase, seed, first_epoch
         self.state: dict[str, Any] = {"best": math.inf, "best_epoch": -1, "history": []}
+        self.averaging = [keras.callbacks.SwapEMAWeights()] if phase.ema else []  # validates the running mean
         self.started = 0.0
 
     @property
@@ -143,16 +161,26 @@ class Keeper(keras.callbacks.Callback):
         before = self._last()
         saving = self.folder / f".saving-{uuid.uuid4().hex[:8]}"
         saving.mkdir(parents=True)
+        last, best = saving / "last.weights.h5", saving / "best.weights.h5"
         try:
-            model.save_weights(saving / "last.weights.h5")  # with the optimizer's state
-            best = saving / "last.weights.h5" if is_best or before is None else before / "best.weights.h5"
-            os.link(best, saving / "best.weights.h5")
+            if is_best and self.n_done:
+                self._save_averaged(model, best)
+            model.save_weights(last)  # with the optimizer's state
+            if not best.exists():
+                os.link(last if is_best or before is None else before / "best.weights.h5", best)
             write_text(saving / "state.json", json.dumps(self.state))
             saving.rename(self.folder / f"epoch-{self.n_done:05d}")
         finally:
             shutil.rmtree(saving, ignore_errors=True)
         if before is not None:
             shutil.rmtree(before)
+
+    def _save_averaged(self, model: keras.Model, path: Path) -> None:
+        """The running mean, where there is one; the swap back rounds, so that the last weights are saved after it."""
+        for average in self.averaging:
+            average.on_test_begin()
+            model.save_weights(path)
+            average.on_test_end()
 
     def _last(self) -> Path | None:
         return max(self.folder.glob("epoch-*"), default=None)
@@ -168,8 +196,15 @@ def _compile(model: keras.Model, phase: config.Phase, n_steps: int) -> None:
         warmup_steps=n_warmup,
     )
     model.compile(
-        optimizer=keras.optimizers.AdamW(schedule, weight_decay=phase.weight_decay),
-        loss=keras.losses.CategoricalCrossentropy(),
+        optimizer=keras.optimizers.AdamW(
+            schedule,
+            weight_decay=phase.weight_decay,
+            global_clipnorm=phase.clip_norm or None,
+            use_ema=phase.ema > 0,
+            ema_momentum=phase.ema,
+            gradient_accumulation_steps=phase.accumulate if phase.accumulate > 1 else None,
+        ),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=False,  # off on CPU and under op determinism anyway; a GPU run should not differ in this
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 from ..config import Config
 from ..data import pipeline
@@ -18,7 +20,7 @@ from ..data.material import Material
 from ..data.pixels import PixelStore
 from ..files import replaced
 from ..runs import Run
-from . import features, fitting, network
+from . import devices, features, fitting, network
 
 
 @dataclass
@@ -29,20 +31,18 @@ class Training:
     material: Material
     store: PixelStore
     run: Run
-    seconds: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    strategy: tf.distribute.Strategy = field(default_factory=devices.strategy)
 
     def fit(self) -> keras.Model:
         """The model with its best weights, also saved as model.keras; history.csv holds both phases."""
-        settings = self.settings
-        n_features = sum(network.BLOCKS[block][1] for block in settings.model.features)
-        head = network.build_head(n_features, len(self.material.classes), settings.model.dropout, settings.run.seed)
+        settings, head = self.settings, self._head()
         history = [self._fit_head(head)] if settings.head.epochs else []
-        keras.utils.set_random_seed(settings.run.seed)  # the only seed that keras.applications listens to
-        backbone = network.build_backbone(settings.model)
-        model = network.join(backbone, head, settings.image)
-        if self.tunes:
-            network.set_trainable(backbone, settings.tune.part, settings.model.weights == "random")
-            history.append(self._fine_tune(model, sum(map(len, history))))
+        with self.strategy.scope():
+            model = self._joined(head)
+            if self.tunes:
+                network.set_trainable(model.get_layer("backbone"), settings.model, settings.tune.part)
+                history.append(self._fine_tune(model, sum(map(len, history))))
         if history:
             self.run.write_table("history.csv", pd.concat(history))
         with replaced(self.run.folder / "model.keras") as temporary:
@@ -50,19 +50,23 @@ class Training:
         return model
 
     def predict(self, model: keras.Model) -> np.ndarray:
-        """(n, n_classes) probabilities of validation and test rows, in the order of the split.
+        """(n, n_classes) probabilities of validation and test rows, in the order of the split; the mean over
+        `augment.test_views`.
 
         With a frozen backbone they come from the kept features; else from the whole model, in shards that make a long
         prediction resumable.
         """
-        kept = self.material.of("validation", "test")
-        with self.timed("predictions"):
+        kept, views = self.material.of("validation", "test"), pipeline.ALL_VIEWS[: self.settings.augment.test_views]
+        with self.measured("predictions"):
             if self.settings.head.epochs and not self.tunes:
-                pooled = self._features((0,))[kept, 0]
-                return model.get_layer("head").predict(pooled, batch_size=features.BATCH_SIZE, verbose=0)
+                head, pooled = model.get_layer("head"), self._features(views)[kept]
+                of_views = [head.predict(pooled[:, view], batch_size=features.BATCH_SIZE, verbose=0) for view in views]
+                return np.mean(of_views, axis=0)
             folder = self.run.folder / "outputs" / _digest_of(model)[:16]
             rows = self._hashes[kept], self.store.array, self.store.rows[kept]
-            return features.outputs(lambda: features.compiled(model), *rows, folder, title="predictions")
+            build = functools.cache(lambda: features.compiled(model))
+            of_views = [features.outputs(build, *rows, folder / f"view-{v}", v, "predictions") for v in views]
+            return np.mean(of_views, axis=0)
 
     @property
     def tunes(self) -> bool:
@@ -70,11 +74,27 @@ class Training:
         return self.settings.tune.part != "none" and self.settings.tune.epochs > 0
 
     @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Keep the seconds of a phase, for environment.json."""
+    def measured(self, name: str) -> Iterator[None]:
+        """Keep a phase's seconds and peak memory in GiB, for environment.json."""
+        devices.forget_peaks()
         started = time.monotonic()
         yield
-        self.seconds[name] = round(time.monotonic() - started, 2)
+        seconds = round(time.monotonic() - started, 2)
+        self.costs[name] = {"seconds": seconds} | {f"peak_gib_{of}": gib for of, gib in devices.peaks().items()}
+
+    def _head(self) -> keras.Model:
+        n_features = network.n_features(self.settings.model)
+        return network.build_head(
+            n_features, len(self.material.classes), self.settings.model.dropout, self.settings.run.seed
+        )
+
+    def _joined(self, trained: keras.Model) -> keras.Model:
+        """The whole model; its head is made anew, since a distribution strategy wants its own variables."""
+        keras.utils.set_random_seed(self.settings.run.seed)  # the only seed that keras.applications listens to
+        backbone, head = network.build_backbone(self.settings.model), self._head()
+        head.set_weights(trained.get_weights())
+        head.get_layer("standardise").finalize_state()
+        return network.join(backbone, head, self.settings.image)
 
     @property
     def _hashes(self) -> np.ndarray:
@@ -85,11 +105,11 @@ class Training:
 
     def _fit_head(self, head: keras.Model) -> pd.DataFrame:
         views = pipeline.ALL_VIEWS[: self.settings.head.views]
-        with self.timed("features"):
+        with self.measured("features"):
             pooled = self._features(views)
         training, validation = self._rows(pooled, np.arange(len(pooled)), views)
         head.get_layer("standardise").adapt(pooled[training.index, 0])
-        with self.timed("head"):
+        with self.measured("head"):
             folder, seed = self.run.folder / "head", self.settings.run.seed
             return fitting.fit(head, self.settings.head, training, validation, folder, seed)
 
@@ -97,7 +117,7 @@ class Training:
         augment = self.settings.augment
         rows = self._rows(self.store.array, self.store.rows, pipeline.views_of(augment), augment.stain)
         folder, seed = self.run.folder / "tune", self.settings.run.seed
-        with self.timed("tune"):
+        with self.measured("tune"):
             return fitting.fit(model, self.settings.tune, *rows, folder, seed, n_before, baseline=n_before > 0)
 
     def _rows(
