@@ -32,9 +32,10 @@ NAMED = ("label", "subtype", "slide", "case", "magnification")  # what an offici
 TOLERANCE = 1e-3  # of a row's sum: eight classes rounded to four decimals are off by 4e-4 at most
 
 
-def read(path: Path) -> pd.DataFrame:
+def read(path: Path, only: str | None = None) -> pd.DataFrame:
     """A predictions.csv, checked; `case` is text, probabilities are float64.
 
+    `only` names a part: rows of others are dropped as text, before anything in them is looked at.
     Raises DataError with one sentence for each kind of fault: all rows with it counted, the first ones shown.
     """
     try:
@@ -43,22 +44,26 @@ def read(path: Path) -> pd.DataFrame:
         raise DataError(f"no such table: {path}; expected a predictions.csv or a run's folder") from None
     except (OSError, ValueError) as error:  # ValueError is the base of pandas' parser errors and of bad UTF-8
         raise DataError(f"{path} cannot be read as CSV: {' '.join(str(error).split())}") from None
-    return checked(table, str(path))
+    if only is not None and "part" in table:
+        table = table[table["part"] == only]
+    return checked(table, str(path), only or "test")
 
 
-def checked(table: pd.DataFrame, source: str = "the table") -> pd.DataFrame:
+def checked(table: pd.DataFrame, source: str = "the table", needed: str = "test") -> pd.DataFrame:
     """The table with its columns in their types, or a DataError that
-    names every kind of fault found in it."""
+    names every kind of fault found in it; rows of part `needed` must be there."""
     missing = [name for name in COLUMNS if name not in table]
     if missing or not _probability_columns(table):
         lacks = ", ".join(missing + ([] if _probability_columns(table) else ["p_<class> for each class"]))
         raise DataError(f"{source} lacks columns: {lacks}; it needs {', '.join(COLUMNS)} and p_<class> for each class")
     if table.empty:
-        raise DataError(f"{source} has no rows; expected one for each image of validation and test")
+        raise DataError(f"{source} has no rows of part {needed}; expected one for each image of validation and test")
     if complaint := _unknown_classes(table):
         raise DataError(f"{source}: {complaint}")
     table = _typed(table)
     complaints = [sentence for check in CHECKS if (sentence := check(table))]
+    if not (table["part"] == needed).any():
+        complaints.append(f"no row is of part {needed}; metrics are read from those")
     if complaints:
         raise DataError(f"{source}: " + "\n".join(complaints))
     return _whole_numbers(table)
@@ -172,10 +177,6 @@ def _wrong_parts(table: pd.DataFrame) -> str:
     )  # fmt: skip
 
 
-def _no_test(table: pd.DataFrame) -> str:
-    return "" if (table["part"] == "test").any() else "no row is of part test; metrics are read from those"
-
-
 def _wrong_labels(table: pd.DataFrame) -> str:
     wrong = (truth(table) < 0) | ~table["label"].isin(names.LABELS).to_numpy()
     column = "label" if is_binary(table) else "subtype"
@@ -222,5 +223,5 @@ def _complaint(table: pd.DataFrame, wrong: np.ndarray, what: str, show) -> str:
 
 
 CHECKS = (
-    _not_numbers, _not_probabilities, _duplicates, _wrong_parts, _no_test, _wrong_labels, _against_names, _torn_slides,
+    _not_numbers, _not_probabilities, _duplicates, _wrong_parts, _wrong_labels, _against_names, _torn_slides,
 )  # fmt: skip
