@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from breakhis_cls import config
 from breakhis_cls.data.pipeline import Rows
@@ -44,13 +45,16 @@ def _break_off_after(epoch, monkeypatch):
     monkeypatch.setattr(fitting.Keeper, "on_epoch_end", broken)
 
 
-@pytest.mark.parametrize("epoch", [0, 2])
-def test_going_on_equals_never_stopping(epoch, tmp_path, monkeypatch):
-    undisturbed, expected = _fit(tmp_path / "undisturbed" / "head")
+WITH_ALL = PHASE.model_copy(update={"ema": 0.8, "accumulate": 2, "clip_norm": 0.5, "label_smoothing": 0.1})
+
+
+@pytest.mark.parametrize(("epoch", "phase"), [(0, PHASE), (2, PHASE), (1, WITH_ALL)])
+def test_going_on_equals_never_stopping(epoch, phase, tmp_path, monkeypatch):
+    undisturbed, expected = _fit(tmp_path / "undisturbed" / "head", phase)
     with monkeypatch.context() as patched, pytest.raises(_Interrupted):
         _break_off_after(epoch, patched)
-        _fit(tmp_path / "broken" / "head")
-    resumed, history = _fit(tmp_path / "broken" / "head")
+        _fit(tmp_path / "broken" / "head", phase)
+    resumed, history = _fit(tmp_path / "broken" / "head", phase)
     assert history.drop(columns="seconds").equals(expected.drop(columns="seconds"))
     for one, other in zip(undisturbed.weights, resumed.weights, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
@@ -107,3 +111,65 @@ def test_dropout_and_rate_are_in_the_plan(tmp_path):
     assert history["learning_rate"].iloc[-1] == pytest.approx(0, abs=1e-6)
     assert history["learning_rate"].max() <= PHASE.peak_lr
     assert isinstance(_head().get_layer("dropout"), keras.layers.Dropout)
+
+
+def test_the_running_mean_is_what_is_validated_and_kept(tmp_path):
+    phase = PHASE.model_copy(update={"ema": 0.9, "epochs": 3})
+    head, history = _fit(tmp_path / "head", phase)
+    head.compile(loss="categorical_crossentropy")
+    validation = _rows(2)
+    found = head.evaluate(validation.source[:, 0], validation.targets, verbose=0, return_dict=True)
+    assert found["loss"] == pytest.approx(history["val_loss"].min(), rel=1e-4)
+    _, plain = _fit(tmp_path / "plain" / "head", phase.model_copy(update={"ema": 0.0}))
+    np.testing.assert_allclose(history["loss"], plain["loss"], rtol=1e-4)  # the way of the weights is the same
+    assert not np.allclose(history["val_loss"], plain["val_loss"], rtol=1e-3)
+
+
+def test_two_half_batches_take_the_step_of_a_whole_one(tmp_path):
+    rows, validation = _rows(1, n=16), _rows(2)
+    kept = []
+    for batch_size, accumulate in ((8, 1), (4, 2)):
+        head = network.build_head(6, 2, 0.0, seed=0)
+        phase = PHASE.model_copy(
+            update={"batch_size": batch_size, "accumulate": accumulate, "warmup_share": 0.0, "epochs": 1}
+        )
+        fitting.fit(head, phase, rows, validation, tmp_path / str(accumulate) / "head", seed=0)
+        kept.append(head.get_layer("probabilities").kernel.numpy())
+    moved = abs(kept[0] - network.build_head(6, 2, 0.0, seed=0).get_layer("probabilities").kernel.numpy()).max()
+    assert moved > 0.05
+    assert abs(kept[0] - kept[1]).max() < 0.4 * moved  # not 0: the rate is read at another step of the cosine
+
+
+def test_smoothed_targets_leave_the_head_less_sure(tmp_path):
+    phase = PHASE.model_copy(update={"epochs": 20, "patience": 20, "warmup_share": 0.0})
+    sure = {}
+    for smoothing in (0.0, 0.4):
+        head, _ = _fit(tmp_path / str(smoothing) / "head", phase.model_copy(update={"label_smoothing": smoothing}))
+        sure[smoothing] = head.predict(_rows(1).source[:, 0], verbose=0).max(axis=1).mean()
+    assert sure[0.4] < sure[0.0] - 0.05
+
+
+def test_clipping_bounds_a_step(tmp_path):
+    rows = _rows(1)
+    rows.source[...] *= 1_000
+    plain, clipped = (
+        _after_one_epoch(rows, tmp_path / str(norm), PHASE.model_copy(update={"clip_norm": norm, "epochs": 1}))
+        for norm in (0.0, 1e-8)
+    )
+    assert abs(clipped).max() < abs(plain).max()
+
+
+def _after_one_epoch(rows, folder, phase):
+    head = _head()
+    before = head.get_layer("probabilities").kernel.numpy()
+    fitting.fit(head, phase, rows, _rows(2), folder / "head", seed=0)
+    return head.get_layer("probabilities").kernel.numpy() - before
+
+
+def test_a_batch_too_large_for_memory_is_told(tmp_path, monkeypatch):
+    def exhausted(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(keras.Model, "fit", exhausted)
+    with pytest.raises(ModelError, match=r"--head\.batch_size 2 --head\.accumulate 2 takes the same steps"):
+        _fit(tmp_path / "head")

@@ -15,11 +15,9 @@ from ..errors import DataError, first_few
 from . import intervals, predictions, tallies
 from .sources import Experiment
 
-COMPARED = ("roc_auc", "balanced_accuracy", "image_accuracy", "brier")
-ADDITIVE = (
-    "image_accuracy",
-    "brier",
-)  # sums over images, for which swapping a case's answers is an exact test
+COMPARED = ("roc_auc", "balanced_accuracy", "image_accuracy", "brier", "log_loss")
+# Sums over images, for which swapping a case's answers is an exact test:
+ADDITIVE = ("image_accuracy", "brier", "log_loss")
 N_SWAPS = 20_000
 EXACT_UP_TO = 14  # cases: 2^14 ways of swapping are all tried
 POWER = 0.8

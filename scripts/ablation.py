@@ -1,0 +1,144 @@
+"""Which settings help? Each arm is one experiment over five case folds, compared with the first, paired by case.
+
+python scripts/ablation.py [--config configs/binary_200x.yaml] [--tuned False] [--section.name value ...]
+Frozen heads cost seconds once their features are made: five seeds. Fine-tuning costs half an hour an arm on 2 cores:
+one seed. Every run is an ordinary, resumable run of `train`; table and figures go to <run.reports>/ablation-<data>.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from breakhis_cls import config, runs
+from breakhis_cls.errors import DONE, exits_cleanly
+from breakhis_cls.evaluation import comparison, diagrams, figures, intervals, metrics, predictions, wording
+from breakhis_cls.evaluation.sources import Experiment
+from breakhis_cls.files import replaced, write_text
+from breakhis_cls.train import train
+
+SEEDS = range(5)
+SHOWN = ("roc_auc", "log_loss", "balanced_accuracy", "image_accuracy")
+FROZEN = {
+    "conv5": {},
+    "conv4": {"model": {"features": ("conv4",)}},
+    "conv4 and conv5": {"model": {"features": ("conv4", "conv5")}},
+    "conv5, 8 views": {"head": {"views": 8}},
+    "conv4, 8 views": {"model": {"features": ("conv4",)}, "head": {"views": 8}},
+    "conv4 and conv5, 8 views": {"model": {"features": ("conv4", "conv5")}, "head": {"views": 8}},
+    "conv5, 8 views, 8 at test": {"head": {"views": 8}, "augment": {"test_views": 8}},
+    "conv4, 8 views, 8 at test": {
+        "model": {"features": ("conv4",)}, "head": {"views": 8}, "augment": {"test_views": 8},
+    },
+}  # fmt: skip
+TUNED = {"conv5 tuned": {}, "conv5 tuned, stain 0.2": {"augment": {"stain": 0.2}}}
+IN_EIGHT = ", 8 at test"
+
+
+class Ablation(config.Config):
+    """An experiment, and how much is varied."""
+
+    tuned: bool = True
+    """Fine-tune conv5 too, with and without stain augmentation, each scored on one view and on eight."""
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    """Train what is not trained yet, then compare, write and print."""
+    given = config.parse(Ablation, argv, "ablation", __doc__ or "")
+    base = config.Config.model_validate(given.model_dump(exclude={"tuned"}))
+    arms = {name: _table(_trained(base, name, changes)) for name, changes in FROZEN.items()}
+    for name, changes in TUNED.items() if given.tuned else ():
+        done = _trained(base, name, changes)
+        arms |= {name: _table(done), name + IN_EIGHT: pd.concat([_in_eight_views(run) for run in done])}
+    experiments = [Experiment(name, (), table.reset_index(drop=True)) for name, table in arms.items()]
+    _write(experiments, base.run.reports / f"ablation-{experiments[0].said('data')}")
+    return DONE
+
+
+def _trained(base: config.Config, name: str, changes: dict[str, dict]) -> list[runs.Run]:
+    """All folds and seeds of one arm."""
+    is_tuned = name in TUNED
+    content = base.model_dump()
+    if not is_tuned:
+        content["tune"]["part"] = "none"
+    for section, values in changes.items():
+        content[section] |= values
+    done = []
+    for seed in SEEDS[:1] if is_tuned else SEEDS:
+        for fold in range(base.split.n_folds):
+            content["split"]["fold"], content["run"]["seed"] = fold, seed
+            done.append(train(config.Config.model_validate(content), report=False))
+    return done
+
+
+def _table(done: list[runs.Run]) -> pd.DataFrame:
+    return pd.concat([predictions.read(run.folder / "predictions.csv") for run in done])
+
+
+def _in_eight_views(run: runs.Run) -> pd.DataFrame:
+    """The run's predictions made once more, as the mean over eight views; kept beside the run's own."""
+    path = run.folder / "in_eight_views" / "predictions.csv"
+    if not path.is_file():
+        from breakhis_cls.data import material as materials
+        from breakhis_cls.data.pixels import PixelStore
+        from breakhis_cls.modeling import network, phases
+
+        augment = run.settings.augment.model_copy(update={"test_views": 8})
+        settings = run.settings.model_copy(update={"augment": augment})
+        material = materials.gather(settings)
+        store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
+        training = phases.Training(settings, material, store, run)
+        probabilities = training.predict(network.load(run.folder / "model.keras"))
+        model = predictions.read(run.folder / "predictions.csv")["model"].iloc[0]
+        runs.Run(path.parent, settings).write_predictions(material, probabilities, model)
+    return predictions.read(path)
+
+
+def _write(experiments: list[Experiment], out: Path) -> None:
+    first, *others = experiments
+    entries = []
+    for other in others:
+        compared = comparison.compare([first, other], [first.test, other.test])
+        entries += [{"arm": other.name} | entry for entry in compared if entry["metric"] in SHOWN]
+    table = pd.DataFrame([_row(experiment) for experiment in experiments])
+    words = wording.metric_words(predictions.is_binary(first.table))
+    for metric in SHOWN:
+        of_metric = [entry for entry in entries if entry["metric"] == metric]
+        for entry, p in zip(of_metric, comparison.holm([entry["p"] for entry in of_metric]), strict=True):
+            entry["p_holm"] = p  # over all arms, not over the one pair
+        drawn = diagrams.differences(of_metric, [entry["arm"] for entry in of_metric], words[metric][0])
+        figures.save(drawn, out, f"ablation_{metric}")
+    for name, content in {"arms": table, "differences": pd.DataFrame(entries).drop(columns=["a", "b"])}.items():
+        with replaced(out / f"{name}.csv") as temporary:
+            content.to_csv(temporary, index=False)
+    write_text(out / "ablation.md", _markdown(table, entries))
+    print(f"{_markdown(table, entries)}\n{out}")
+
+
+def _row(experiment: Experiment) -> dict[str, object]:
+    """An arm's metrics with their intervals over cases."""
+    test = experiment.test
+    row: dict[str, object] = {"arm": experiment.name, "seeds": test["seed"].nunique()}
+    for metric, found in metrics.of_rows(test, "pooled", intervals.N_RESAMPLES, 0, SHOWN).items():
+        row |= {metric: found["value"], f"{metric}_low": found["low"], f"{metric}_high": found["high"]}
+    return row
+
+
+def _markdown(table: pd.DataFrame, entries: list[dict]) -> str:
+    lines = ["| arm | seeds | ROC AUC | log loss | minus the first: ROC AUC | log loss |", "|---|---|---|---|---|---|"]
+    for row in table.to_dict("records"):
+        cells = [f"{row[m]:.3f} ({row[m + '_low']:.3f} to {row[m + '_high']:.3f})" for m in SHOWN[:2]]
+        of_arm = {entry["metric"]: entry for entry in entries if entry["arm"] == row["arm"]}
+        cells += [
+            f"{e['difference']:+.3f} ({e['low']:+.3f} to {e['high']:+.3f})" if (e := of_arm.get(metric)) else ""
+            for metric in SHOWN[:2]
+        ]
+        lines.append(f"| {row['arm']} | {row['seeds']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

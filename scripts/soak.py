@@ -1,0 +1,167 @@
+"""Does a run survive being killed? Trains one small experiment undisturbed, then again and again under SIGKILL.
+
+python scripts/soak.py [--minutes 10] [--out DIR]
+Each round starts from nothing (index, pixel store, features, head, fine-tuning, predictions), is killed at random
+moments until it ends by itself, and must leave the bytes of the undisturbed run. On synthetic tissue, all augmentations
+on. Exit code 0: every round did; 1: one did not, and its folder is kept.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from breakhis_cls import config
+from breakhis_cls.data import synthetic
+from breakhis_cls.errors import ANSWER_IS_NO, DONE, RunError, exits_cleanly
+from breakhis_cls.files import write_json, write_text
+
+MIN_KILLS = 3  # a round that was hardly disturbed proves little
+
+
+class Soak(config.Section):
+    """How long, and where."""
+
+    minutes: float = Field(10, ge=0)
+    """A round that has begun is ended; at least one is made."""
+    seed: int = 0
+    """Of the moments."""
+    out: Path = Path("reports/soak")
+    """soak.json: rounds, kills, and what stage each kill hit."""
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    """Soak, print the count of kills, and say whether every round ended in the same bytes."""
+    given = config.parse(Soak, argv, "soak", __doc__ or "")
+    with tempfile.TemporaryDirectory() as scratch:
+        found = soak(given, Path(scratch))
+    write_json(given.out / "soak.json", found)
+    print(json.dumps(found, indent=2))
+    return DONE if found["different"] == 0 else ANSWER_IS_NO
+
+
+def soak(given: Soak, scratch: Path) -> dict:
+    """Rounds, kills by stage, and how many rounds ended differently."""
+    tree = synthetic.write(scratch / "tree", images_per_cell=1, slides=synthetic.SLIDES)
+    started = time.monotonic()
+    expected = _ended(_experiment(tree, scratch / "undisturbed"), budget_s=3600.0)
+    span_s = time.monotonic() - started
+    moments, stages = random.Random(given.seed), collections.Counter()
+    rounds, different = 0, 0
+    while rounds == 0 or time.monotonic() - started < 60 * given.minutes:
+        folder = scratch / f"round-{rounds}"
+        stages += _killed_until_done(_experiment(tree, folder), folder, span_s, moments)
+        equal = _same(expected, _run_folder(folder))
+        rounds, different = rounds + 1, different + (not equal)
+        if equal:
+            shutil.rmtree(folder)
+        else:
+            shutil.copytree(folder, given.out / folder.name, dirs_exist_ok=True)
+        _tell(f"round {rounds}: {'equal' if equal else 'DIFFERENT'}, {stages.total()} kills so far {dict(stages)}")
+    return {
+        "rounds": rounds,
+        "different": different,
+        "kills": stages.total(),
+        "kills_by_stage": dict(stages),
+        "undisturbed_s": round(span_s, 1),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+    }
+
+
+def _experiment(tree: Path, folder: Path) -> Path:
+    """A config that passes every stage in seconds."""
+    settings = {
+        "data": {"root": str(tree), "cache": str(folder / "cache"), "magnifications": [40, 200]},
+        "image": {"height_px": 32, "width_px": 48},
+        "model": {"weights": "random"},
+        "head": {"epochs": 4, "batch_size": 8, "views": 8},
+        "tune": {"part": "conv5", "epochs": 3, "batch_size": 8, "peak_lr": 1e-3},
+        "augment": {"stain": 0.3, "brightness": 0.1, "contrast": 0.1, "scale": 0.1, "test_views": 8},
+        "run": {"dir": str(folder / "runs"), "reports": str(folder / "reports")},
+    }
+    write_text(folder / "soak.yaml", json.dumps(settings))  # JSON is YAML
+    return folder / "soak.yaml"
+
+
+def _killed_until_done(experiment: Path, folder: Path, span_s: float, moments: random.Random) -> collections.Counter:
+    """Start, kill at a random moment, start again ... ; after MIN_KILLS it may end by itself. Kills by stage."""
+    stages: collections.Counter[str] = collections.Counter()
+    while True:
+        process = subprocess.Popen(_command(experiment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            code = process.wait(timeout=moments.uniform(0, 1.2 * span_s))
+        except subprocess.TimeoutExpired:
+            stages[_stage(folder)] += 1
+            process.kill()
+            process.wait()
+            continue
+        if code != DONE:
+            raise RunError(
+                f"train ended with {code} in {folder}; expected {DONE}; run it by hand: --config {experiment}"
+            )
+        if stages.total() >= MIN_KILLS:
+            return stages
+        shutil.rmtree(_run_folder(folder))  # too little disturbed: train once more, over warm caches
+
+
+def _ended(experiment: Path, budget_s: float) -> Path:
+    answer = subprocess.run(_command(experiment), capture_output=True, text=True, timeout=budget_s, check=False)
+    if answer.returncode != DONE:
+        raise RunError(f"the undisturbed run ended with {answer.returncode}: {answer.stderr[-500:]}")
+    return _run_folder(experiment.parent)
+
+
+def _command(experiment: Path) -> list[str]:
+    return [sys.executable, "-m", "breakhis_cls.train", "--config", str(experiment)]
+
+
+def _run_folder(folder: Path) -> Path:
+    return next((folder / "runs").glob("soak-*"))
+
+
+def _stage(folder: Path) -> str:
+    """The last thing that a folder shows of a run under way."""
+    run = next((folder / "runs").glob("soak-*"), folder)
+    signs = {
+        "report": run / "metrics.json",
+        "scoring": run / "predictions.csv",
+        "predicting": run / "outputs",
+        "after fine-tuning": run / "model.keras",
+        "fine-tuning": run / "tune",
+        "head": run / "head",
+        "features": folder / "cache" / "features",
+        "pixel store": run / "split.csv",
+    }
+    return next((stage for stage, path in signs.items() if path.exists()), "start and index")
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Equal bytes of predictions, equal weights, equal history but for its seconds."""
+    tables = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in (one, other)]
+    weights = [keras.saving.load_model(run / "model.keras", compile=False).get_weights() for run in (one, other)]
+    return (
+        (one / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
+        and tables[0].equals(tables[1])
+        and all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+    )
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
