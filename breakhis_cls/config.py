@@ -168,7 +168,8 @@ class Run(Section):
     seed: int = 0
     """Of initial weights, order, augmentation and dropout."""
     deterministic: bool = True
-    """Equal bytes from equal commands on one CPU machine; costs some 10-25 % of speed."""
+    """Equal bytes from equal commands on one machine; costs some 10-25 % of speed on CPU. On a GPU XLA and some fast
+    kernels go too: no one measured that cost yet."""
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     """auto: mixed where every GPU is good at it, float32 elsewhere."""
 
@@ -203,7 +204,7 @@ def from_yaml(path: Path, kind: type[S] = Config) -> S:
         raise ConfigError(f"{path} holds a {type(content).__name__}; expected sections such as 'data:' and 'split:'")
     if "name" in kind.model_fields:
         content.setdefault("name", path.stem)
-    return _validated(kind, content, str(path))
+    return validated(kind, content, str(path))
 
 
 def to_yaml(settings: BaseModel) -> str:
@@ -216,8 +217,8 @@ def parse(kind: type[S], argv: list[str] | None, prog: str, description: str) ->
 
     Exits with code 2 and one screen on a wrong option, with 0 after `--help`.
     """
-    argv, path = _take_config(list(sys.argv[1:] if argv is None else argv))
-    default = from_yaml(path, kind) if path else _validated(kind, {}, "defaults")
+    argv, path = take_config(list(sys.argv[1:] if argv is None else argv))
+    default = from_yaml(path, kind) if path else validated(kind, {}, "defaults")
     description = f"{description}\n\n--config FILE.yaml gives the defaults shown below."
     return from_command_line(kind, argv, prog, description, default)
 
@@ -239,7 +240,8 @@ def from_command_line(
     )
 
 
-def _take_config(argv: list[str]) -> tuple[list[str], Path | None]:
+def take_config(argv: list[str]) -> tuple[list[str], Path | None]:
+    """Part `--config FILE` from the other words of a command line."""
     for at, word in enumerate(argv):
         if word.startswith("--config="):
             return argv[:at] + argv[at + 1 :], Path(word.partition("=")[2])
@@ -256,7 +258,8 @@ def _configs_near(path: Path) -> str:
     return f"; did you mean {path.parent / near[0]}?" if near else "; configs/ holds those of the repository"
 
 
-def _validated(kind: type[S], content: dict[str, Any], source: str) -> S:
+def validated(kind: type[S], content: dict[str, Any], source: str) -> S:
+    """Nested names and values -> settings. ConfigError, which begins with `source`, names what is unknown or wrong."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
