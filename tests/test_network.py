@@ -1,4 +1,4 @@
-"""The model room: preprocessing, what is frozen, weights that do not fit."""
+"""Backbone and head joined: what is frozen, weights that do not fit. See test_backbones.py for the other networks."""
 
 import keras
 import numpy as np
@@ -10,20 +10,7 @@ from breakhis_cls.errors import ConfigError, ModelError
 from breakhis_cls.modeling import fitting, network
 
 RANDOM = config.Model(weights="random")
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-@pytest.mark.parametrize("shape", [(4, 5, 3), (2, 4, 5, 3)])
-def test_preprocessing_equals_keras(dtype, shape):
-    rgb = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
-    expected = keras.applications.resnet50.preprocess_input(rgb.astype("float32").copy())
-    np.testing.assert_allclose(network.CaffePreprocessing()(rgb), expected, rtol=1e-6)
-
-
-def test_preprocessing_leaves_its_argument_alone():
-    rgb = np.full((1, 2, 2, 3), 255, "float32")
-    network.CaffePreprocessing()(rgb)
-    assert (rgb == 255).all()
+PRETRAINED = config.Model(weights="imagenet")  # as far as freezing goes
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +30,7 @@ def _rows():
 @pytest.mark.parametrize("part", ["conv5", "all"])
 def test_tuning_at_rate_zero_moves_no_batch_norm(joined, part, tmp_path):
     backbone, model = joined
-    network.set_trainable(backbone, part, from_scratch=False)
+    network.set_trainable(backbone, PRETRAINED, part)
     before = [weight.numpy() for weight in backbone.weights]
     phase = config.Tune(epochs=1, peak_lr=0, batch_size=4)
     fitting.fit(model, phase, _rows(), _rows(), tmp_path, seed=0)
@@ -52,7 +39,7 @@ def test_tuning_at_rate_zero_moves_no_batch_norm(joined, part, tmp_path):
 
 def test_training_from_scratch_moves_batch_norm(joined, tmp_path):
     backbone, model = joined
-    network.set_trainable(backbone, "all", from_scratch=True)
+    network.set_trainable(backbone, RANDOM, "all")
     moving = [weight for weight in backbone.weights if weight.path.endswith("moving_mean")]
     before = [weight.numpy() for weight in moving]
     fitting.fit(model, config.Tune(epochs=1, batch_size=4), _rows(), _rows(), tmp_path, seed=0)
@@ -62,7 +49,7 @@ def test_training_from_scratch_moves_batch_norm(joined, tmp_path):
 
 def test_only_the_named_part_is_opened(joined):
     backbone, _ = joined
-    network.set_trainable(backbone, "conv5", from_scratch=False)
+    network.set_trainable(backbone, PRETRAINED, "conv5")
     opened = {weight.path.split("/")[0] for weight in backbone.trainable_weights}
     assert opened and all(name.startswith("conv5") and "_bn" not in name for name in opened)
 
@@ -70,7 +57,7 @@ def test_only_the_named_part_is_opened(joined):
 def test_a_part_above_the_features_is_refused():
     backbone = network.build_backbone(config.Model(weights="random", features=("conv4",)))
     with pytest.raises(ConfigError, match="does not feed"):
-        network.set_trainable(backbone, "conv5", from_scratch=False)
+        network.set_trainable(backbone, PRETRAINED, "conv5")
 
 
 def test_both_blocks_side_by_side():

@@ -51,7 +51,7 @@ def of_backbone(
     per_view = [
         outputs(build, pixel_hashes, pixels, index, folder / f"view-{view}", view, "features") for view in views
     ]
-    return np.stack(per_view, axis=1)[:, :, _columns(settings.model.features)]
+    return np.stack(per_view, axis=1)[:, :, _columns(settings.model)]
 
 
 def outputs(
@@ -117,10 +117,10 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
     return known
 
 
-def _columns(blocks: tuple[str, ...]) -> np.ndarray:
-    widths = [network.BLOCKS[block][1] for block in ALL_BLOCKS]
-    starts = dict(zip(ALL_BLOCKS, np.cumsum([0, *widths]), strict=False))
-    return np.concatenate([np.arange(network.BLOCKS[block][1]) + starts[block] for block in blocks])
+def _columns(model: config.Model) -> np.ndarray:
+    widths = network.widths(model)
+    starts = dict(zip(ALL_BLOCKS, np.cumsum([0, *widths.values()]), strict=False))
+    return np.concatenate([np.arange(widths[block]) + starts[block] for block in model.features])
 
 
 def _backbone(settings: config.Config) -> keras.Model:

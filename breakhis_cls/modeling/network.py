@@ -1,7 +1,8 @@
-"""ResNet50 with its own preprocessing inside the model, a pooled head, and what is frozen when."""
+"""A backbone with its own preprocessing inside the model, a pooled head, and what is frozen when."""
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -10,67 +11,46 @@ from keras import layers
 
 from .. import config
 from ..errors import ConfigError, ModelError
-from ..files import sha256_of
+from .backbones import BACKBONES, end_of, from_end_of
+from .weights import title, weights_id, weights_sha256
 
-BLOCKS: dict[str, tuple[str, int]] = {
-    "conv4": ("conv4_block6_out", 1024),
-    "conv5": ("conv5_block3_out", 2048),
-}  # output layer, width
-TUNED = {"none": (), "conv5": ("conv5",), "conv4": ("conv4", "conv5"), "all": ("conv",)}  # by layer name's prefix
-IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)  # Keras's "caffe" preprocessing, which ResNet50 v1 was trained with
-KNOWN_WEIGHTS = {"2b300325d4372ac1": "8-bit pruned ResNet50"}  # SHA-256 prefix -> what they must be called
+__all__ = [
+    "BLOCKS", "build_backbone", "build_head", "join", "load", "n_features", "set_trainable", "title", "weights_id",
+    "weights_sha256", "widths",
+]  # fmt: skip
+
+BLOCKS = ("conv4", "conv5")  # whose pooled outputs may feed the head; part of the feature cache's key
+BEFORE = {"conv5": "conv4", "conv4": "conv3"}  # tune.part -> the last stage that stays closed
 SCRATCH_MOMENTUM = 0.9  # Keras's 0.99 needs some 500 steps before BatchNorm's averages mean anything
 
 
-@keras.saving.register_keras_serializable("breakhis_cls")
-class CaffePreprocessing(layers.Layer):
-    """RGB in [0, 255], any dtype, (..., 3) -> BGR minus ImageNet's mean, float. What `resnet50.preprocess_input` does,
-    without its wrap-around on uint8 and without writing into its argument. (`Rescaling` here is the classic mistake.)
-    """
-
-    def call(self, rgb):
-        bgr = keras.ops.flip(keras.ops.cast(rgb, self.compute_dtype), axis=-1)
-        return bgr - keras.ops.convert_to_tensor(IMAGENET_MEAN_BGR, dtype=self.compute_dtype)
+def widths(model: config.Model) -> dict[str, int]:
+    """Pooled features of each block of BLOCKS; known without building the backbone."""
+    return {block: BACKBONES[model.backbone].stages[block][1] for block in BLOCKS}
 
 
-def weights_id(model: config.Model) -> str:
-    """Content of the weights: `random`, `imagenet` (fixed by Keras's own checksum) or a file's SHA-256."""
-    if model.weights in ("random", "imagenet"):
-        return model.weights
-    path = Path(model.weights)
-    if not path.is_file():
-        expected = f"imagenet, random, or a .weights.h5 of {model.backbone} without top"
-        raise ModelError(f"no weights at {path}; expected {expected}")
-    return sha256_of(path)
-
-
-def weights_sha256(model: config.Model) -> str | None:
-    """SHA-256 of the weights' file; None for random and imagenet, which have no file of the user's."""
-    found = weights_id(model)
-    return None if found == model.weights else found
-
-
-def title(model: config.Model) -> str:
-    """What a report calls the backbone, such as `ResNet50 (imagenet)`; known non-official weights by their name."""
-    found = weights_id(model)
-    if found in ("random", "imagenet"):
-        return f"{model.backbone} ({found})"
-    return KNOWN_WEIGHTS.get(found[:16], f"{model.backbone} ({Path(model.weights).name})")
+def n_features(model: config.Model) -> int:
+    """What the head gets: the widths of `model.features` together."""
+    return sum(widths(model)[block] for block in model.features)
 
 
 def build_backbone(model: config.Model, blocks: tuple[str, ...] | None = None) -> keras.Model:
-    """(n, h, w, 3) RGB in [0, 255] -> (n, d) pooled outputs of `blocks` side by side (1024 for conv4, 2048 for conv5).
+    """(n, h, w, 3) RGB in [0, 255] -> (n, d) pooled outputs of `blocks` side by side; d by `widths`.
 
-    Random weights come from Keras's global seed: call `keras.utils.set_random_seed` first.
+    conv5 alone is what keras.applications gives with `pooling="avg"` on images preprocessed as it says. Random weights
+    come from Keras's global seed: call `keras.utils.set_random_seed` first.
     Raises ModelError where the weights are missing or of another architecture.
     """
+    kind, blocks = BACKBONES[model.backbone], blocks or model.features
     image = keras.Input((None, None, 3), name="image")
-    resnet = _pretrained(model)
-    ends = [resnet.get_layer(BLOCKS[block][0]).output for block in blocks or model.features]
-    trunk = keras.Model(resnet.input, ends, name="trunk")
-    outputs = trunk(CaffePreprocessing(name="preprocessing")(image))
+    whole = _pretrained(model)
+    trunk = keras.Model(whole.input, [end_of(whole, kind.stages[block][0]) for block in blocks], name="trunk")
+    outputs = trunk(kind.preprocessing(name="preprocessing")(image))
     outputs = outputs if isinstance(outputs, list) else [outputs]
     pooled = [layers.GlobalAveragePooling2D()(output) for output in outputs]
+    if kind.normalises_pooled and "conv5" in blocks:
+        at = blocks.index("conv5")
+        pooled[at] = whole.layers[-1](pooled[at])
     return keras.Model(image, pooled[0] if len(pooled) == 1 else layers.Concatenate()(pooled), name="backbone")
 
 
@@ -102,22 +82,23 @@ def join(backbone: keras.Model, head: keras.Model, image: config.Image) -> keras
     return keras.Model(pixels, head(backbone(pixels)), name="breakhis")
 
 
-def set_trainable(backbone: keras.Model, part: str, from_scratch: bool) -> None:
+def set_trainable(backbone: keras.Model, model: config.Model, part: str) -> None:
     """Open `part` of the trunk for training. BatchNorm stays frozen unless the weights are random.
 
-    `fit` overrides `training=False` in Keras 3 (keras#20285): the flag on each BatchNorm is what holds its statistics.
+    `fit` overrides `training=False` in Keras 3 (keras#20285): the flag on each BatchNorm is what holds its statistics,
+    and a rate of 0 what keeps the dropout of closed stages still (EfficientNet's), as it was when features were kept.
     Call it before `compile`; afterwards it does nothing. Raises ConfigError where the part does not feed the head.
     """
-    trunk = backbone.get_layer("trunk")
-    opened = [layer for layer in trunk.layers if layer.name.startswith(TUNED[part])] if part != "none" else []
-    if part != "none" and not opened:
-        raise ConfigError(f"tune.part {part} does not feed model.features; say --tune.part conv4, or conv5 features")
+    trunk, from_scratch = backbone.get_layer("trunk"), model.weights == "random"
+    opened = _opened(trunk, model, part)
     backbone.trainable = True
     for layer in trunk.layers:
         is_batch_norm = isinstance(layer, layers.BatchNormalization)
         layer.trainable = layer in opened and (from_scratch or not is_batch_norm)
         if is_batch_norm and from_scratch:
             layer.momentum = SCRATCH_MOMENTUM
+        if isinstance(layer, layers.Dropout) and layer not in opened:
+            layer.rate = 0.0
 
 
 def load(path: Path) -> keras.Model:
@@ -130,15 +111,27 @@ def load(path: Path) -> keras.Model:
         raise ModelError(f"{path} is not a Keras model that can be opened safely: {_first_line(error)}") from None
 
 
+def _opened(trunk: keras.Model, model: config.Model, part: str) -> list[layers.Layer]:
+    if part not in BEFORE:
+        return trunk.layers if part == "all" else []
+    opened = from_end_of(trunk, BACKBONES[model.backbone].stages[BEFORE[part]][0])
+    if not opened:
+        raise ConfigError(f"tune.part {part} does not feed model.features; say --tune.part conv4, or conv5 features")
+    return opened
+
+
 def _pretrained(model: config.Model) -> keras.Model:
-    build = keras.applications.ResNet50
+    build = BACKBONES[model.backbone].build
     if model.weights == "random":
         return build(include_top=False, weights=None)
     if model.weights == "imagenet":
         return _with_imagenet(build)
     weights_id(model)  # a missing file is told by its own sentence
     try:
-        return build(include_top=False, weights=model.weights)
+        with warnings.catch_warnings():
+            # Keras 3.15 looks for every layer twice; older files hold it once. What is not found at all raises.
+            warnings.filterwarnings("ignore", "Skipping nested container at '_operations_by_depth")
+            return build(include_top=False, weights=model.weights)
     except (ValueError, OSError, KeyError) as error:
         raise ModelError(
             f"{model.weights} does not hold weights of {model.backbone} without top: {_first_line(error)}"

@@ -1,0 +1,85 @@
+"""Networks of keras.applications: each with its own preprocessing, where its stages end and how wide they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+from keras import layers
+
+IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)  # Keras's "caffe" preprocessing, which ResNet50 v1 was trained with
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in [0, 1]: Keras's "torch" mode
+
+
+@keras.saving.register_keras_serializable("breakhis_cls")
+class CaffePreprocessing(layers.Layer):
+    """RGB in [0, 255], any dtype, (..., 3) -> BGR minus ImageNet's mean, float. What `resnet50.preprocess_input` does,
+    without its wrap-around on uint8 and without writing into its argument. (`Rescaling` here is the classic mistake.)
+    """
+
+    def call(self, rgb):
+        bgr = keras.ops.flip(keras.ops.cast(rgb, self.compute_dtype), axis=-1)
+        return bgr - keras.ops.convert_to_tensor(IMAGENET_MEAN_BGR, dtype=self.compute_dtype)
+
+
+def torch_preprocessing(**named) -> layers.Layer:
+    """RGB in [0, 255], any dtype, (..., 3) -> ImageNet's mean taken off, in its deviations; as densenet's own does."""
+    scale = [1 / (255 * std) for std in IMAGENET_STD]
+    offset = [-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+    return layers.Rescaling(scale, offset, **named)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What has to be known of a network to take it apart."""
+
+    build: Callable[..., keras.Model]
+    """Of keras.applications; called with include_top=False and weights."""
+    stages: dict[str, tuple[str, int]]
+    """conv3, conv4, conv5 (1/8, 1/16 and 1/32 of the image) -> the layer that ends the stage, channels there."""
+    preprocessing: Callable[..., layers.Layer] = layers.Identity
+    """RGB in [0, 255] -> what `build` expects; Identity where the network brings its own."""
+    normalises_pooled: bool = False
+    """Whether its last layer is a LayerNormalization that was trained on the pooled conv5."""
+
+
+BACKBONES = {
+    "ResNet50": Backbone(
+        keras.applications.ResNet50,
+        {"conv3": ("conv3_block4_out", 512), "conv4": ("conv4_block6_out", 1024), "conv5": ("conv5_block3_out", 2048)},
+        CaffePreprocessing,
+    ),
+    "DenseNet121": Backbone(  # normalises before it convolves: a stage ends after the BatchNorm and ReLU that follow it
+        keras.applications.DenseNet121,
+        {"conv3": ("pool3_relu", 512), "conv4": ("pool4_relu", 1024), "conv5": ("relu", 1024)},
+        torch_preprocessing,
+    ),
+    "EfficientNetV2B0": Backbone(
+        keras.applications.EfficientNetV2B0,
+        {"conv3": ("block3b_add", 48), "conv4": ("block5e_add", 112), "conv5": ("top_activation", 1280)},
+    ),
+    "ConvNeXtTiny": Backbone(
+        keras.applications.ConvNeXtTiny,
+        {
+            "conv3": ("convnext_tiny_stage_1_block_2_identity", 192),
+            "conv4": ("convnext_tiny_stage_2_block_8_identity", 384),
+            "conv5": ("convnext_tiny_stage_3_block_2_identity", 768),
+        },
+        normalises_pooled=True,
+    ),
+}
+
+
+def end_of(network: keras.Model, layer: str) -> keras.KerasTensor:
+    """What a stage puts out: the output of `layer`, or of the sum that follows it and is no layer (ConvNeXt's `+`)."""
+    operations = network.operations
+    at = [operation.name for operation in operations].index(layer)
+    following = operations[at + 1 : at + 2]
+    is_sum = bool(following) and not isinstance(following[0], layers.Layer)
+    return operations[at + is_sum].output
+
+
+def from_end_of(trunk: keras.Model, layer: str) -> list[layers.Layer]:
+    """The layers after `layer`. Keras sorts layers by depth, and nothing runs past the end of a stage."""
+    return trunk.layers[[of_trunk.name for of_trunk in trunk.layers].index(layer) + 1 :]

@@ -1,0 +1,138 @@
+"""Every backbone by name: preprocessed as Keras says, taken apart at its stages, repeatable, saved whole."""
+
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from breakhis_cls import config
+from breakhis_cls.data.pipeline import Rows
+from breakhis_cls.errors import ConfigError, ModelError
+from breakhis_cls.modeling import fitting, network
+from breakhis_cls.modeling.backbones import BACKBONES, CaffePreprocessing, end_of, torch_preprocessing
+from breakhis_cls.modeling.weights import IMAGENET_FILES
+
+MODULES = {
+    "ResNet50": keras.applications.resnet50,
+    "DenseNet121": keras.applications.densenet,
+    "EfficientNetV2B0": keras.applications.efficientnet_v2,
+    "ConvNeXtTiny": keras.applications.convnext,
+}
+every_backbone = pytest.mark.parametrize("name", list(MODULES))
+PARTS = {"conv3": 8, "conv4": 16, "conv5": 32}
+PIXELS = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+ROWS = Rows(PIXELS, np.arange(8), np.eye(2)[np.arange(8) % 2])
+
+
+def _settings(name, **more):
+    return config.Model(backbone=name, weights="random", **more)
+
+
+def _whole(name, **more):
+    keras.utils.set_random_seed(0)
+    return BACKBONES[name].build(include_top=False, weights=None, **more)
+
+
+def _joined(name, features=("conv5",)):
+    """Backbone and the model that is trained; the same weights each time."""
+    keras.utils.set_random_seed(0)
+    backbone = network.build_backbone(_settings(name, features=features))
+    head = network.build_head(network.n_features(_settings(name, features=features)), 2, 0.2, 0)
+    return backbone, network.join(backbone, head, config.Image(height_px=64, width_px=64))
+
+
+def test_all_that_can_be_set_are_known():
+    named = config.Model.model_fields["backbone"].annotation.__args__
+    assert set(named) == set(BACKBONES) == set(MODULES) == set(IMAGENET_FILES)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("shape", [(4, 5, 3), (2, 4, 5, 3)])
+@pytest.mark.parametrize("name, layer", [("ResNet50", CaffePreprocessing), ("DenseNet121", torch_preprocessing)])
+def test_preprocessing_equals_keras(name, layer, shape, dtype):
+    rgb = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    expected = MODULES[name].preprocess_input(rgb.astype("float32").copy())
+    np.testing.assert_allclose(layer()(rgb), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_preprocessing_leaves_its_argument_alone():
+    rgb = np.full((1, 2, 2, 3), 255, "float32")
+    CaffePreprocessing()(rgb)
+    assert (rgb == 255).all()
+
+
+@every_backbone
+def test_features_are_those_that_keras_documents(name):
+    """Pooled conv5 of raw uint8 equals keras.applications' own pooling of what its own preprocessing made of it."""
+    backbone, _ = _joined(name)
+    expected = _whole(name, pooling="avg")(MODULES[name].preprocess_input(PIXELS[:2].astype("float32")))
+    found = backbone(PIXELS[:2])
+    assert np.ptp(found, axis=0).max() > 0  # it looks at the image
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@every_backbone
+def test_stages_end_at_an_eighth_sixteenth_and_thirtysecond(name):
+    whole, stages = _whole(name), BACKBONES[name].stages
+    ends = keras.Model(whole.input, [end_of(whole, layer) for layer, _ in stages.values()])
+    shapes = ends.compute_output_shape((1, 64, 96, 3))
+    expected = [(1, 64 // part, 96 // part, stages[name][1]) for name, part in PARTS.items()]
+    assert [tuple(shape) for shape in shapes] == expected
+
+
+@every_backbone
+def test_tuning_goes_on_to_the_same_bits_and_holds_what_is_closed(name, tmp_path, monkeypatch):
+    whole, end = tmp_path / "whole" / "tune", fitting.Keeper.on_epoch_end
+
+    def and_copied(keeper, epoch, logs=None):
+        end(keeper, epoch, logs)
+        if keeper.folder == whole and epoch == 0:
+            shutil.copytree(whole, tmp_path / "killed" / "tune")
+
+    monkeypatch.setattr(fitting.Keeper, "on_epoch_end", and_copied)
+    histories = []
+    for folder in (whole, tmp_path / "killed" / "tune"):
+        backbone, model = _joined(name)
+        network.set_trainable(
+            backbone, _settings(name, features=("conv5",)).model_copy(update={"weights": "imagenet"}), "conv5"
+        )
+        before = {weight.path: weight.numpy() for weight in backbone.weights}
+        phase = config.Tune(epochs=2, batch_size=4, peak_lr=1e-3)
+        histories.append(fitting.fit(model, phase, ROWS, ROWS, folder, seed=0).drop(columns="seconds"))
+        moved = {weight.path for weight in backbone.weights if not np.array_equal(weight, before[weight.path])}
+        assert moved and moved <= {weight.path for weight in backbone.trainable_weights}
+        assert not [path for path in moved if "moving_" in path]
+    assert histories[0].equals(histories[1])
+
+
+@every_backbone
+def test_a_part_that_does_not_feed_the_head_is_refused(name):
+    backbone = network.build_backbone(_settings(name, features=("conv4",)))
+    with pytest.raises(ConfigError, match="does not feed"):
+        network.set_trainable(backbone, _settings(name), "conv5")
+    network.set_trainable(backbone, _settings(name), "conv4")
+    assert backbone.trainable_weights
+
+
+@every_backbone
+def test_a_saved_model_opens_safely_and_answers_the_same(name, tmp_path):
+    _, model = _joined(name, ("conv4", "conv5"))
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(network.load(tmp_path / "model.keras")(PIXELS[:2]), model(PIXELS[:2]))
+
+
+@pytest.mark.parametrize("name", list(MODULES)[1:])
+def test_weights_of_another_network_are_refused_in_a_sentence(name, shared):
+    weights = str(shared / "weights/resnet50_imagenet_notop.weights.h5")
+    with pytest.raises(ModelError, match=f"does not hold weights of {name} without top") as refused:
+        network.build_backbone(config.Model(backbone=name, weights=weights))
+    assert "\n" not in str(refused.value)
+
+
+def test_dropout_is_still_where_a_stage_is_closed():
+    backbone, _ = _joined("EfficientNetV2B0")
+    network.set_trainable(backbone, _settings("EfficientNetV2B0"), "conv5")
+    drops = [layer for layer in backbone.get_layer("trunk").layers if isinstance(layer, keras.layers.Dropout)]
+    assert {layer.rate > 0 for layer in drops} == {True, False}
+    assert all((layer.rate > 0) == layer.name.startswith("block6") for layer in drops)
