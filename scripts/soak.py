@@ -99,8 +99,10 @@ def _experiment(tree: Path, folder: Path) -> Path:
 def _killed_until_done(experiment: Path, folder: Path, span_s: float, moments: random.Random) -> collections.Counter:
     """Start, kill at a random moment, start again ... ; after MIN_KILLS it may end by itself. Kills by stage."""
     stages: collections.Counter[str] = collections.Counter()
+    log = folder / "train.log"
     while True:
-        process = subprocess.Popen(_command(experiment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with log.open("w") as written:
+            process = subprocess.Popen(_command(experiment), stdout=written, stderr=subprocess.STDOUT)
         try:
             code = process.wait(timeout=moments.uniform(0, 1.2 * span_s))
         except subprocess.TimeoutExpired:
