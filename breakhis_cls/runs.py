@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from .files import digest, replaced, write_json, write_text
 if TYPE_CHECKING:
     from .data.material import Material
 
+PHASES = ("head", "tune")  # in order; each has a folder below the run's
 PATHS = (
     ("data", "root"),
     ("data", "cache"),
@@ -47,6 +50,21 @@ class Run:
     def report(self) -> Path:
         """Where the run's report lies."""
         return self.settings.run.reports / self.folder.name
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Rows of history.csv; of a run at work, of the epochs that are safe so far. Empty before the first."""
+        if (self.folder / "history.csv").is_file():
+            return pd.read_csv(self.folder / "history.csv")
+        rows = [row for phase in PHASES for row in self._history_of(phase)]
+        return pd.DataFrame(rows)
+
+    def _history_of(self, phase: str) -> list[dict[str, Any]]:
+        found: list[list[dict[str, Any]]] = [[]]
+        for path in (self.folder / phase).glob("epoch-*/state.json"):
+            with suppress(OSError):  # the run may replace it between the look and the read
+                found.append(json.loads(path.read_text(encoding="utf-8"))["history"])
+        return max(found, key=len)
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """A CSV of the run; floats keep all their digits, so that equal runs give equal bytes."""
@@ -127,3 +145,16 @@ def _without_paths(settings: config.Config) -> dict[str, Any]:
         del content[section][key]
     del content["name"]
     return content
+
+
+def wait_until_free(folder: Path, seconds: float) -> None:
+    """Return when no process holds the run's folder, or after `seconds`: a process that was just killed lets go of it
+    in a moment, over a network file system perhaps in a minute."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with suppress(FileNotFoundError, BlockingIOError), (folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if not (folder / ".lock").is_file():
+            return
+        time.sleep(0.2)

@@ -3,6 +3,7 @@ disk."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,7 +21,7 @@ TILE_PX = (350, 230)  # width, height; some 200 dpi at a quarter of the page
 N_ERRORS = 12
 
 
-def sample_sheet(table: pd.DataFrame, root: Path) -> Figure | None:
+def sample_sheet(table: pd.DataFrame, root: Path, finding: str = "What the model was tested on") -> Figure | None:
     """A row for each subtype: the first image of each magnification, or of four slides where there is but one
     magnification. None without images."""
     rows = _on_disk(_samples(table), root)
@@ -33,7 +34,7 @@ def sample_sheet(table: pd.DataFrame, root: Path) -> Figure | None:
         for at, kind in enumerate(kinds):
             for ax, (_, row) in zip(axes[at], rows[rows["subtype"] == kind].iterrows(), strict=False):
                 _show(ax, root / row["file"], f"{row['subtype']} {row['label']}, {row['magnification']}X")
-    titled(figure, f"What the model was tested on: {len(kinds)} subtypes")
+    titled(figure, f"{finding}: {len(kinds)} subtypes")
     return figure
 
 
@@ -49,18 +50,27 @@ def confident_errors(table: pd.DataFrame, root: Path) -> Figure | None:
     rows = _on_disk(surest_errors(table, 4 * N_ERRORS), root).head(N_ERRORS)
     if rows.empty:
         return None
-    n_rows = -(-len(rows) // 3)
-    figure, axes = blank(PAGE_IN, 2.0 * n_rows + 0.3, n_rows, 3)
+    said = [
+        f"{row['true']}, called {row['named']} ({row['p']:.2f})\n"
+        f"{row['slide'].removeprefix('SOB_')}, {row['magnification']}X"
+        for _, row in rows.iterrows()
+    ]
+    return sheet(rows["file"], root, said, "Where the model was surest and wrong", 3)
+
+
+def sheet(
+    images: Iterable[str | np.ndarray], root: Path, captions: Iterable[str], finding: str, n_columns: int
+) -> Figure:
+    """Fields in reading order, each under its caption: files below `root`, or pixels (h, w, 3) uint8."""
+    shown = list(zip(images, captions, strict=True))
+    n_rows = -(-len(shown) // n_columns)
+    n_lines = max((caption.count("\n") + 1 for _, caption in shown), default=1)
+    figure, axes = blank(PAGE_IN, n_rows * (PAGE_IN / n_columns * 0.66 + 0.14 * n_lines) + 0.3, n_rows, n_columns)
     _hide(axes)
     with mpl.rc_context(STYLE):
-        for ax, (_, row) in zip(axes.flat, rows.iterrows(), strict=False):
-            said = f"{row['true']}, called {row['named']} ({row['p']:.2f})"
-            _show(
-                ax,
-                root / row["file"],
-                f"{said}\n{row['slide'].removeprefix('SOB_')}, {row['magnification']}X",
-            )
-    titled(figure, "Where the model was surest and wrong")
+        for ax, (image, caption) in zip(axes.flat, shown, strict=False):
+            _show(ax, root / image if isinstance(image, str) else image, caption)
+    titled(figure, finding)
     return figure
 
 
@@ -83,8 +93,10 @@ def _hide(axes: np.ndarray) -> None:
         ax.axis("off")
 
 
-def _show(ax: Axes, path: Path, caption: str) -> None:
-    """The whole field at 700:460, which restores one that was squeezed to a square."""
-    with Image.open(path) as opened:
-        ax.imshow(np.asarray(opened.convert("RGB").resize(TILE_PX, Image.Resampling.LANCZOS)))
+def _show(ax: Axes, image: Path | np.ndarray, caption: str) -> None:
+    """A file's whole field at 700:460, which restores one that was squeezed to a square; pixels as they are."""
+    if isinstance(image, Path):
+        with Image.open(image) as opened:
+            image = np.asarray(opened.convert("RGB").resize(TILE_PX, Image.Resampling.LANCZOS))
+    ax.imshow(image)
     ax.set_title(caption, fontsize=7, fontweight="normal", pad=3)
