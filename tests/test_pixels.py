@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from breakhis_cls import config
-from breakhis_cls.data import index, parallel, pixels
+from breakhis_cls.data import index, macenko, parallel, pixels, synthetic
 from breakhis_cls.errors import DataError
 
 SMALL = config.Image(height_px=23, width_px=35)
@@ -103,10 +103,11 @@ def test_the_key_follows_settings_and_pixels(data, monkeypatch):
     keys = [opened(data).key]
     keys += [opened(data, config.Image(height_px=23, width_px=34)).key]
     keys += [opened(data, config.Image(height_px=23, width_px=35, fit="crop")).key]
+    keys += [opened(data, config.Image(height_px=23, width_px=35, stains="macenko")).key]
     keys += [opened(data.model_copy(update={"magnifications": (200,)})).key]
     monkeypatch.setattr(pixels, "VERSION", 0)
     keys += [opened(data).key]
-    assert len(set(keys)) == 5
+    assert len(set(keys)) == 6
 
 
 def test_the_key_does_not_follow_paths(data, tmp_path):
@@ -278,6 +279,16 @@ def test_crop_takes_the_centre_and_pad_keeps_all():
 def test_no_shape_is_too_odd(height_px, width_px, to_height_px, to_width_px, fit):
     image = np.zeros((height_px, width_px, 3), np.uint8)
     assert pixels.fit(image, settings(fit, to_height_px, to_width_px)).shape == (to_height_px, to_width_px, 3)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_stains_are_normalised_on_the_field_at_its_full_size(fit):
+    field = synthetic.draw("SOB_M_DC-14-90008-200-001.png")[0]
+    as_is = settings(fit, 64, 64)
+    expected = pixels.fit(macenko.normalised(field), as_is)
+    fitted = pixels.fit(field, as_is.model_copy(update={"stains": "macenko"}))
+    np.testing.assert_array_equal(fitted, expected)
+    assert not np.array_equal(fitted, pixels.fit(field, as_is))
 
 
 def test_shrinking_averages_and_does_not_pick():

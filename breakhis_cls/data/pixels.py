@@ -30,7 +30,7 @@ from PIL import Image
 
 from .. import config, files
 from ..errors import DataError
-from . import index
+from . import index, macenko
 from .parallel import in_parallel
 from .png import pixel_sha256
 
@@ -82,8 +82,9 @@ def fit(image: np.ndarray, settings: config.Image) -> np.ndarray:
 
     By Pillow's bilinear filter, which averages over what it shrinks. stretch: the whole field, whatever its
     shape. crop: the largest centred part of the wanted shape. pad: the whole field in its own shape, centred,
-    with margins of empty glass (grey level 245).
+    with margins of empty glass (grey level 245). Stains are normalised first, on the whole field at its full size.
     """
+    image = macenko.normalised(image) if settings.stains == "macenko" else image
     size = settings.width_px, settings.height_px
     height_px, width_px, _ = image.shape
     picture = Image.fromarray(image)

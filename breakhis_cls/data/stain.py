@@ -21,8 +21,13 @@ def to_optical_density(rgb: tf.Tensor) -> tf.Tensor:
 
 
 def to_rgb(density: tf.Tensor) -> tf.Tensor:
-    """(..., 3) OD -> (..., 3) uint8, rounded and clipped: the inverse of `to_optical_density`."""
-    return tf.cast(tf.clip_by_value(tf.round(256 * tf.exp(-density) - 1), 0, 255), tf.uint8)
+    """(..., 3) OD -> (..., 3) float32 RGB, not rounded, below 256: the inverse of `to_optical_density`."""
+    return 256 * tf.exp(-density) - 1
+
+
+def to_levels(rgb: tf.Tensor) -> tf.Tensor:
+    """(..., 3) float RGB -> (..., 3) uint8, rounded and clipped."""
+    return tf.cast(tf.clip_by_value(tf.round(rgb), 0, 255), tf.uint8)
 
 
 def to_stains(density: tf.Tensor) -> tf.Tensor:
@@ -31,11 +36,24 @@ def to_stains(density: tf.Tensor) -> tf.Tensor:
 
 
 def jittered(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """(n, h, w, 3) uint8, (n, 4) in (-1, 1) -> uint8: amounts of H and E times 1 + draw, plus OFFSET times draw.
+    """(n, h, w, 3) in [0, 255], any dtype; (n, 4) in (-1, 1) -> (n, h, w, 3) float32 RGB, neither rounded nor clipped.
 
-    Columns of draws: gain of H, gain of E, offset of H, offset of E. Zeros change nothing.
+    Amounts of H and E times 1 + draw, plus OFFSET times draw. Columns of draws: gain of H, gain of E, offset of H,
+    offset of E. Zeros change nothing.
     """
-    gain = 1 + tf.pad(draws[:, :2], [[0, 0], [0, 1]])
-    offset = OFFSET * tf.pad(draws[:, 2:], [[0, 0], [0, 1]])
-    amounts = to_stains(to_optical_density(images)) * gain[:, None, None, :] + offset[:, None, None, :]
+    gain, offset = 1 + _with_residual(draws[:, :2]), OFFSET * _with_residual(draws[:, 2:])
+    amounts = scaled(to_stains(to_optical_density(images)), gain, offset)
     return to_rgb(tf.linalg.matmul(amounts, tf.constant(HED)))
+
+
+def scaled(images: tf.Tensor, gain: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """(n, h, w, c), (n, c), (n, c) -> images * gain + offset, each image and channel by its own; all float32."""
+    n, height, width, _ = tf.unstack(tf.shape(images))
+    # By whole lines: TensorFlow takes twice as long to spread three numbers over an image as w times three.
+    lines = tf.reshape(images, (n, height, -1))
+    lines = lines * tf.tile(gain, (1, width))[:, None] + tf.tile(offset, (1, width))[:, None]
+    return tf.ensure_shape(tf.reshape(lines, tf.shape(images)), images.shape)
+
+
+def _with_residual(draws: tf.Tensor) -> tf.Tensor:
+    return tf.pad(draws, [[0, 0], [0, 1]])

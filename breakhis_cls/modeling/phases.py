@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from ..config import Config
+from ..config import Augment, Config
 from ..data import pipeline
 from ..data.material import Material
 from ..data.pixels import PixelStore
@@ -115,13 +115,13 @@ class Training:
 
     def _fine_tune(self, model: keras.Model, n_before: int) -> pd.DataFrame:
         augment = self.settings.augment
-        rows = self._rows(self.store.array, self.store.rows, pipeline.views_of(augment), augment.stain)
+        rows = self._rows(self.store.array, self.store.rows, pipeline.views_of(augment), augment)
         folder, seed = self.run.folder / "tune", self.settings.run.seed
         with self.measured("tune"):
             return fitting.fit(model, self.settings.tune, *rows, folder, seed, n_before, baseline=n_before > 0)
 
     def _rows(
-        self, source: np.ndarray, index: np.ndarray, views: tuple[int, ...], stain: float = 0.0
+        self, source: np.ndarray, index: np.ndarray, views: tuple[int, ...], augment: Augment | None = None
     ) -> tuple[pipeline.Rows, pipeline.Rows]:
         """Training and validation rows over one source, pixels or features."""
         material, balance = self.material, self.settings.data.balance
@@ -129,7 +129,7 @@ class Training:
         labels, cases = targets[of_train].argmax(axis=1), material.split["case"].to_numpy()[of_train]
         weights = pipeline.class_weights(labels) if balance == "class_weights" else None
         chances = pipeline.balanced(labels, cases) if balance == "sampling" else None
-        training = pipeline.Rows(source, index[of_train], targets[of_train], weights, chances, views, stain)
+        training = pipeline.Rows(source, index[of_train], targets[of_train], weights, chances, views, augment)
         return training, pipeline.Rows(source, index[held_out], targets[held_out])
 
 
