@@ -13,8 +13,11 @@ COMMANDS = {
     "download": "fetch BreakHis from Kaggle, or unpack an archive, and verify the tree",
     "audit": "what of a test set has the model seen? the leaks of any split",
     "train": "one run: split, features, head, fine-tuning, predictions, report",
+    "sweep": "many runs: folds, seeds, magnifications, any setting; one report; also over a Ray cluster",
     "evaluate": "metrics, figures and report from a run or from any predictions.csv",
     "predict": "probabilities for your own images",
+    "explain": "heat maps of what a run's model looked at, and whether to believe them",
+    "doctor": "what this machine has and lacks for a run, and what to do about it",
 }
 
 

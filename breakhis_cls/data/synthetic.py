@@ -72,18 +72,30 @@ def tree(cache: Path) -> Path:
 
 def draw(filename: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(height, 700, 3) uint8 RGB and (height, 700) bool nuclei; height is 460, or 456 as SHORT_PX says."""
-    name = names.parse(filename)
-    slide = TWINS.get(name.slide, name.slide)
-    case = tissue.case_of(np.random.default_rng([seed, int(name.case)]))
-    rng = np.random.default_rng([seed, zlib.crc32(slide.encode()), name.magnification, name.sequence])
-    rgb, nuclei = tissue.draw(rng, names.subtype_of(slide), case, name.magnification)
-    height_px = SHORT_PX.get((name.slide, name.magnification), names.FULL_PX[1])
+    rng, code, case, magnification, height_px = _recipe(filename, seed)
+    rgb, nuclei = tissue.draw(rng, code, case, magnification)
     return rgb[:height_px], nuclei[:height_px]
 
 
 def nuclei_mask(filename: str, seed: int = 0) -> np.ndarray:
     """(height, 700) bool: where nuclei were drawn, the truth that a heat map can be held against."""
     return draw(filename, seed)[1]
+
+
+def epithelial_mask(filename: str, seed: int = 0) -> np.ndarray:
+    """(height, 700) bool: the nuclei among them that make the label, since their size and shape follow the subtype."""
+    rng, code, case, magnification, height_px = _recipe(filename, seed)
+    return tissue.epithelial_nuclei(rng, code, case, magnification)[:height_px]
+
+
+def _recipe(filename: str, seed: int) -> tuple[np.random.Generator, str, tissue.Case, int, int]:
+    """Generator, subtype, case, magnification and height of an image: all that it is drawn from."""
+    name = names.parse(filename)
+    slide = TWINS.get(name.slide, name.slide)
+    case = tissue.case_of(np.random.default_rng([seed, int(name.case)]))
+    rng = np.random.default_rng([seed, zlib.crc32(slide.encode()), name.magnification, name.sequence])
+    height_px = SHORT_PX.get((name.slide, name.magnification), names.FULL_PX[1])
+    return rng, names.subtype_of(slide), case, name.magnification, height_px
 
 
 def _filenames(slide: str, images_per_cell: int) -> Iterator[str]:

@@ -126,17 +126,37 @@ def case_of(rng: np.random.Generator) -> Case:
 
 def draw(rng: np.random.Generator, code: str, case: Case, magnification: int) -> tuple[np.ndarray, np.ndarray]:
     """(460, 700, 3) uint8 RGB of a subtype at 40, 100, 200 or 400X, and (460, 700) bool: where nuclei are."""
-    shrunk = DRAWN_AT[magnification]
-    field = Field(UM_PER_PX[magnification] * shrunk, FULL_PX[1] // shrunk, FULL_PX[0] // shrunk)
-    subtype = SUBTYPES[code]
-    subtype = subtype._replace(atypia=float(np.clip(subtype.atypia + case.atypia, 0, 1)))
-    architecture = _architecture(rng, field, subtype, case)
+    field, subtype, architecture = _planned(rng, code, case, magnification)
     canvas = np.zeros((field.height_px, field.width_px), np.float32)
     for kind in _kinds(rng, subtype, case, architecture):
         nuclei.place(canvas, rng, field.um_per_px, COARSE, kind)
     amounts = _amounts(rng, field, subtype, case, architecture, canvas)
     rgb = Image.fromarray(_photographed(rng, field, case, amounts)).resize(FULL_PX, Image.Resampling.BICUBIC)
-    return np.asarray(rgb), np.asarray(Image.fromarray(canvas > 0).resize(FULL_PX, Image.Resampling.NEAREST))
+    return np.asarray(rgb), _inked(canvas)
+
+
+def epithelial_nuclei(rng: np.random.Generator, code: str, case: Case, magnification: int) -> np.ndarray:
+    """(460, 700) bool: those nuclei of what `draw` makes of equal arguments whose size and shape follow the label."""
+    field, subtype, architecture = _planned(rng, code, case, magnification)
+    canvas = np.zeros((field.height_px, field.width_px), np.float32)
+    epithelium = next(_kinds(rng, subtype, case, architecture))  # drawn first
+    nuclei.place(canvas, rng, field.um_per_px, COARSE, epithelium)
+    return _inked(canvas)
+
+
+def _inked(canvas: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(canvas > 0).resize(FULL_PX, Image.Resampling.NEAREST))
+
+
+def _planned(
+    rng: np.random.Generator, code: str, case: Case, magnification: int
+) -> tuple[Field, Subtype, Architecture]:
+    """What a field is drawn on, how atypical the subtype is in this case, and where things lie."""
+    shrunk = DRAWN_AT[magnification]
+    field = Field(UM_PER_PX[magnification] * shrunk, FULL_PX[1] // shrunk, FULL_PX[0] // shrunk)
+    subtype = SUBTYPES[code]
+    subtype = subtype._replace(atypia=float(np.clip(subtype.atypia + case.atypia, 0, 1)))
+    return field, subtype, _architecture(rng, field, subtype, case)
 
 
 def _architecture(rng: np.random.Generator, field: Field, subtype: Subtype, case: Case) -> Architecture:

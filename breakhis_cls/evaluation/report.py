@@ -18,7 +18,7 @@ from . import analysis, diagrams, figures, papers, pictures, predictions, wordin
 from .sources import Experiment
 
 TEMPLATES = Path(__file__).parent / "templates"
-SHEETS = ("confident_errors", "sample_sheet")
+SHEETS = ("confident_errors", "sample_sheet", "heat_")  # how the names of pictures of tissue begin
 
 
 def write(experiment: Experiment, metrics: dict[str, Any], folder: Path, images_root: Path | None = None) -> Path:
@@ -173,7 +173,7 @@ def saved(made: dict[str, Figure], folder: Path) -> dict[str, dict[str, str]]:
     shown = {}
     for name, figure in made.items():
         png, svg = figures.save(figure, folder, name)
-        uri = _jpeg(png) if name in SHEETS else _uri("svg+xml", svg.read_bytes())
+        uri = _jpeg(png) if name.startswith(SHEETS) else _uri("svg+xml", svg.read_bytes())
         alt = " ".join(figure.get_suptitle().split()) or name
         shown[name] = {"uri": uri, "alt": alt, "width": str(round(figure.get_figwidth() * 96))}
     return shown
