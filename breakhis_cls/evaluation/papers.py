@@ -7,7 +7,11 @@ from typing import Any
 from . import predictions, wording
 from .sources import Experiment
 
-LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "–": "--", "\u00a0": "~"}
+LATEX = {
+    "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "–": "--", "\u00a0": "~", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "…": r"\ldots{}",
+}  # fmt: skip
 
 
 def markdown(experiment: Experiment, metrics: dict[str, Any]) -> str:
@@ -20,11 +24,11 @@ def markdown(experiment: Experiment, metrics: dict[str, Any]) -> str:
 def latex(experiment: Experiment, metrics: dict[str, Any]) -> str:
     """The same table for LaTeX with the booktabs package."""
     header, rows = _grid(experiment, metrics)
-    body = [" & ".join(_escaped(cell) for cell in row) + r" \\" for row in rows]
+    body = [" & ".join(escaped(cell) for cell in row) + r" \\" for row in rows]
     lines = [
-        r"\begin{table}", r"\centering\small", rf"\caption{{{_escaped(_caption(experiment, metrics))}}}",
+        r"\begin{table}", r"\centering\small", rf"\caption{{{escaped(_caption(experiment, metrics))}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule",
-        " & ".join(_escaped(cell) for cell in header) + r" \\", r"\midrule", *body, r"\bottomrule",
+        " & ".join(escaped(cell) for cell in header) + r" \\", r"\midrule", *body, r"\bottomrule",
         r"\end{tabular}", r"\end{table}", "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -58,5 +62,6 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text as LaTeX prints it, letter for letter."""
     return "".join(LATEX.get(letter, letter) for letter in text)
