@@ -110,15 +110,15 @@ def _client() -> Any:
 
 
 def _who_asks(problem: str) -> str:
-    places = "".join(f"\n  {place}: {'' if found else 'not '}there" for place, found in _places().items())
+    looked = "".join(f"\n  {place}: {'' if found else 'not '}there" for place, found in places().items())
     return (
-        f"{problem}. Looked for a token in{places}\n"
+        f"{problem}. Looked for a token in{looked}\n"
         "To make one, sign in at https://www.kaggle.com, open Settings > API > Generate New Token, and put\n"
         f"it into ~/.kaggle/access_token or KAGGLE_API_TOKEN. Without an account, {BY_HAND}"
     )
 
 
-def _places() -> dict[str, bool]:
+def places() -> dict[str, bool]:
     """Where Kaggle's client looks for credentials, in its order, and whether something is there."""
     home, told = Path.home(), os.environ.get("KAGGLE_CONFIG_DIR")
     xdg = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"

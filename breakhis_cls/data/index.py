@@ -23,7 +23,7 @@ from ..errors import DataError, first_few
 from .parallel import in_parallel
 from .png import decode, decode_bytes, kind_of, pixel_sha256, unreadable
 
-__all__ = ["broken", "decode", "load", "root_of"]
+__all__ = ["broken", "decode", "load", "named", "root_of"]
 
 VERSION = 1  # of what the kept table says about a file; a new number indexes every tree anew
 TREE = "histology_slides"
@@ -49,12 +49,21 @@ def load(data: config.Data) -> pd.DataFrame:
     if len(bad) and not data.skip_broken:
         raise DataError(_complaint(bad))
     images = table.loc[table["reason"] == ""].reset_index(drop=True)
-    absent = sorted(set(data.magnifications) - set(images["magnification"]))
-    if absent or images.empty:
-        missing = " ".join(f"{magnification}X" for magnification in absent) or "no magnification"
-        raise DataError(f"no images at {missing} under {data.root}; choose others with --data.magnifications")
+    _check_magnifications(images, data)
     _warn_of_converted(images)
     return images.loc[:, list(COLUMNS)]
+
+
+def named(data: config.Data) -> pd.DataFrame:
+    """What the names alone say of the images asked for (images.csv up to `sequence`), sorted by file; opens none.
+
+    DataError as of `load`.
+    """
+    files_found = _files(root_of(data))["file"]
+    images = pd.DataFrame([{"file": file, **names.parse(Path(file).name)._asdict()} for file in files_found])
+    images = images.loc[images["magnification"].isin(data.magnifications)].reset_index(drop=True)
+    _check_magnifications(images, data)
+    return images
 
 
 def broken(data: config.Data) -> pd.DataFrame:
@@ -70,6 +79,13 @@ def root_of(data: config.Data) -> Path:
 
         return _holder(tree(data.cache))
     return _holder(Path(data.root).expanduser())
+
+
+def _check_magnifications(images: pd.DataFrame, data: config.Data) -> None:
+    absent = sorted(set(data.magnifications) - set(images["magnification"]))
+    if absent or images.empty:
+        missing = " ".join(f"{magnification}X" for magnification in absent) or "no magnification"
+        raise DataError(f"no images at {missing} under {data.root}; choose others with --data.magnifications")
 
 
 def _asked_for(data: config.Data) -> pd.DataFrame:
