@@ -111,9 +111,7 @@ def _killed_until_done(experiment: Path, folder: Path, span_s: float, moments: r
             process.wait()
             continue
         if code != DONE:
-            raise RunError(
-                f"train ended with {code} in {folder}; expected {DONE}; run it by hand: --config {experiment}"
-            )
+            raise RunError(f"train ended with {code}, not {DONE}. The end of its log:\n{log.read_text()[-2000:]}")
         if stages.total() >= MIN_KILLS:
             return stages
         shutil.rmtree(_run_folder(folder))  # too little disturbed: train once more, over warm caches
