@@ -6,6 +6,7 @@ FILE says what varies: a base config and axes, or ranges to search; see docs/sca
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -17,6 +18,7 @@ from .sweeping import plan
 
 if TYPE_CHECKING:
     from .runs import Run
+    from .sweeping.search import Search
     from .sweeping.tasks import Executor, Failure
 
 
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """Make the runs that are not there yet, then the report. Exit code 1 if a run failed for good."""
     sweep, given, overrides = _parsed(list(sys.argv[1:] if argv is None else argv))
     if sweep.search is not None:
-        return _search(sweep, given, overrides)
+        return _search(sweep, sweep.search, overrides, given.run.dir / ".search" / sweep.name)
     from .sweeping import shared
 
     runs = shared.named(plan.runs(sweep, overrides))
@@ -108,20 +110,15 @@ def _report(finished: list[Run], n_runs: int, name: str) -> None:
     print(f"runs:   {len(finished)} of {n_runs} are finished, in {finished[0].settings.run.dir}\nreport: {page}")
 
 
-def _search(sweep: plan.Sweep, given: Arguments, overrides: dict[str, Any]) -> int:
-    """Several processes of one command share a study."""
+def _search(sweep: plan.Sweep, space: Search, overrides: dict[str, Any], study: Path) -> int:
+    """Runs one after the other in this process; other processes of the same command share the study."""
     from .sweeping.search import search
     from .train import train
 
-    assert sweep.search is not None
-    folder = given.run.dir / ".search" / sweep.name
-    best = search(
-        sweep.name,
-        sweep.search,
-        lambda values: plan.runs(sweep, overrides | values),
-        folder,
-        lambda settings: train(settings, report=False),
-    )
+    def runs_of(values: dict[str, Any]) -> list[config.Config]:
+        return plan.runs(sweep, overrides | values)
+
+    best = search(sweep.name, space, runs_of, study, lambda settings: train(settings, report=False))
     print(f"best:   {best}")
     return DONE
 

@@ -10,6 +10,7 @@ import pytest
 from breakhis_cls import config
 from breakhis_cls.config import Config
 from breakhis_cls.errors import ConfigError
+from breakhis_cls.sweeping import plan
 
 CONFIGS = sorted(Path(__file__).resolve().parents[1].glob("configs/*.yaml"))
 
@@ -35,8 +36,10 @@ def test_yaml_then_command_line(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_that_ships_is_valid_and_names_its_command(path):
-    config.from_yaml(path)
-    assert re.search(rf"make demo|--config configs/{path.name}", path.read_text())
+    is_sweep = re.search(r"^(base|set|axes|search):", path.read_text(), re.MULTILINE)
+    assert plan.runs(plan.read(path), {}) if is_sweep else config.from_yaml(path)
+    command = "sweep" if is_sweep else "train"
+    assert re.search(rf"make demo|breakhis(_cls\.| ){command} --config configs/{path.name}", path.read_text())
 
 
 def test_resolved_settings_read_back_equal(tmp_path):
@@ -88,13 +91,13 @@ def test_settings_are_frozen():
         Config().head.epochs = 3
 
 
-@pytest.mark.parametrize("command", ["download", "audit", "train", "evaluate", "predict"])
+@pytest.mark.parametrize("command", ["download", "audit", "train", "sweep", "evaluate", "predict"])
 def test_help_answers_without_tensorflow(command):
     code = (
         "import sys; from breakhis_cls.__main__ import main\n"
         f"try: main(['{command}', '--help'])\n"
         "except SystemExit as stopped: assert not stopped.code\n"
-        "heavy = {'tensorflow', 'keras', 'kaggle', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {'tensorflow', 'keras', 'kaggle', 'matplotlib', 'ray', 'optuna'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
