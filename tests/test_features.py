@@ -1,5 +1,10 @@
 """Outputs are computed once, survive damage, and stand for the backbone that made them."""
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +13,7 @@ from breakhis_cls import config
 from breakhis_cls.data import pipeline
 from breakhis_cls.modeling import features, fitting, network
 
+HERE = Path(__file__).parent
 N, HEIGHT, WIDTH = 70, 32, 48
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, HEIGHT, WIDTH, 3), dtype=np.uint8)
 HASHES = np.array([f"{at:064x}" for at in range(N)])
@@ -60,6 +66,35 @@ def test_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "_write_shard", write)
     np.testing.assert_array_equal(_means(tmp_path / "killed", slice(0, 32), _forbidden), undisturbed[:32])
     np.testing.assert_array_equal(_means(tmp_path / "killed"), undisturbed)
+
+
+def test_killed_outright_it_goes_on_to_equal_bytes(tmp_path, monkeypatch):
+    """SIGKILL in another process, while it writes its third shard; this one ends the work as if it had done it all."""
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    die_at_third = "os.fsync = lambda _, calls=itertools.count(1): next(calls) == 3 and os.kill(os.getpid(), 9)"
+    small = "t.features.SHARD_ROWS = 16"
+    child = (
+        f"import itertools, os, sys, conftest, test_features as t; {small}; {die_at_third}; t._convolved(sys.argv[1])"
+    )
+    monkeypatch.setattr(features, "SHARD_ROWS", 16)
+    answer = subprocess.run([sys.executable, "-c", child, killed], cwd=HERE, capture_output=True, check=False)
+    before = _shards(killed)
+    assert answer.returncode == -signal.SIGKILL and len(before) == 2, answer.stderr
+    assert _convolved(killed).tobytes() == _convolved(undisturbed).tobytes()
+    assert _shards(killed) == _shards(undisturbed) and before.items() <= _shards(killed).items()
+
+
+def _convolved(folder):
+    """Outputs of all rows, in shards of 16, by a model that convolves as a backbone does."""
+    image = keras.Input((HEIGHT, WIDTH, 3), dtype="uint8")
+    cast = keras.layers.Rescaling(1 / 255)(image)
+    convolved = keras.layers.Conv2D(16, 3, kernel_initializer=keras.initializers.GlorotUniform(seed=0))(cast)
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(convolved))
+    return features.outputs(lambda: features.compiled(model), HASHES, PIXELS, np.arange(N), Path(folder))
+
+
+def _shards(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("shard-*.npz")}
 
 
 @pytest.mark.parametrize(
