@@ -1,0 +1,138 @@
+"""`breakhis explain`: the page and its numbers from a run of a few layers, and the sentences of its errors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+from PIL import Image
+from test_saliency import joined
+
+from breakhis_cls import config, explain
+from breakhis_cls.data import material as materials
+from breakhis_cls.data.pixels import PixelStore
+from breakhis_cls.errors import BAD_INPUT, DONE
+from breakhis_cls.evaluation import embedding, explained, saliency
+from breakhis_cls.files import write_text
+from breakhis_cls.runs import Run
+
+
+@pytest.fixture(scope="module")
+def run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that looks finished; its backbone is one convolution that learned nothing."""
+    folder = tmp_path_factory.mktemp("explain")
+    settings = config.Config(
+        name="tiny",
+        data=config.Data(root=str(tiny_tree), cache=folder / "cache"),
+        image=config.Image(height_px=23, width_px=35),
+        tune=config.Tune(part="all"),
+        run=config.Run(dir=folder, reports=folder / "reports"),
+    )
+    material = materials.gather(settings)
+    store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
+    keras.utils.set_random_seed(0)
+    model = joined([layers.Conv2D(6, 5, 4, activation="relu")], 6, (23, 35))
+    made = Run(folder / "tiny-0-0-00000000", settings)
+    write_text(made.folder / "config.yaml", config.to_yaml(settings))
+    model.save(made.folder / "model.keras")
+    rows = store.rows[material.of("validation", "test")]
+    made.write_predictions(material, model.predict(store.array[rows], verbose=0), "a convolution")
+    return made.folder
+
+
+def test_a_run_is_explained(run, monkeypatch, capsys):
+    monkeypatch.setattr(saliency, "TOPS", (0.0, 1.0))
+    assert explain.main([str(run), "--n", "2"]) == DONE
+    page = run.parent / "reports" / run.name / "explain" / "index.html"
+    assert str(page) in capsys.readouterr().out
+    text = page.read_text()
+    assert "not a medical device" in text and "http://" not in text.replace("http://www.w3.org", "")
+    facts = json.loads((page.parent / "explain.json").read_text())
+    assert [one["randomised"] for one in facts["sanity"]] == ["head", "everything"]
+    assert all(-1 <= one["median"] <= 1 for one in facts["sanity"])
+    assert {one["group"] for one in facts["variance"]} == {"label", "case", "magnification"}
+    assert set(facts["files"]) & {"true positive", "true negative", "false positive", "false negative"}
+    for name in ("heat_by_answer", "heat_by_subtype", "embedding", "forgetting", "heat_of_01"):
+        assert (page.parent / f"{name}.png").stat().st_size and (page.parent / f"{name}.svg").stat().st_size
+    with Image.open(page.parent / "heat_of_01.png") as opened:  # two fields of 70 x 46 or 45 pixels, and the bar
+        assert opened.width >= 2 * 70 and opened.height >= 45
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "predictions.csv", "model.keras"])
+def test_an_unfinished_run_is_told(run, tmp_path, capsys, name):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / name).unlink()
+    assert explain.main([str(copy)]) == BAD_INPUT
+    told = capsys.readouterr().err
+    assert name in told and "finish it" in told and "Traceback" not in told
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path, capsys):
+    assert explain.main([str(tmp_path / "nowhere")]) == BAD_INPUT
+    assert "name the folder that train printed" in capsys.readouterr().err
+
+
+def test_missing_images_are_told(run, tmp_path, capsys):
+    assert explain.main([str(run), "--data_root", str(tmp_path)]) == BAD_INPUT
+    assert "--data_root names the folder" in capsys.readouterr().err
+
+
+def test_some_missing_images_are_told(run, tiny_tree, tmp_path, capsys):
+    table = pd.read_csv(run / "predictions.csv", dtype=str)
+    gone = table.loc[table["part"] == "test", "file"].iloc[0]
+    copy = shutil.copytree(tiny_tree, tmp_path / "tree")
+    next(copy.rglob(Path(gone).name)).unlink()
+    assert explain.main([str(run), "--data_root", str(copy)]) == BAD_INPUT
+    told = capsys.readouterr().err
+    assert "1 of the run's" in told and Path(gone).name in told
+
+
+def answers(n: int = 12) -> pd.DataFrame:
+    """Six slides of two images each; the model is sure and wrong about one of them."""
+    p = np.array([0.1, 0.2, 0.3, 0.95, 0.4, 0.05, 0.9, 0.8, 0.7, 0.6, 0.2, 0.99])
+    label = np.repeat(["benign", "malignant"], 6)
+    slide = [f"S{at // 2}" for at in range(n)]
+    return pd.DataFrame(
+        {"file": [f"{at:02}.png" for at in range(n)], "slide": slide, "case": slide, "label": label,
+         "subtype": np.where(label == "benign", "F", "DC"), "p_benign": 1 - p, "p_malignant": p}
+    )  # fmt: skip
+
+
+def test_the_surest_of_each_kind_are_shown():
+    shown = explained.Shown.of(answers(), 2)
+    assert list(shown.answers) == ["true positive", "false positive", "false negative", "true negative"]
+    assert shown.answers["true positive"]["at"].tolist() == [11, 6]
+    assert shown.answers["false positive"]["at"].tolist() == [3]
+    assert shown.answers["false negative"]["at"].tolist() == [10]
+    assert shown.answers["true negative"]["at"].tolist() == [5, 0]
+    assert shown.subtypes["DC"]["at"].tolist() == [11, 6]
+    assert shown.at == sorted({11, 6, 3, 10, 5, 0})
+
+
+def test_the_check_takes_turns_among_cases():
+    chosen = explained.spread_over_cases(answers(), 8)
+    assert answers().iloc[chosen]["case"].nunique() == 6
+    assert len(chosen) == 8 and (np.diff(chosen) > 0).all()
+
+
+def test_variance_between_groups_by_hand():
+    features = np.array([[-1.0, 1], [-1, -1], [1, 1], [1, -1]])
+    assert embedding.between(features, pd.Series(list("aabb"))) == pytest.approx(0.5)
+    assert embedding.between(features, pd.Series(list("abab"))) == pytest.approx(0.5)
+    assert embedding.between(features, pd.Series(list("abcd"))) == pytest.approx(1)
+
+
+def test_components_are_scikit_learns():
+    from sklearn.decomposition import PCA
+
+    features = embedding.standardised(np.random.default_rng(0).normal(size=(30, 5)) * [1, 2, 3, 4, 0])
+    points, shares = embedding.components(features)
+    oracle = PCA(2).fit(features)
+    np.testing.assert_allclose(np.abs(points), np.abs(oracle.transform(features)), atol=1e-6)
+    np.testing.assert_allclose(shares, oracle.explained_variance_ratio_, atol=1e-6)
