@@ -123,11 +123,12 @@ class Keeper(keras.callbacks.Callback):
             model.load_weights(saved / "best.weights.h5")
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        """Dropout's masks become a function of (seed, epoch)."""
+        """Dropout's masks become a function of (seed, epoch, layer)."""
         self.started = time.monotonic()
-        for layer in self.model._flatten_layers():
-            if hasattr(layer, "seed_generator"):
-                layer.seed_generator.state.assign([self.seed, epoch])
+        drawing = [layer for layer in self.model._flatten_layers() if hasattr(layer, "seed_generator")]
+        for at, layer in enumerate(drawing):
+            # With equal states all of EfficientNet's blocks would drop the same images.
+            layer.seed_generator.state.assign([self.seed, at * 2**32 + epoch])
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         """Save the epoch; stop the phase when patience has run out."""
