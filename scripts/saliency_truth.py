@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     ranked["trained, nuclei of another image"] = _ranked([model], pixels, _others(table, masks))
     found = {name: _over_cases(values, table["case"]) for name, values in ranked.items()}
     print(json.dumps({"named_malignant": float(named.mean()), "n_images": len(table), "share_ranked": found}, indent=2))
-    figures.save(_figure(found), given.out, "saliency_truth")
+    figures.save(_figure(found), given.out, "saliency")
     return DONE
 
 
@@ -129,14 +129,19 @@ def _figure(found: dict[str, dict[str, Any]]) -> Any:
     for at, one in enumerate(found.values()):
         ax.plot([one["low"], one["high"]], [at, at], color=figures.BLUE, linewidth=2)
         ax.plot(one["value"], at, "o", color=figures.BLACK, markersize=5)
-        ax.annotate(f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})", (one["high"], at + 0.02),
-                    xytext=(6, 0), textcoords="offset points", va="center")  # fmt: skip
+        told = f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+        ax.annotate(
+            told, (1.02, at), xycoords=("axes fraction", "data"), va="center", fontsize=8, annotation_clip=False
+        )
     ax.axvline(0.5, color=figures.GREY, linewidth=0.8, linestyle="--")
-    ax.set(yticks=range(len(found)), yticklabels=list(found), ylim=(len(found) - 0.5, -0.5), xlim=(0.4, 0.8))
+    ax.set(yticks=range(len(found)), yticklabels=list(found), ylim=(len(found) - 0.5, -0.5))
     ax.set_xlabel("chance that a pixel of a telling nucleus is hotter than another (dashed: luck)")
-    n_cases = found["trained"]["cases"]
-    figures.titled(figure, f"Heat lies on the nuclei that make the label, a little more than luck: {n_cases} new drawn "
-                           "malignant cases, 95 % over cases")  # fmt: skip
+    trained, forgot = found["trained"], found["head randomised"]
+    finding = (
+        f"Drawn tissue, {trained['cases']} new malignant cases: a pixel of a telling nucleus is the hotter one with "
+        f"chance {trained['value']:.3f}, and {forgot['value']:.3f} once the head has forgotten"
+    )
+    figures.titled(figure, finding)
     return figure
 
 
