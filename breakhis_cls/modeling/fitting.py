@@ -127,8 +127,8 @@ class Keeper(keras.callbacks.Callback):
         self.started = time.monotonic()
         drawing = [layer for layer in self.model._flatten_layers() if hasattr(layer, "seed_generator")]
         for at, layer in enumerate(drawing):
-            # With equal states all of EfficientNet's blocks would drop the same images.
-            layer.seed_generator.state.assign([self.seed, at * 2**32 + epoch])
+            # Each step adds 1: blocks of states that overlap would drop the same, a layer or an epoch later.
+            layer.seed_generator.state.assign([self.seed, at * 2**48 + epoch * 2**24])
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         """Save the epoch; stop the phase when patience has run out."""
