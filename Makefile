@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint clean
+.PHONY: help demo notebooks test lint clean
 .DEFAULT_GOAL := help
 
 help:   ## show this list
@@ -12,6 +12,9 @@ help:   ## show this list
 
 demo: $(VENV)/.demo   ## train on synthetic tissue and name the report: no download, under 3 minutes on 2 cores
 	$(BIN)/python -m breakhis_cls.train --config configs/demo.yaml
+
+notebooks: $(VENV)/.dev   ## run notebooks/*.py into notebooks/*.ipynb, on synthetic tissue: some 6 minutes on 2 cores
+	$(BIN)/python scripts/notebooks.py
 
 test: $(VENV)/.dev   ## all tests; those on real images skip where BREAKHIS_SHARED (default ../shared) is absent
 	$(BIN)/python -m pytest
