@@ -151,6 +151,7 @@ def test_bad_trials_are_pruned_and_more_trials_go_on_from_the_same_study(tmp_pat
     states = [one.state.name for one in trials(tmp_path / "study")]
     assert len(states) == 20 and states.count("PRUNED") > 0
     assert len(fake.asked) < 20 * 3
+    assert f"best of 20 ({states.count('PRUNED')} pruned)" in (tmp_path / "study" / "best.yaml").read_text()
     search.search("tried", more, runs_of, tmp_path / "study", fake)  # done: nothing is tried again
     assert len(trials(tmp_path / "study")) == 20
 

@@ -193,7 +193,7 @@ def _identity(space: Search, base: list[config.Config]) -> str:
 
 def _as_config(name: str, space: Search, runs: list[config.Config], best: FrozenTrial, done: list[FrozenTrial]) -> str:
     """The first run's settings where they differ from the defaults, below what they were chosen by."""
-    pruned = sum(trial.value is None for trial in done)
+    pruned = sum(trial.state.name == "PRUNED" for trial in done)  # which have a value too: their last report
     chosen = json.dumps(_values(best, space))
     return (
         f"# Found by the search {name}: {chosen}\n"
