@@ -33,7 +33,7 @@ def test_killed_at_random_moments_a_run_ends_in_the_same_bytes(tmp_path):
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     found = json.loads((tmp_path / "soak.json").read_text())
-    assert found["kills"] >= 3 and found["different"] == 0 and found["rounds"] == 1
+    assert found["kills"] >= 3 and found["different"] == 0
 
 
 def test_sigterm_keeps_what_was_finished_and_says_so(tiny_tree, tmp_path):
