@@ -99,7 +99,7 @@ def _experiment(tree: Path, folder: Path) -> Path:
 def _killed_until_done(
     experiment: Path, within_s: tuple[float, float], moments: random.Random
 ) -> tuple[collections.Counter, float]:
-    """Start, kill at a random moment, start again ... until it ends by itself. Kills by stage, and seconds of the end."""
+    """Start, kill at a random moment, start again ... until it ends by itself. Kills by stage; seconds of the end."""
     stages: collections.Counter[str] = collections.Counter()
     log = experiment.parent / "train.log"
     while True:
