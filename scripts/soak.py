@@ -18,7 +18,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 from pydantic import Field
@@ -27,6 +26,7 @@ from breakhis_cls import config
 from breakhis_cls.data import synthetic
 from breakhis_cls.errors import ANSWER_IS_NO, DONE, RunError, exits_cleanly
 from breakhis_cls.files import write_json, write_text
+from breakhis_cls.modeling import network
 
 MIN_KILLS = 3  # fewer prove nothing
 
@@ -142,7 +142,7 @@ def _stage(experiment: Path) -> str:
 def _same(one: Path, other: Path) -> bool:
     """Equal bytes of predictions, equal weights, equal history but for its seconds."""
     tables = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in (one, other)]
-    weights = [keras.saving.load_model(run / "model.keras", compile=False).get_weights() for run in (one, other)]
+    weights = [network.load(run / "model.keras").get_weights() for run in (one, other)]
     return (
         (one / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
         and tables[0].equals(tables[1])
