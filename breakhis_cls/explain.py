@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .evaluation.heatmaps import Seen
     from .evaluation.sources import Experiment
 
-N_CHECKED = 16  # test images of the randomisation check: a minute and a half on two cores
+N_CHECKED = 16  # test images of the randomisation check; twelve random networks see each of them
 
 
 class Arguments(Section):

@@ -43,20 +43,19 @@ def between(features: np.ndarray, groups: pd.Series) -> float:
 
 
 def figure(points: np.ndarray, table: pd.DataFrame, shares: dict[str, float]) -> Figure:
-    """Images on the first two principal components (n, 2), marked by label, case and magnification.
+    """Images on the first two principal components (n, 2), a panel for each column of `shares`.
 
-    shares: of the features' variance, that lies between the groups of each of the three columns.
+    shares: of the features' variance, that lies between the groups of each of GROUPS that has more than one.
     """
-    figure, axes = blank(PAGE_IN, 3.0, 1, 3)
+    figure, axes = blank(PAGE_IN, 3.0, 1, len(shares))
     with mpl.rc_context(STYLE):
-        for ax, column in zip(axes[0], GROUPS, strict=True):
+        for ax, column in zip(axes[0], shares, strict=True):
             (_stars if column == "case" else _marks)(ax, points, table[column])
             ax.set(title=f"by {column}", xticks=[], yticks=[])
             ax.set(xlabel="first principal component")
         axes[0, 0].set_ylabel("second principal component")
-    label, case, magnification = (percent(shares[name]) for name in GROUPS)
-    titled(figure, f"{case} of the features' variance lies between cases ({label} between labels alone), "
-                   f"{magnification} between magnifications")  # fmt: skip
+    told = ", ".join(f"{percent(share)} between {name}s" for name, share in shares.items())
+    titled(figure, f"Of the features' variance lies {told}")
     return figure
 
 

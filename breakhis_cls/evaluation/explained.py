@@ -91,7 +91,7 @@ def write(
     """
     test = experiment.test
     scaled = embedding.standardised(features)
-    shares = {name: embedding.between(scaled, test[name]) for name in embedding.GROUPS}
+    shares = {name: embedding.between(scaled, test[name]) for name in embedding.GROUPS if test[name].nunique() > 1}
     of_images = sanity.assign(size=sanity["rho"].abs()).groupby(["share", "image"])[["rho", "size"]].mean()
     facts = {
         "run": experiment.name, "data": experiment.said("data"), "model": experiment.said("model"),
