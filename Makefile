@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo notebooks test lint clean
+.PHONY: help demo notebooks benchmark test lint clean
 .DEFAULT_GOAL := help
 
 help:   ## show this list
@@ -15,6 +15,9 @@ demo: $(VENV)/.demo   ## train on synthetic tissue and name the report: no downl
 
 notebooks: $(VENV)/.dev   ## run notebooks/*.py into notebooks/*.ipynb, on synthetic tissue: some 6 minutes on 2 cores
 	$(BIN)/python scripts/notebooks.py
+
+benchmark: $(VENV)/.demo   ## measure speed beside stock Keras and the bare limit: no download, under 10 minutes on 2 cores
+	$(BIN)/python scripts/benchmark.py
 
 test: $(VENV)/.dev   ## all tests; those on real images skip where BREAKHIS_SHARED (default ../shared) is absent
 	$(BIN)/python -m pytest

@@ -16,6 +16,7 @@ import matplotlib as mpl
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from breakhis_cls import config, names
 from breakhis_cls.errors import DONE, DataError, exits_cleanly
@@ -29,6 +30,7 @@ PASSES = 20 * 5  # of each image in the published protocol, by stock Keras: epoc
 class Claim(NamedTuple):
     """What is wanted of a ratio, and how its parts read."""
 
+    label: str
     title: str
     limit: float
     made_of: Callable[[dict[str, Any]], str]
@@ -46,23 +48,27 @@ class Claim(NamedTuple):
 
 CLAIMS = {
     "extraction_vs_forward": Claim(
+        "extraction\nover bare forward",
         "feature extraction from PNG files, rate over the bare forward pass's", 0.9,
         lambda f: f"{f['images_per_s']:.1f} of {f['bare_images_per_s']:.1f} images/s; decoding, resizing and storing "
         f"take {f['decoding_share']:.1%} of the time ({f['n_images']:,} images)",
     ),
     "protocol_vs_stock_keras": Claim(
+        "protocol\nover stock Keras",
         "folds of a head on a frozen backbone, from nothing, faster than stock Keras", 50,
         lambda f: f"{_time(f['cold_s'])} against {_time(f['stock_s_extrapolated'])}, extrapolated from one epoch at "
         f"{f['stock_ms_per_image']:.0f} ms an image; from warm caches {_time(f['warm_s'])} ({f['ratio_warm']:,.0f}x); "
         f"{f['n_folds']} folds, 30 epochs, {f['n_images']:,} images ({f['data']})",
     ),
     "epoch_vs_stock_keras": Claim(
+        "epoch\nover stock Keras",
         "epoch over the pixel store, no model, faster than image_dataset_from_directory", 20,
         lambda f: f"{f['store_images_per_s']:,.0f} against {f['stock_images_per_s']:,.0f} images/s; with flips and "
         f"turns {f['ratio_with_views']:.1f}x, with all augmentations {f['ratio_with_all']:.1f}x "
         f"({f['n_images']:,} PNGs of 700x460)",
     ),
     "index_vs_decode": Claim(
+        "index\nover bare decoding",
         "index with hashes of a whole tree, time over that of bare decoding on all cores", 1.3,
         lambda f: f"{_time(f['index_s'])} against {_time(f['decode_s'])} ({f['n_images']:,} PNGs of 700x460); the "
         f"second time {_time(f['again_s'])}",
@@ -186,7 +192,7 @@ def _conditions(found: dict[str, Any]) -> str:
     return (
         f"{found['date']}, {machine['cores']} cores of {machine['processor']}, {' '.join(machine['devices'])}, load "
         f"{machine['load']} before; {versions}; {image['height_px']}x{image['width_px']} pixels, random weights; "
-        f"{'a quick and rough run of ' if found['quick'] else ''}{found['seconds']} s"
+        f"{found['seconds']} s{' (--quick: rough, and too few images for the second claim)' if found['quick'] else ''}"
     )
 
 
@@ -198,28 +204,24 @@ def drawn(found: dict[str, Any]) -> Figure:
         _draw_growth(axes[0, 1], found["growth"])
     n_met = sum(claim.met(found[key]["ratio"]) for key, claim in CLAIMS.items())
     machine = found["machine"]
-    figures.titled(
-        figure, f"{n_met} of {len(CLAIMS)} claims hold on {machine['cores']} cores of {machine['processor']}"
-    )
+    run = " in a quick run" if found["quick"] else ""
+    where = f"{machine['cores']} cores of {machine['processor']}"
+    figures.titled(figure, f"{n_met} of {len(CLAIMS)} claims hold on {where}{run}")
     return figure
 
 
 def _draw_claims(ax: Axes, found: dict[str, Any]) -> None:
-    labels = (
-        "extraction\nover bare forward",
-        "protocol\nover stock Keras",
-        "epoch\nover stock Keras",
-        "index\nover bare decoding",
-    )
+    left, right = 0.3, 3 * max(found[key]["ratio"] for key in CLAIMS)
     for at, (key, claim) in enumerate(CLAIMS.items()):
         ratio, met = found[key]["ratio"], claim.met(found[key]["ratio"])
-        far = claim.limit * (3 if claim.at_least else 1 / 3)
-        ax.fill_betweenx((at - 0.3, at + 0.3), claim.limit, far, color="#dddddd", linewidth=0)
-        ax.plot([claim.limit] * 2, [at - 0.3, at + 0.3], color=figures.BLACK, linewidth=1.5)
+        far = right if claim.at_least else left
+        ax.fill_betweenx((at - 0.2, at + 0.2), claim.limit, far, color="#e4e4e4", linewidth=0)
+        ax.plot([claim.limit] * 2, [at - 0.2, at + 0.2], color=figures.BLACK, linewidth=1.5)
         ax.plot(ratio, at, "o" if met else "X", color=figures.BLUE if met else figures.VERMILION)
-        ax.annotate(_short(ratio), (ratio, at), (0, 6), textcoords="offset points", ha="center", fontsize=7)
-    ax.set_yticks(range(len(CLAIMS)), labels)
-    ax.set(xscale="log", ylim=(len(CLAIMS) - 0.5, -0.6), xlabel="ratio (line: the limit; grey: its good side)")
+        ax.annotate(_short(ratio), (ratio, at), (0, 13), textcoords="offset points", ha="center", fontsize=7)
+    ax.set_yticks(range(len(CLAIMS)), [claim.label for claim in CLAIMS.values()])
+    ax.set(xscale="log", xlim=(left, right), ylim=(len(CLAIMS) - 0.5, -0.6))
+    ax.set_xlabel("ratio (line: the limit; grey: its good side)")
 
 
 def _draw_growth(ax: Axes, growth: dict[str, dict[Any, float]]) -> None:
@@ -230,6 +232,9 @@ def _draw_growth(ax: Axes, growth: dict[str, dict[Any, float]]) -> None:
         ax.plot(n, spent, marker, linestyle=dash, color=colour, markersize=4, label=stage)
         ax.plot(n, [spent[-1] * rows / n[-1] for rows in n], color="#bbbbbb", linewidth=0.8, zorder=0)
     ax.set(xscale="log", yscale="log", xlabel="images (grey: in proportion)", ylabel="seconds")
+    ticks = sorted({int(rows) for times in growth.values() for rows in times})
+    ax.set_xticks(ticks[:: max(len(ticks) // 4, 1)], labels=[f"{n:,}" for n in ticks[:: max(len(ticks) // 4, 1)]])
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.legend()
 
 

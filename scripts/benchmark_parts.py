@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image as Picture
 
 from breakhis_cls import config, names
 from breakhis_cls.data import index, splits
@@ -18,7 +19,7 @@ from breakhis_cls.data.pixels import PixelStore
 BATCH = 32
 FACTORS = (1, 2, 4, 8)
 SPREAD = 0.1  # of every augmentation that has one
-DRAINED_ROWS = 2_000  # at least so many pass in one measurement of the pipeline, else its start would count
+DRAINED_ROWS = 500  # at least so many pass in one measurement of the pipeline, else its start would count
 
 
 def seconds(work: Callable[..., Any], *given: Any, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -140,7 +141,7 @@ def hashes(n: int) -> np.ndarray:
     return np.array([f"{at:064x}" for at in range(n)])
 
 
-def memory(n: int, picture: Path, image: config.Image, scratch: Path) -> dict[str, float]:
+def memory(n: int, image: config.Image, scratch: Path) -> dict[str, float]:
     """GB of anonymous memory at most beyond the start's, to index n images, build their store, and begin an epoch.
 
     The images are tiny, since what grows with a set are its tables; the epoch runs over a map of the real size, a file
@@ -148,7 +149,9 @@ def memory(n: int, picture: Path, image: config.Image, scratch: Path) -> dict[st
     """
     if not Path("/proc/self/status").is_file():
         return {}
-    tiny = config.Image(height_px=8, width_px=12)
+    tiny, picture = config.Image(height_px=8, width_px=12), scratch / "tiny.png"
+    scratch.mkdir()
+    Picture.new("RGB", (24, 16), "white").save(picture)
     data = data_of(linked(scratch / "tree", official(n), [picture]), scratch / "cache")
     with _peak_anonymous() as peaks:
         images = index.load(data)
