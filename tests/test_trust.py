@@ -82,31 +82,22 @@ train.train(config.from_yaml(__import__("pathlib").Path(sys.argv[1])), report=Fa
 """
 
 
-def test_two_devices_train_as_one_does(tiny_tree, tmp_path):
-    weights = tmp_path / "frozen.weights.h5"
-    import keras
-
-    keras.utils.set_random_seed(0)
-    keras.applications.ResNet50(weights=None, include_top=False).save_weights(weights)
-    tables = []
-    for name in ("one", "two"):
-        here = tmp_path / name
-        here.mkdir()
-        plain = {"weights": str(weights), "dropout": 0.0}  # each replica would drop its own
-        given = settings(tiny_tree, here, model=plain, tune={"epochs": 1, "peak_lr": 1e-3})
-        if name == "one":
-            run = train.train(given, report=False)
-        else:
-            (here / "two.yaml").write_text(config.to_yaml(given))
-            command = [sys.executable, "-c", ON_TWO_DEVICES, str(here / "two.yaml")]
-            answer = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert answer.returncode == 0, answer.stderr[-2000:]
-            run = runs.Run(next((here / "runs").iterdir()), given)
-        tables.append((pd.read_csv(run.folder / "predictions.csv"), pd.read_csv(run.folder / "history.csv")))
-    (one, before), (two, after) = tables
-    assert before["val_loss"].iloc[-1] < before["val_loss"].iloc[-2], "fine-tuning moved nothing"
-    np.testing.assert_allclose(one["p_malignant"], two["p_malignant"], atol=1e-3)
-    np.testing.assert_allclose(before["loss"], after["loss"], rtol=1e-3)
+def test_two_devices_train_as_one_does(tiny_tree, shared, tmp_path):
+    weights = shared / "weights/resnet50_imagenet_notop.weights.h5"
+    plain = {"weights": str(weights), "dropout": 0.0}  # each replica would drop its own
+    one, two = (
+        settings(tiny_tree, tmp_path / name, model=plain, head={"epochs": 1}, tune={"epochs": 1, "peak_lr": 1e-3})
+        for name in ("one", "two")
+    )
+    (tmp_path / "two.yaml").write_text(config.to_yaml(two))
+    command = [sys.executable, "-c", ON_TWO_DEVICES, str(tmp_path / "two.yaml")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    folders = train.train(one, report=False).folder, next((tmp_path / "two/runs").iterdir())
+    before, after = (pd.read_csv(folder / "history.csv") for folder in folders)
+    assert abs(before["val_loss"].diff().iloc[-1]) > 0.01, "fine-tuning moved nothing"
+    np.testing.assert_allclose(before["loss"], after["loss"], rtol=1e-2)
+    np.testing.assert_allclose(*(pd.read_csv(f / "predictions.csv")["p_malignant"] for f in folders), atol=0.02)
 
 
 def test_a_config_changed_under_a_run_is_told(tiny_tree, tmp_path):
