@@ -1,0 +1,108 @@
+"""Remakes notebooks/*.ipynb, outputs included, from their percent scripts.
+
+python scripts/notebooks.py [NAME ...]     some 6 minutes on 2 cores for all six; NAME such as 03_train
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbclient
+import nbformat
+from PIL import Image
+
+from breakhis_cls.files import write_text
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+TIMEOUT_S = 900  # of one cell, on a machine that does other things too
+PHOTOGRAPHS_BYTES = 150_000  # a figure of lines is smaller
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def main() -> int:
+    """Run those named, or all, and write each beside its script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    given = parser.parse_args()
+    for script in [FOLDER / f"{name}.py" for name in given.names] or scripts():
+        started = time.monotonic()
+        content = nbformat.writes(executed(script, FOLDER))
+        write_text(script.with_suffix(".ipynb"), content + "\n")
+        print(f"{script.stem}: {time.monotonic() - started:.0f} s, {len(content) / 1e6:.2f} MB", flush=True)
+    return 0
+
+
+def scripts() -> list[Path]:
+    """The percent scripts, in reading order."""
+    return sorted(FOLDER.glob("[0-9]*.py"))
+
+
+def executed(script: Path, folder: Path) -> Any:
+    """The notebook of a percent script, run in `folder`, with the outputs that a reader should see.
+
+    CellExecutionError where a cell fails.
+    """
+    notebook = unrun(script)
+    metadata = dict(notebook.metadata)
+    place = {"metadata": {"path": str(folder)}}
+    nbclient.NotebookClient(notebook, timeout=TIMEOUT_S, record_timing=False, resources=place).execute()
+    notebook.metadata = nbformat.from_dict(metadata)  # without the bars' state and the kernel's version
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [_light(output) for output in cell.outputs if not _is_chatter(output)]
+    return notebook
+
+
+def unrun(script: Path) -> Any:
+    """The notebook of a percent script, cells numbered, so that equal scripts give equal bytes."""
+    notebook = jupytext.read(script)
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for at, cell in enumerate(notebook.cells):
+        cell["id"] = f"{script.stem}-{at:02}"
+        cell["metadata"] = {}
+    return notebook
+
+
+def is_stale(script: Path) -> bool:
+    """Whether the .ipynb is missing, or says something else than its script."""
+    beside = script.with_suffix(".ipynb")
+    return not beside.is_file() or _said(nbformat.read(beside, as_version=4)) != _said(unrun(script))
+
+
+def _said(notebook: Any) -> list[tuple[str, str]]:
+    return [(cell.cell_type, cell.source) for cell in notebook.cells]
+
+
+def _is_chatter(output: Any) -> bool:
+    """Progress bars and what TensorFlow says when it starts: for whoever waits, not for a reader."""
+    if output.output_type == "stream":
+        return output.name == "stderr"
+    data = output.get("data", {})
+    return WIDGET in data or not "".join(data.get("text/plain", "")).strip()  # a bar, and what it leaves behind
+
+
+def _light(output: Any) -> Any:
+    """A sheet of photographs is a fifth of its size as JPEG."""
+    png = output.get("data", {}).get("image/png", "")
+    if len(png) > PHOTOGRAPHS_BYTES:
+        written = io.BytesIO()
+        with Image.open(io.BytesIO(base64.b64decode(png))) as opened:
+            opened.convert("RGB").save(written, "JPEG", quality=85, optimize=True)
+        del output["data"]["image/png"]
+        output["data"]["image/jpeg"] = base64.b64encode(written.getvalue()).decode()
+    return output
+
+
+if __name__ == "__main__":
+    sys.exit(main())

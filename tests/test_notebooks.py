@@ -1,0 +1,113 @@
+"""Every notebook is fresh against its script, reads well on the web, and runs, here on a smaller set."""
+
+import importlib.util
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from breakhis_cls.data import synthetic
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_LINES, MAX_BYTES = 15, 1_500_000
+STRANGERS = sorted({str(Path.home()), str(ROOT), sys.prefix, "/work", "/tmp", "/root", "/home/"})
+
+
+def _loaded():
+    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "scripts" / "notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+notebooks = _loaded()
+SCRIPTS = notebooks.scripts()
+each = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+
+
+def _cells(script, kind="code"):
+    return [cell for cell in notebooks.unrun(script).cells if cell.cell_type == kind]
+
+
+def _committed(script):
+    return nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+
+
+def test_all_six_are_here():
+    assert [script.stem[:2] for script in SCRIPTS] == ["01", "02", "03", "04", "05", "06"]
+
+
+@each
+def test_it_is_fresh_against_its_script(script):
+    assert not notebooks.is_stale(script), f"{script.stem} was edited: run `make notebooks` and commit both"
+
+
+@each
+def test_it_was_run_in_order_and_to_its_end(script):
+    notebook = _committed(script)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = list(itertools.chain.from_iterable(cell.outputs for cell in code))
+    assert outputs and not any(output.output_type == "error" for output in outputs)
+
+
+@each
+def test_its_outputs_are_for_any_reader(script):
+    path = script.with_suffix(".ipynb")
+    assert path.stat().st_size < MAX_BYTES
+    text = json.dumps([cell.get("outputs", []) for cell in _committed(script).cells])
+    assert not [stranger for stranger in STRANGERS if stranger in text]
+    assert '"stderr"' not in text and "cuda" not in text
+
+
+@each
+def test_its_cells_are_short_and_define_nothing(script):
+    for cell in _cells(script):
+        assert len(cell.source.splitlines()) <= MAX_LINES, cell.source
+        assert not [line for line in cell.source.splitlines() if line.startswith(("def ", "class "))]
+
+
+@each
+def test_it_begins_as_the_others_do(script):
+    first = _cells(script)[0].source
+    assert first == _cells(SCRIPTS[0])[0].source
+    assert first.startswith('DATA = "synthetic"')
+    assert "No one ran this notebook on Colab or Kaggle yet" in " ".join(_cells(script, "markdown")[0].source.split())
+
+
+def test_notebooks_that_share_a_run_share_its_settings():
+    said = {cell.source for script in SCRIPTS for cell in _cells(script) if 'name="notebook"' in cell.source}
+    assert len(said) == 1
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory):
+    """A folder to run in, and a quarter of the synthetic images."""
+    here = tmp_path_factory.mktemp("notebooks")
+    synthetic.write(here / "tissue", images_per_cell=1)
+    return here
+
+
+@each
+def test_it_runs_on_a_smaller_set(script, smaller, monkeypatch):
+    monkeypatch.setenv("BREAKHIS_DATA", str(smaller / "tissue"))
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    notebook = notebooks.executed(script, smaller)
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+
+
+def test_a_changed_script_makes_its_notebook_stale(tmp_path):
+    for path in (SCRIPTS[0], SCRIPTS[0].with_suffix(".ipynb")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    script = tmp_path / SCRIPTS[0].name
+    assert not notebooks.is_stale(script)
+    script.write_text(script.read_text() + "\n# %%\n1 + 1\n")
+    assert notebooks.is_stale(script)
+    script.with_suffix(".ipynb").unlink()
+    assert notebooks.is_stale(script)
