@@ -1,14 +1,15 @@
 """Which settings help? Each arm is one experiment over five case folds, compared with the first, paired by case.
 
-python scripts/ablation.py [--config configs/binary_200x.yaml] [--tuned False] [--section.name value ...]
+python scripts/ablation.py [--config configs/binary_200x.yaml] [--arms frozen | tuned] [--section.name value ...]
 Frozen heads cost seconds once their features are made: three seeds. Fine-tuning costs half an hour an arm on 2 cores:
-one seed. Every run is an ordinary, resumable run of `train`; table and figures go to <run.reports>/ablation-<data>.
+one seed. Every run is an ordinary, resumable run of `train`; the result is <run.reports>/ablation-<arms>-<data>.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -21,8 +22,9 @@ from breakhis_cls.train import train
 
 SEEDS = range(3)
 SHOWN = ("roc_auc", "log_loss", "balanced_accuracy", "image_accuracy")
+BASELINE = "conv5"
 FROZEN = {
-    "conv5": {},
+    BASELINE: {},
     "conv4": {"model": {"features": ("conv4",)}},
     "conv4 and conv5": {"model": {"features": ("conv4", "conv5")}},
     "conv5, 8 views": {"head": {"views": 8}},
@@ -40,21 +42,23 @@ IN_EIGHT = ", 8 at test"
 class Ablation(config.Config):
     """An experiment, and how much is varied."""
 
-    tuned: bool = True
-    """Fine-tune conv5 too, with and without stain augmentation, each scored on one view and on eight."""
+    arms: Literal["frozen", "tuned"] = "frozen"
+    """frozen: heads on conv4, conv5 and both, on one view and eight. tuned: the head alone, then conv5 fine-tuned with
+    and without stain augmentation, each scored on one view and on eight."""
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Train what is not trained yet, then compare, write and print."""
     given = config.parse(Ablation, argv, "ablation", __doc__ or "")
-    base = config.Config.model_validate(given.model_dump(exclude={"tuned"}))
-    arms = {name: _table(_trained(base, name, changes)) for name, changes in FROZEN.items()}
-    for name, changes in TUNED.items() if given.tuned else ():
+    base = config.Config.model_validate(given.model_dump(exclude={"arms"}))
+    frozen = FROZEN if given.arms == "frozen" else {BASELINE: {}}
+    arms = {name: _table(_trained(base, name, changes)) for name, changes in frozen.items()}
+    for name, changes in TUNED.items() if given.arms == "tuned" else ():
         done = _trained(base, name, changes)
         arms |= {name: _table(done), name + IN_EIGHT: pd.concat([_in_eight_views(run) for run in done])}
     experiments = [Experiment(name, (), table.reset_index(drop=True)) for name, table in arms.items()]
-    _write(experiments, base.run.reports / f"ablation-{experiments[0].said('data')}")
+    _write(experiments, base.run.reports / f"ablation-{given.arms}-{experiments[0].said('data')}")
     return DONE
 
 
