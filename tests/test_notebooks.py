@@ -14,7 +14,7 @@ from breakhis_cls.data import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LINES, MAX_BYTES = 15, 1_500_000
-STRANGERS = sorted({str(Path.home()), str(ROOT), sys.prefix, "/work", "/tmp", "/root", "/home/"})
+STRANGERS = sorted({str(Path.home()), str(ROOT), sys.prefix, "/tmp", "/root", "/home/"})
 
 
 def _loaded():
