@@ -157,8 +157,9 @@ import json
 import pandas as pd
 
 shown = ["roc_auc", "image_accuracy", "balanced_accuracy"]
+kinds = {"value": float, "n_images": int, "n_cases": int}
 pooled = json.loads((run.folder / "metrics.json").read_text())["pooled"]
-pd.DataFrame({name: pooled[name] for name in shown}).T[["value", "n_images", "n_cases"]]
+pd.DataFrame({name: pooled[name] for name in shown}).T[list(kinds)].astype(kinds).round(3)
 
 # %% [markdown]
 # ## Two phases
@@ -216,7 +217,7 @@ while training.poll() is None:
 
 # %%
 pooled = json.loads((run.folder / "metrics.json").read_text())["pooled"]
-pd.DataFrame({name: pooled[name] for name in shown}).T[["value", "n_images", "n_cases"]]
+pd.DataFrame({name: pooled[name] for name in shown}).T[list(kinds)].astype(kinds).round(3)
 
 # %% [markdown]
 # Numbers from four test cases are little more than a sign that it works. How sure one can be,

@@ -151,7 +151,8 @@ for at, file in malignant["file"].items():
     mask = synthetic.epithelial_mask(Path(file).name)
     heats = {kind: saliency.heat(some[at], mask.shape) for kind, some in evidences.items()}
     ranked.append({kind: saliency.share_ranked(heat, mask) for kind, heat in heats.items()})
-pd.DataFrame(ranked).agg(["mean", "min", "max", "count"]).round(2)
+truth = pd.DataFrame(ranked, columns=list(evidences), dtype=float)
+truth.describe().loc[["count", "mean", "min", "max"]].round(2)
 
 # %% [markdown]
 # Images of two cases only show how to ask. `scripts/saliency_truth.py` asks it of new cases,
