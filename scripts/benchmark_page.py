@@ -58,7 +58,7 @@ CLAIMS = {
         "folds of a head on a frozen backbone, from nothing, faster than stock Keras", 50,
         lambda f: f"{_time(f['cold_s'])} against {_time(f['stock_s_extrapolated'])}, extrapolated from one epoch at "
         f"{f['stock_ms_per_image']:.0f} ms an image; from warm caches {_time(f['warm_s'])} ({f['ratio_warm']:,.0f}x); "
-        f"{f['n_folds']} folds, 30 epochs, {f['n_images']:,} images ({f['data']})",
+        f"folds: {f['n_folds']}, 30 epochs, {f['n_images']:,} images ({f['data']})",
     ),
     "epoch_vs_stock_keras": Claim(
         "epoch\nover stock Keras",

@@ -103,3 +103,11 @@ def test_all_augmentations_means_all():
 def test_the_clocks_tell_time():
     assert parts.seconds(np.sort, np.zeros(10)) >= 0
     assert math.isclose(parts.seconds(lambda: None, clock=iter([1.0, 3.5]).__next__), 2.5)
+
+
+def test_a_tree_of_ones_own_is_taken_whole_and_in_part_by_quick(tiny_tree, tmp_path):
+    data = config.Data(root=str(tiny_tree), magnifications=(200,))
+    for quick, n in ((False, 30), (True, 12)):
+        given = benchmark.Benchmark(data=data, quick=quick)
+        settings = benchmark._settings(given, TINY._replace(protocol=12), [], tmp_path / str(quick))
+        assert len(benchmark.gather(settings).images) == n

@@ -22,7 +22,7 @@ from ..data import pipeline
 from ..files import digest, replaced
 from . import devices, network
 
-BATCH_SIZE = 32  # fixed: it is part of what an output depends on, and larger is no faster on CPU
+BATCH_SIZE = 32  # fixed: part of what an output depends on; 8 to 64 differ by a tenth on CPU (docs/performance.md)
 SHARD_ROWS = 128  # some ten seconds of work on two cores: what a kill may cost
 VERSION = 1  # raise it when the outputs change meaning
 ALL_BLOCKS = tuple(network.BLOCKS)
