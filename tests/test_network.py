@@ -94,3 +94,20 @@ def test_shared_weights_make_right_features(shared):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     expected = plain(keras.applications.resnet50.preprocess_input(pixels.astype("float32")))
     np.testing.assert_allclose(backbone(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_mixed_precision_stays_inside_the_trunk():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        backbone = network.build_backbone(config.Model(weights="random"))
+        model = network.join(
+            backbone, network.build_head(2048, 2, 0.2, seed=0), config.Image(height_px=32, width_px=48)
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert backbone.get_layer("trunk").get_layer("conv5_block3_out").compute_dtype == "bfloat16"
+    assert backbone.get_layer("preprocessing").compute_dtype == "float32"  # bfloat16 would round 1 level away
+    assert backbone.output.dtype == "float32"
+    probabilities = model.predict(np.zeros((2, 32, 48, 3), np.uint8), verbose=0)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)

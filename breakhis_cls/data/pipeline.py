@@ -175,4 +175,4 @@ def _batches(
             inputs = light.augmented(inputs, draws, augment) if len(shape) == 4 else inputs
         return (inputs, *rest) if rest else inputs
 
-    return steps.map(fetch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    return steps.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -45,9 +45,9 @@ def build_backbone(model: config.Model, blocks: tuple[str, ...] | None = None) -
     image = keras.Input((None, None, 3), name="image")
     whole = _pretrained(model)
     trunk = keras.Model(whole.input, [end_of(whole, kind.stages[block][0]) for block in blocks], name="trunk")
-    outputs = trunk(kind.preprocessing(name="preprocessing")(image))
+    outputs = trunk(kind.preprocessing(name="preprocessing", dtype="float32")(image))
     outputs = outputs if isinstance(outputs, list) else [outputs]
-    pooled = [layers.GlobalAveragePooling2D()(output) for output in outputs]
+    pooled = [layers.GlobalAveragePooling2D(dtype="float32")(output) for output in outputs]
     if kind.normalises_pooled and "conv5" in blocks:
         at = blocks.index("conv5")
         pooled[at] = whole.layers[-1](pooled[at])
@@ -62,7 +62,7 @@ def build_head(n_features: int, n_classes: int, dropout: float, seed: int) -> ke
     return keras.Sequential(
         [
             keras.Input((n_features,), name="features"),
-            layers.Normalization(name="standardise"),
+            layers.Normalization(name="standardise", dtype="float32"),
             layers.Dropout(dropout, seed=seed, name="dropout"),
             layers.Dense(
                 n_classes,
