@@ -166,9 +166,10 @@ print(audit.headline(audit.audited(about)))
 #
 # ## Another backbone
 #
-# `model.backbone` names it: `--model.backbone EfficientNetV2B0` on the command line. Each
-# brings its own preprocessing, which is inside the model, so images go in as they are. With
-# `weights="imagenet"` the weights are fetched once; here they are random, so that nothing is.
+# `model.backbone` names it, ResNet50, DenseNet121, EfficientNetV2B0 or ConvNeXtTiny:
+# `--model.backbone EfficientNetV2B0` on the command line. Each brings its own preprocessing,
+# which is inside the model, so images go in as they are. With `weights="imagenet"` the weights
+# are fetched once; here they are random, so that nothing is.
 
 # %%
 from breakhis_cls.modeling import devices
@@ -177,7 +178,7 @@ devices.prepare(deterministic=True)  # before anything imports TensorFlow
 from breakhis_cls.modeling import network
 
 rows = {}
-for name in ("ResNet50", "DenseNet121", "EfficientNetV2B0", "ConvNeXtTiny"):
+for name in ("ResNet50", "EfficientNetV2B0"):
     backbone = network.build_backbone(config.Model(backbone=name, weights="random"))
     rows[name] = {"weights": backbone.count_params(), "features": backbone.output_shape[-1]}
 pd.DataFrame(rows).T
