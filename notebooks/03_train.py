@@ -6,7 +6,7 @@
 # leaks](02_splits_and_leaks.ipynb) first if you wonder who is tested.
 #
 # The images are **synthetic tissue** unless you say otherwise below, and small, so that two
-# processor cores do it all in under two minutes. For BreakHis itself use a GPU and
+# processor cores do it all in about two minutes. For BreakHis itself use a GPU and
 # `configs/binary_200x.yaml`. No one ran this notebook on Colab or Kaggle yet.
 
 # %%
@@ -189,8 +189,8 @@ changes = {
     "name": "notebook_transfer",
     "data": settings.data.model_copy(update={"magnifications": (100, 400)}),
     "model": config.Model(weights=str(start), features=("conv4",)),
-    "head": config.Head(epochs=20),
-    "tune": config.Tune(part="conv4", epochs=3),
+    "head": config.Head(epochs=15),
+    "tune": config.Tune(part="conv4", epochs=2),
 }
 settings = settings.model_copy(update=changes)
 file = Path("runs/notebook_transfer.yaml")
