@@ -124,7 +124,7 @@ def headline(audit: Audit) -> str:
     touched = [entry for entry in audit.folds if any(found["keys"] for found in entry["leaks"].values())]
     if not touched:
         pixels = ", equal pixels or near duplicate" if audit.settings.with_images else ""
-        return f"Clean: no slide or case number{pixels} on both sides in any of {_folds(audit)}."
+        return f"Clean: no slide or case number{pixels} on both sides in {_any_of(audit)}."
     shares = [entry["leaks"]["case"]["test_share"] or 0.0 for entry in audit.folds]
     ends = [_percent(share) for share in sorted({min(shares), max(shares)})]
     return (
@@ -229,6 +229,10 @@ def _named(cases: list[str]) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _any_of(audit: Audit) -> str:
+    return "the one fold" if len(audit.folds) == 1 else f"any of {_folds(audit)}"
 
 
 def _folds(audit: Audit) -> str:
