@@ -106,6 +106,25 @@ def test_the_state_before_a_phase_competes(tmp_path):
         np.testing.assert_array_equal(was, now)
 
 
+def test_killed_between_the_challenge_and_the_first_epoch_it_goes_on(tmp_path, monkeypatch):
+    phase = config.Tune(epochs=2, batch_size=4)
+
+    def tune(folder):
+        head = _head()
+        fitting.fit(head, phase, _rows(1), _rows(2), folder / "tune", seed=0, baseline=True)
+        return head.get_weights()
+
+    with monkeypatch.context() as patched, pytest.raises(_Interrupted):
+        patched.setattr(fitting.Keeper, "on_epoch_begin", _raise_interrupted)
+        tune(tmp_path / "broken")
+    for one, other in zip(tune(tmp_path / "undisturbed"), tune(tmp_path / "broken"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def _raise_interrupted(*_, **__):
+    raise _Interrupted
+
+
 def test_dropout_and_rate_are_in_the_plan(tmp_path):
     _, history = _fit(tmp_path / "head")
     assert history["learning_rate"].iloc[-1] == pytest.approx(0, abs=1e-6)

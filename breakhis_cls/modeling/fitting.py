@@ -46,9 +46,9 @@ def fit(
     model.optimizer.build(model.trainable_variables)  # so that it is saved and loaded whole
     keeper = Keeper(folder, phase, seed, first_epoch)
     held_out = pipeline.validation(validation, phase.batch_size)
-    keeper.resume(model)
+    begun = keeper.resume(model)
     with _sentence_when_out_of_memory(phase):
-        if baseline and not keeper.state["history"]:
+        if baseline and not begun:
             keeper.challenge(model, model.evaluate(held_out, verbose=0, return_dict=True)["loss"])
         if not keeper.ended:
             model.fit(
@@ -100,8 +100,8 @@ class Keeper(keras.callbacks.Callback):
         """All epochs are done, or patience ran out."""
         return self.n_done >= self.phase.epochs or self.n_done - 1 - self.state["best_epoch"] >= self.phase.patience
 
-    def resume(self, model: keras.Model) -> None:
-        """Load the last epoch that was saved whole, if there is one."""
+    def resume(self, model: keras.Model) -> bool:
+        """Load the last epoch that was saved whole; whether there is one."""
         for unfinished in self.folder.glob(".saving-*"):
             shutil.rmtree(unfinished)
         saved = self._last()
@@ -110,6 +110,7 @@ class Keeper(keras.callbacks.Callback):
                 shutil.rmtree(older)
             self.state = json.loads((saved / "state.json").read_text())
             model.load_weights(saved / "last.weights.h5")
+        return saved is not None
 
     def challenge(self, model: keras.Model, loss: float) -> None:
         """Enter the untrained state as the one to beat."""
