@@ -63,7 +63,7 @@ def soak(given: Soak, scratch: Path) -> dict:
     rounds, different = 0, 0
     while stages.total() < MIN_KILLS or time.monotonic() - started < 60 * given.minutes:
         experiment = _experiment(tree, scratch / f"round-{rounds}")
-        killed, needed_s = _killed_until_done(experiment, (0.0, 1.2 * span_s), moments)
+        killed, needed_s = _killed_until_done(experiment, (0.0, 0.9 * span_s), moments)
         stages, span_s = stages + killed, min(span_s, needed_s)
         equal = _same(_run_folder(undisturbed), _run_folder(experiment))
         rounds, different = rounds + 1, different + (not equal)
