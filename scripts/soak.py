@@ -63,8 +63,8 @@ def soak(given: Soak, scratch: Path) -> dict:
     rounds, different = 0, 0
     while stages.total() < MIN_KILLS or time.monotonic() - started < 60 * given.minutes:
         experiment = _experiment(tree, scratch / f"round-{rounds}")
-        killed, needed_s = _killed_until_done(experiment, (0.0, 0.9 * span_s), moments)
-        stages, span_s = stages + killed, min(span_s, needed_s)
+        killed, needed_s = _killed_until_done(experiment, (0.0, 1.2 * span_s), moments)
+        stages, span_s = stages + killed, span_s if killed else needed_s  # a last try is no whole run
         equal = _same(_run_folder(undisturbed), _run_folder(experiment))
         rounds, different = rounds + 1, different + (not equal)
         if not equal:
