@@ -30,7 +30,7 @@ def _train(given, folder, **options):
 
 def test_killed_at_random_moments_a_run_ends_in_the_same_bytes(tmp_path):
     command = [sys.executable, str(SCRIPTS / "soak.py"), "--minutes", "0", "--out", str(tmp_path)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=480)  # some 90 s when idle
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=480)
     assert answer.returncode == 0, answer.stderr
     found = json.loads((tmp_path / "soak.json").read_text())
     assert found["kills"] >= 3 and found["different"] == 0
