@@ -20,7 +20,7 @@ benchmark: $(VENV)/.demo   ## measure speed beside stock Keras and the bare limi
 	$(BIN)/python scripts/benchmark.py
 
 test: $(VENV)/.dev   ## all tests; those on real images skip where BREAKHIS_SHARED (default ../shared) is absent
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev   ## ruff and pyright
 	$(BIN)/ruff check .

@@ -1,8 +1,9 @@
 """Which settings help? Each arm is one experiment over five case folds, compared with the first, paired by case.
 
 python scripts/ablation.py [--config configs/binary_200x.yaml] [--arms frozen | tuned] [--section.name value ...]
-Frozen heads cost seconds once their features are made: three seeds. Fine-tuning costs half an hour an arm on 2 cores:
-one seed. Every run is an ordinary, resumable run of `train`; the result is <run.reports>/ablation-<arms>-<data>.
+Arms differ in the settings named below and take all others from --config. Frozen heads cost seconds once their features
+are made: three seeds. Fine-tuning costs a quarter of an hour an arm on 2 cores: one seed. Every run is an ordinary,
+resumable run of `train`; the result is <run.reports>/ablation-<arms>-<data>.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from breakhis_cls.train import train
 
 SEEDS = range(3)
 SHOWN = ("roc_auc", "log_loss", "balanced_accuracy", "image_accuracy")
+PLAIN = {
+    "model": {"features": ("conv5",)}, "head": {"views": 1}, "tune": {"part": "none"},
+    "augment": {"stain": 0.0, "test_views": 1},
+}  # fmt: skip
 BASELINE = "conv5"
 FROZEN = {
     BASELINE: {},
@@ -35,7 +40,10 @@ FROZEN = {
         "model": {"features": ("conv4",)}, "head": {"views": 8}, "augment": {"test_views": 8},
     },
 }  # fmt: skip
-TUNED = {"conv5 tuned": {}, "conv5 tuned, stain 0.2": {"augment": {"stain": 0.2}}}
+TUNED = {
+    "conv5 tuned": {"tune": {"part": "conv5"}},
+    "conv5 tuned, stain 0.2": {"tune": {"part": "conv5"}, "augment": {"stain": 0.2}},
+}
 IN_EIGHT = ", 8 at test"
 
 
@@ -64,14 +72,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _trained(base: config.Config, name: str, changes: dict[str, dict]) -> list[runs.Run]:
     """All folds and seeds of one arm."""
-    is_tuned = name in TUNED
     content = base.model_dump()
-    if not is_tuned:
-        content["tune"]["part"] = "none"
-    for section, values in changes.items():
+    for section, values in (*PLAIN.items(), *changes.items()):
         content[section] |= values
     done = []
-    for seed in SEEDS[:1] if is_tuned else SEEDS:
+    for seed in SEEDS[:1] if name in TUNED else SEEDS:
         for fold in range(base.split.n_folds):
             content["split"]["fold"], content["run"]["seed"] = fold, seed
             done.append(train(config.Config.model_validate(content), report=False))

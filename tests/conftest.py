@@ -32,6 +32,14 @@ SIZE_PX = (70, 46)  # width, height; slide 12465 is 70x45 at 100X, as its origin
 TINT = {"benign": (212, 165, 200), "malignant": (150, 108, 172)}  # RGB; more nuclei, more blue
 
 
+LONGEST = ("test_trust.py", "test_notebooks.py", "test_ray.py", "test_docs.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that none runs alone at the end when files run side by side."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)  # a stable sort
+
+
 @pytest.fixture(scope="session")
 def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that serves as `data.root`: 75 small PNGs in the official layout. Read only."""
