@@ -1,10 +1,11 @@
 # Everything here sets itself up: it needs Python 3.11 to 3.13 with pip, nothing else.
 PYTHON ?= python3
+CHROMIUM ?= chromium
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo notebooks benchmark test lint clean
+.PHONY: help demo pictures notebooks benchmark test lint clean
 .DEFAULT_GOAL := help
 
 help:   ## show this list
@@ -12,6 +13,11 @@ help:   ## show this list
 
 demo: $(VENV)/.demo   ## train on synthetic tissue and name the report: no download, under 3 minutes on 2 cores
 	$(BIN)/python -m breakhis_cls.train --config configs/demo.yaml
+
+pictures: demo   ## remake what docs/ shows of synthetic tissue, from the demo: report.png (needs Chromium), saliency.png
+	$(BIN)/python scripts/saliency_truth.py "$$(ls -td runs/demo-0-0-* | head -1)" --out docs
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1050 \
+		--screenshot=docs/report.png "file://$$(ls -td $(CURDIR)/reports/demo-0-0-* | head -1)/index.html"
 
 notebooks: $(VENV)/.dev   ## run notebooks/*.py into notebooks/*.ipynb, on synthetic tissue: some 6 minutes on 2 cores
 	$(BIN)/python scripts/notebooks.py
