@@ -36,9 +36,7 @@ settings = config.Config(
     image=config.Image(height_px=64, width_px=96),
     model=config.Model(weights="random", features=("conv4",)),
     head=config.Head(epochs=0),  # random weights have nothing to transfer
-    tune=config.Tune(
-        part="all", epochs=9, peak_lr=5e-4, batch_size=8, label_smoothing=0.1, patience=9
-    ),
+    tune=config.Tune(part="all", epochs=5, peak_lr=1e-3, label_smoothing=0.1),
     augment=config.Augment(stain=0.5),
 )
 
