@@ -214,9 +214,9 @@ while training.poll() is None:
 
 # %% [markdown]
 # The dotted line marks where fine-tuning begins; the second phase keeps what the first had
-# reached unless it does better on validation. The head learns its training cases almost by
-# heart while validation does not follow: three validation cases are few, and the network knows
-# the training cases from before. More cases help, more epochs do not.
+# reached unless it does better on validation. Training does better than validation all the way:
+# the network knows the training cases from before, and three validation cases are few. More
+# cases would help, more epochs hardly.
 
 # %%
 pooled = json.loads((run.folder / "metrics.json").read_text())["pooled"]

@@ -136,7 +136,8 @@ figures.roc(test, f"ROC AUC {numbers['roc_auc']['value']:.2f}")
 #
 # Of the images that were called malignant with 80 %, some 80 % should be malignant. The band
 # is the 95 % interval over cases. A temperature, chosen on validation, can make a network that
-# is too sure more modest; it changes no ranking.
+# is too sure more modest; it changes no ranking. From three validation cases, as here, it may
+# also make things worse.
 
 # %%
 from breakhis_cls.evaluation import analysis, diagrams
