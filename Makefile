@@ -19,7 +19,7 @@ pictures: demo   ## remake what docs/ shows of synthetic tissue, from the demo: 
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1050 \
 		--screenshot=docs/report.png "file://$$(ls -td $(CURDIR)/reports/demo-0-0-* | head -1)/index.html"
 
-notebooks: $(VENV)/.dev   ## run notebooks/*.py into notebooks/*.ipynb, on synthetic tissue: some 6 minutes on 2 cores
+notebooks: $(VENV)/.dev   ## run notebooks/*.py into notebooks/*.ipynb, on synthetic tissue: some 4 minutes on 2 cores
 	$(BIN)/python scripts/notebooks.py
 
 benchmark: $(VENV)/.demo   ## measure speed beside stock Keras and the bare limit: no download, under 10 minutes on 2 cores

@@ -1,6 +1,6 @@
 """Remakes notebooks/*.ipynb, outputs included, from their percent scripts.
 
-python scripts/notebooks.py [NAME ...]     some 6 minutes on 2 cores for all six; NAME such as 03_train
+python scripts/notebooks.py [NAME ...]     some 4 minutes on 2 cores for all six; NAME such as 03_train
 """
 
 from __future__ import annotations
