@@ -171,9 +171,9 @@ penalty.figure(penalties, at_hand.name)
 # model meets every slide again, by slide it meets sibling slides of a case, by case it meets
 # none. The bars are long because there are 18 cases; a difference within them can be chance.
 #
-# On real tissue, with a pretrained network, `scripts/leak_penalty.py` measures the same on
-# your images, and [docs/protocols.md](../docs/protocols.md) has what it gave on a sample of 36
-# slides. So before you believe a score on BreakHis, ask for the split.
+# On real tissue, with a pretrained network, `breakhis sweep --config configs/leak_penalty.yaml`
+# measures the same on your images, and [docs/protocols.md](../docs/protocols.md) has what it
+# gave on a sample of 36 slides. So before you believe a score on BreakHis, ask for the split.
 #
 # Anyone's split can be audited, from a CSV: see [6. Your own model](06_your_own_model.ipynb).
 # Next: [3. Training](03_train.ipynb).
