@@ -17,10 +17,10 @@ from typing import Any
 import pandas as pd
 
 from . import config, files
-from .data import index, leaks, protocols, splits
+from .data import index, leakage, protocols, splits
 from .errors import ANSWER_IS_NO, DONE, ConfigError, exits_cleanly
 
-TEMPLATES = Path(__file__).parent / "evaluation" / "templates"
+TEMPLATES = Path(__file__).parent / "reports" / "templates"
 N_NAMED = 12  # case numbers in a row of the printed table; the page has them all
 KIND_WORDS = {
     "slide": "slides", "case": "case numbers", "pixels": "equal pixels", "near_duplicate": "near duplicates",
@@ -77,15 +77,15 @@ def audited(settings: Settings) -> Audit:
         warnings.simplefilter("always", UserWarning)
         images = _images(settings)
         split = _all_folds(images, settings.split)
-    told = [str(warning.message) for warning in caught] + leaks.validation_complaints(split)
+    told = [str(warning.message) for warning in caught] + leakage.validation_complaints(split)
     fingerprints = None
     if settings.with_images:
         images = images.loc[images["file"].isin(split["file"])]
-        fingerprints = leaks.fingerprints(images, index.root_of(settings.data), settings.data.cache)
+        fingerprints = leakage.fingerprints(images, index.root_of(settings.data), settings.data.cache)
         told += _told_of_equal_pixels(images)
-    found = leaks.find(split, fingerprints)
+    found = leakage.find(split, fingerprints)
     disagreements, told_of_kaggle = _kaggle(settings)
-    folds = leaks.by_fold(split, found, settings.with_images)
+    folds = leakage.by_fold(split, found, settings.with_images)
     return Audit(settings, split, found, list(dict.fromkeys(told + told_of_kaggle)), folds, disagreements)
 
 
@@ -115,7 +115,7 @@ def page(audit: Audit) -> str:
         headline=headline(audit),
         kinds=KIND_WORDS,
         cases=shared_cases(audit),
-        bits=(leaks.NEAR_BITS, leaks.N_BITS),
+        bits=(leakage.NEAR_BITS, leakage.N_BITS),
     )
 
 
@@ -153,7 +153,7 @@ def show(audit: Audit, out: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    kinds = [kind for kind in leaks.KINDS if audit.settings.with_images or kind in ("slide", "case")]
+    kinds = [kind for kind in leakage.KINDS if audit.settings.with_images or kind in ("slide", "case")]
     table = Table(title=escape(f"{audit.settings.name}: test images of which the model has seen ..."))
     for name in ["fold", "seen", "test", *(KIND_WORDS[kind].replace(" ", "\n") for kind in kinds)]:
         table.add_column(name, justify="right", no_wrap=True)
@@ -185,7 +185,7 @@ def _all_folds(images: pd.DataFrame, split: config.Split) -> pd.DataFrame:
 
 
 def _told_of_equal_pixels(images: pd.DataFrame) -> list[str]:
-    groups = leaks.equal_pixels(images)
+    groups = leakage.equal_pixels(images)
     if not groups:
         return []
     one, other = (file.rpartition("/")[2] for file in groups[0][:2])

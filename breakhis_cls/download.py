@@ -58,28 +58,28 @@ def main(argv: list[str] | None = None) -> int:
 
 def verify(data: config.Data) -> int:
     """Say whether the tree under `data.root` is whole; DataError if there is none."""
-    from .data import census, index
+    from .data import completeness, index
 
-    found = census.take(index.root_of(data))
+    found = completeness.take(index.root_of(data))
     print(found)
     return DONE if found.is_whole else ANSWER_IS_NO
 
 
 def download(settings: Download) -> int:
     """A verified tree under `data.root`. A zip fetched from Kaggle is kept, and how to remove it is said."""
-    from .data import archive, census, fetch
+    from .data import archive, completeness, kaggle_download
 
     root = Path(settings.data.root).expanduser()
     if _is_here(settings.data, root / archive.FOLDER):
         return DONE
     given = settings.from_zip or settings.from_dir
-    source = given or fetch.from_kaggle(settings.data.cache.expanduser() / "archive", root)
+    source = given or kaggle_download.from_kaggle(settings.data.cache.expanduser() / "archive", root)
     try:
-        found = census.take(archive.unpack(source.expanduser(), root))
+        found = completeness.take(archive.unpack(source.expanduser(), root))
     except archive.DamagedError as error:
         if given:
             raise
-        fetch.discard(source)
+        kaggle_download.discard(source)
         raise DataError(f"{error}. It was removed; the same command starts afresh") from None
     print(found)
     if not given:
@@ -98,10 +98,10 @@ def _check(settings: Download) -> None:
 
 def _is_here(data: config.Data, target: Path) -> bool:
     """Whether the tree is whole already; DataError if something else stands where it would go."""
-    from .data import census, index
+    from .data import completeness, index
 
     try:
-        found = census.take(index.root_of(data))
+        found = completeness.take(index.root_of(data))
     except DataError:
         found = None
     if found is not None and found.is_whole:

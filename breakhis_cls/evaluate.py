@@ -16,7 +16,7 @@ from .errors import DONE, DataError, exits_cleanly
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .evaluation.sources import Experiment
+    from .evaluation.experiments import Experiment
 
 
 class Arguments(Section):
@@ -55,7 +55,7 @@ def evaluate(
     cannot be scored or compared.
     """
     from .evaluation import comparison
-    from .evaluation import sources as read_sources
+    from .evaluation import experiments as read_sources
 
     if not sources:
         raise DataError("nothing to evaluate; name run folders or predictions.csv files")
@@ -69,8 +69,9 @@ def evaluate(
 
 
 def _write(experiment: Experiment, folder: Path, images_root: Path | None) -> dict[str, Any]:
-    from .evaluation import metrics, report
+    from .evaluation import metrics
     from .files import write_json
+    from .reports import report
 
     numbers = metrics.of(experiment.table)
     write_json(folder / "metrics.json", numbers)
@@ -79,13 +80,13 @@ def _write(experiment: Experiment, folder: Path, images_root: Path | None) -> di
 
 
 def _compare(experiments: list[Experiment], tables: list[pd.DataFrame], folder: Path, images_root: Path | None) -> None:
-    from .evaluation import compared
     from .files import write_json
+    from .reports import comparison_report
 
     numbers = {one.name: _write(one, folder / one.name, images_root) for one in experiments}
-    found = compared.of(experiments, tables)
+    found = comparison_report.of(experiments, tables)
     write_json(folder / "metrics.json", {"experiments": numbers, **found})
-    compared.write(experiments, tables, numbers, found, folder)
+    comparison_report.write(experiments, tables, numbers, found, folder)
 
 
 def _default_folder(experiments: list[Experiment]) -> Path:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from .data.material import Material
-    from .evaluation.heatmaps import Seen
-    from .evaluation.sources import Experiment
+    from .data.dataset import Material
+    from .evaluation.experiments import Experiment
+    from .reports.plots_saliency import Seen
 
 N_CHECKED = 16  # test images of the randomisation check; twelve random networks see each of them
 
@@ -54,41 +54,41 @@ def explain(
 
     Raises RunError where the folder is no finished run, DataError where its images are not where its config says.
     """
-    from .evaluation import sources
+    from .evaluation import experiments
     from .modeling import devices
 
-    experiment = sources.experiments([sources.read(_finished(run))])[0]
+    experiment = experiments.experiments([experiments.read(_finished(run))])[0]
     settings = config.from_yaml(run / "config.yaml")
     if data_root:
         settings = settings.model_copy(update={"data": settings.data.model_copy(update={"root": data_root})})
     material = _material(settings)
     rows = _rows_of(experiment, material)
     devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
-    from .data.pixels import PixelStore
-    from .evaluation import explained, saliency
-    from .modeling import network
+    from .modeling import gradcam, network
+    from .pipeline.pixel_store import PixelStore
+    from .reports import saliency_report
 
     model = network.load(run / "model.keras")
     store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
     fields = store.rows[rows]
-    test, shown = explained.answered(experiment.test), explained.Shown.of(experiment.test, n)
-    named, some = test["class_index"].to_numpy(), explained.spread_over_cases(test, N_CHECKED)
-    evidence = saliency.evidence(model, store.array[fields[shown.at]], named[shown.at])
-    sanity = saliency.sanity(model, store.array[fields[some]], named[some], settings.run.seed)
+    test, shown = saliency_report.answered(experiment.test), saliency_report.Shown.of(experiment.test, n)
+    named, some = test["class_index"].to_numpy(), saliency_report.spread_over_cases(test, N_CHECKED)
+    evidence = gradcam.evidence(model, store.array[fields[shown.at]], named[shown.at])
+    sanity = gradcam.sanity(model, store.array[fields[some]], named[some], settings.run.seed)
     features = _features(settings, model, material.images["pixel_sha256"].to_numpy()[rows], store.array, fields)
     seen = _seen(test.iloc[shown.at], evidence, material.root, settings.image)
     folder = out or settings.run.reports / run.name / "explain"
-    return folder, explained.write(folder, experiment, shown, seen, sanity, features)
+    return folder, saliency_report.write(folder, experiment, shown, seen, sanity, features)
 
 
 def _features(settings: config.Config, model, hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray) -> np.ndarray:
     """(n, d) pooled features: of a frozen backbone those that are kept, else of the run's own."""
-    from .data import pipeline
     from .modeling import features
+    from .pipeline import batches
 
     if settings.head.epochs and (settings.tune.part == "none" or not settings.tune.epochs):
         return features.of_backbone(settings, hashes, pixels, index, (0,))[:, 0]
-    return model.get_layer("backbone").predict(pipeline.in_order(pixels, index, features.BATCH_SIZE), verbose=0)
+    return model.get_layer("backbone").predict(batches.in_order(pixels, index, features.BATCH_SIZE), verbose=0)
 
 
 def _seen(rows: pd.DataFrame, evidence: np.ndarray, root: Path, image: config.Image) -> dict[int, Seen]:
@@ -97,22 +97,23 @@ def _seen(rows: pd.DataFrame, evidence: np.ndarray, root: Path, image: config.Im
     from PIL import Image
 
     from .data.png import decode
-    from .evaluation import explained, saliency
-    from .evaluation.heatmaps import Seen
+    from .modeling import gradcam
     from .names import FULL_PX
+    from .reports import saliency_report
+    from .reports.plots_saliency import Seen
 
     found = {}
     for (_, row), of_row in zip(rows.iterrows(), evidence, strict=True):
         rgb = decode(root / row["file"])
-        pair = rgb, saliency.heat(of_row, rgb.shape[:2], image)
+        pair = rgb, gradcam.heat(of_row, rgb.shape[:2], image)
         if rgb.shape[0] == rgb.shape[1]:
             pair = [np.asarray(Image.fromarray(one).resize(FULL_PX, Image.Resampling.BICUBIC)) for one in pair]
-        found[row["at"]] = Seen(pair[0], pair[1].clip(0, 1), explained.caption(row))
+        found[row["at"]] = Seen(pair[0], pair[1].clip(0, 1), saliency_report.caption(row))
     return found
 
 
 def _material(settings: config.Config) -> Material:
-    from .data import material as materials
+    from .data import dataset as materials
 
     try:
         return materials.gather(settings)

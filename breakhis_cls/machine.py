@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from . import config
-from .data import fetch
+from .data import kaggle_download
 from .errors import BreakHisError
 
 OK, NOTE, MISSING = "ok", "note", "missing"
@@ -58,7 +58,7 @@ def memory(tune: config.Tune) -> Finding:
 
 def credentials() -> Finding:
     """Where Kaggle's client would find who asks; never what it would find there."""
-    places = [place for place, is_there in fetch.places().items() if is_there]
+    places = [place for place, is_there in kaggle_download.places().items() if is_there]
     places = [place for place in places if not place.startswith("KAGGLE_CONFIG_DIR")]  # says where to look, no more
     if places:
         return Finding("Kaggle", OK, f"credentials in {', '.join(places)}")

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from . import config, names
-from .data import archive, census, fetch, index, splits, synthetic
+from .data import archive, completeness, index, kaggle_download, splits
 from .errors import BreakHisError
 from .machine import MISSING, NOTE, OK, Finding
 from .modeling import weights
+from .synthetic import tree
 
 RUN_BYTES = 1_000_000_000  # model, and two checkpoints with AdamW's state while one replaces the other
 FEATURE_BYTES = 3072 * 4  # of one image and view: conv4 and conv5 of ResNet50, the widest
@@ -49,7 +50,7 @@ def data(asked: config.Data, images: pd.DataFrame | BreakHisError) -> Finding:
         return Finding("data", MISSING, "no images to train on", str(images))
     if asked.root == "synthetic":
         return Finding("data", OK, f"{len(images):,} images of synthetic tissue; the first run draws them")
-    counted = census.take(index.root_of(asked))
+    counted = completeness.take(index.root_of(asked))
     at = " ".join(f"{magnification}X" for magnification in sorted(asked.magnifications))
     found = f"{counted.n_images:,} of {counted.n_expected:,} images under {counted.root}, {len(images):,} at {at}"
     if counted.is_whole:
@@ -135,13 +136,13 @@ def _still_to_come(settings: config.Config, images: pd.DataFrame | BreakHisError
     ]
     if isinstance(images, BreakHisError):
         root = Path(settings.data.root).expanduser()
-        needs += [(cache, fetch.ARCHIVE_BYTES, "archive"), (root, fetch.ARCHIVE_BYTES, "tree")]
+        needs += [(cache, kaggle_download.ARCHIVE_BYTES, "archive"), (root, kaggle_download.ARCHIVE_BYTES, "tree")]
     return needs
 
 
 def _drawn(asked: config.Data) -> pd.DataFrame:
     """The names of the tissue that a run draws."""
-    cells = itertools.product(synthetic.SLIDES, asked.magnifications, range(1, synthetic.IMAGES_PER_CELL + 1))
+    cells = itertools.product(tree.SLIDES, asked.magnifications, range(1, tree.IMAGES_PER_CELL + 1))
     rows = []
     for slide, magnification, sequence in cells:
         kind, _, number = slide.rpartition("_")

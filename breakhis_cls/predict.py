@@ -111,8 +111,8 @@ def _read(files: list[Path], image: config.Image, skip_broken: bool) -> tuple[li
     import numpy as np
     from PIL import Image
 
-    from .data import pixels
     from .data.png import to_rgb
+    from .pipeline import pixel_store
 
     read, fitted, broken = [], [], []
     for file in files:
@@ -123,7 +123,7 @@ def _read(files: list[Path], image: config.Image, skip_broken: bool) -> tuple[li
             broken.append(f"{file}: {error}")
             continue
         read.append(file)
-        fitted.append(pixels.fit(rgb, image))
+        fitted.append(pixel_store.fit(rgb, image))
     if broken and not (skip_broken and read):
         raise DataError(
             f"{len(broken)} of {len(files)} files cannot be read as images; {_advice(read)}{first_few(broken)}"
@@ -138,12 +138,12 @@ def _advice(read: list[Path]) -> str:
 def _probabilities(model: keras.Model, images: np.ndarray, n_views: int) -> np.ndarray:
     import numpy as np
 
-    from .data import pipeline
     from .modeling import features
+    from .pipeline import batches
 
     if images.shape[1:] != model.input_shape[1:]:
         raise ConfigError(f"images were fitted to {images.shape[1:]}, but the model expects {model.input_shape[1:]}")
-    in_view = [pipeline.in_order(images, np.arange(len(images)), features.BATCH_SIZE, v) for v in range(n_views)]
+    in_view = [batches.in_order(images, np.arange(len(images)), features.BATCH_SIZE, v) for v in range(n_views)]
     return np.mean([model.predict(batches, verbose=0) for batches in in_view], axis=0)
 
 

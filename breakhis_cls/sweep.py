@@ -17,7 +17,7 @@ from .errors import ANSWER_IS_NO, DONE, ConfigError, exits_cleanly
 from .sweeping import plan
 
 if TYPE_CHECKING:
-    from .runs import Run
+    from .modeling.run_folder import Run
     from .sweeping.search import Search
     from .sweeping.tasks import Executor, Failure
 
@@ -97,8 +97,8 @@ def _report(finished: list[Run], n_runs: int, name: str) -> None:
     """One table over all runs that came through."""
     import pandas as pd
 
-    from .evaluation import paper_table
     from .files import digest
+    from .reports import paper_table
 
     if not finished:
         return

@@ -11,8 +11,8 @@ from . import config
 from .errors import DONE, exits_cleanly
 
 if TYPE_CHECKING:
-    from .data.material import Material
-    from .runs import Run
+    from .data.dataset import Material
+    from .modeling.run_folder import Run
 
 
 @exits_cleanly
@@ -26,18 +26,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(settings: config.Config, report: bool = True) -> Run:
     """From images to metrics and a report: split, features, head, fine-tuning, predictions. Returns the run."""
-    from .data import material as materials
+    from .data import dataset as materials
     from .modeling import devices
 
     material = materials.gather(settings)
     for sentence in material.warnings:
         print(f"warning: {sentence}", file=sys.stderr)
     devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
-    from . import evaluate, runs
-    from .modeling import network
+    from . import evaluate
+    from .modeling import network, run_folder
 
-    name = runs.name_of(settings, material.sha256, network.weights_id(settings.model), material.split)
-    with runs.opened(settings, name) as run:
+    name = run_folder.name_of(settings, material.sha256, network.weights_id(settings.model), material.split)
+    with run_folder.opened(settings, name) as run:
         if run.finished:
             print(f"{run.folder} is finished; nothing to do")
         else:
@@ -48,13 +48,13 @@ def train(settings: config.Config, report: bool = True) -> Run:
 
 
 def _train(settings: config.Config, material: Material, run: Run) -> None:
-    from .data.pixels import PixelStore
     from .evaluation import metrics, predictions
-    from .modeling import phases
+    from .modeling import training
+    from .pipeline.pixel_store import PixelStore
 
     run.write_table("split.csv", material.split)
     store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
-    training = phases.Training(settings, material, store, run)
+    training = training.Training(settings, material, store, run)
     probabilities = training.predict(training.fit())
     for phase, cost in training.costs.items():
         print(f"{phase}: " + ", ".join(f"{name} {number:,.2f}" for name, number in cost.items()), file=sys.stderr)

@@ -84,9 +84,9 @@ counts.assign(all=counts.sum(axis=1))
 # One image of each subtype at each magnification: four benign rows, then four malignant ones.
 
 # %%
-from breakhis_cls.evaluation import pictures
+from breakhis_cls.reports import plots_images
 
-pictures.sample_sheet(images, root, "One image of each subtype and magnification")
+plots_images.sample_sheet(images, root, "One image of each subtype and magnification")
 
 # %% [markdown]
 # ## Stain variety
@@ -99,15 +99,15 @@ pictures.sample_sheet(images, root, "One image of each subtype and magnification
 # known absorption (Ruifrok and Johnston 2001).
 
 # %%
-from breakhis_cls.data.pixels import PixelStore
 from breakhis_cls.modeling import devices
+from breakhis_cls.pipeline.pixel_store import PixelStore
 
 devices.prepare(deterministic=True)  # before anything imports TensorFlow
-from breakhis_cls.data import stain
+from breakhis_cls.pipeline import stain_jitter
 
 store = PixelStore.open(images, root, config.Image(height_px=46, width_px=70), settings.cache)
-density = stain.to_optical_density(store.array[store.rows])
-amounts = stain.to_stains(density).numpy().mean(axis=(1, 2))
+density = stain_jitter.to_optical_density(store.array[store.rows])
+amounts = stain_jitter.to_stains(density).numpy().mean(axis=(1, 2))
 stained = images.assign(haematoxylin=amounts[:, 0], eosin=amounts[:, 1])
 stained[["haematoxylin", "eosin"]].describe().loc[["mean", "min", "max"]].round(2)
 
@@ -115,7 +115,7 @@ stained[["haematoxylin", "eosin"]].describe().loc[["mean", "min", "max"]].round(
 largest = stained["magnification"] == stained["magnification"].max()
 shades = stained[largest].drop_duplicates("case").sort_values("eosin").head(24)
 captions = shades["case"] + ", " + shades["subtype"]
-pictures.sheet(shades["file"], root, captions, "Every case has its own shade", 6)
+plots_images.sheet(shades["file"], root, captions, "Every case has its own shade", 6)
 
 # %% [markdown]
 # At one magnification each dot is an image, tied to the mean of its case. Images of one case
@@ -123,13 +123,13 @@ pictures.sheet(shades["file"], root, captions, "Every case has its own shade", 6
 # then knows the other images too, and notebook 2 shows what that does to scores.
 
 # %%
-from breakhis_cls.evaluation import figures
+from breakhis_cls.reports import plots
 
-figure, axes = figures.blank(figures.COLUMN_IN, 3.2)
+figure, axes = plots.blank(plots.COLUMN_IN, 3.2)
 ax, stains = axes[0, 0], ["haematoxylin", "eosin"]
 shown = stained[stained["magnification"] == stained["magnification"].min()]
 means = shown.groupby("case")[stains].transform("mean")
-for label, colour in (("benign", figures.BLUE), ("malignant", figures.VERMILION)):
+for label, colour in (("benign", plots.BLUE), ("malignant", plots.VERMILION)):
     rows = shown["label"] == label
     ends = zip(shown[rows][stains].to_numpy(), means[rows].to_numpy(), strict=True)
     for image, mean in ends:
@@ -166,16 +166,18 @@ several.map(", ".join).str.replace("SOB_", "").to_frame("slides")
 # trap. A hash of the file does not find it, a hash of the decoded pixels does:
 
 # %%
-from breakhis_cls.data import leaks
+from breakhis_cls.data import leakage
 
-twins = leaks.equal_pixels(images)
+twins = leakage.equal_pixels(images)
 hashes = images["sha256"].nunique(), images["pixel_sha256"].nunique()
 print(
     f"{len(images):,} images: {hashes[0]:,} different files, {hashes[1]:,} different pictures"
 )
 pair = twins[0] if twins else []
 captions = [Path(file).name for file in pair]
-pictures.sheet(pair, root, captions, "One picture, two names", 2) if pair else "no twins here"
+plots_images.sheet(
+    pair, root, captions, "One picture, two names", 2
+) if pair else "no twins here"
 
 # %% [markdown]
 # The binary task keeps one copy, since both names say malignant. For the subtypes one of the

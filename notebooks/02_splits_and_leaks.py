@@ -74,18 +74,18 @@ Markdown("\n".join(said))
 # images. `audit` writes the same map as a web page. The published folds:
 
 # %%
-from breakhis_cls.evaluation import figures
+from breakhis_cls.reports import plots
 
 shared = audit.shared_cases(audits["spanhol"])
 share = [[cell["share"] for cell in row["cells"]] for row in shared]
-figure, axes = figures.blank(figures.COLUMN_IN, 3.4)
+figure, axes = plots.blank(plots.COLUMN_IN, 3.4)
 axes[0, 0].imshow(share, cmap="Oranges", vmin=0, vmax=0.2, aspect="auto")
 axes[0, 0].set_yticks(range(len(shared)), [f"{row['case']} {row['label']}" for row in shared])
 axes[0, 0].set(xlabel="fold (from 0)", xticks=range(5))
 for y, row in enumerate(shared):
     for x, cell in enumerate(row["cells"]):
         axes[0, 0].text(x, y, cell["n"] or "", ha="center", va="center", fontsize=7)
-figures.titled(figure, "Published folds: test images of cases that were seen in training")
+plots.titled(figure, "Published folds: test images of cases that were seen in training")
 figure
 
 # %% [markdown]
@@ -110,9 +110,9 @@ tested.agg(
 # split does. Each image is looked at once, and all 15 trainings share the features.
 
 # %%
-from breakhis_cls.data import material
-from breakhis_cls.data.pixels import PixelStore
+from breakhis_cls.data import dataset
 from breakhis_cls.modeling import devices
+from breakhis_cls.pipeline.pixel_store import PixelStore
 
 settings = config.Config(
     data=config.Data(root=DATA),
@@ -120,7 +120,7 @@ settings = config.Config(
     model=config.Model(weights="random", features=("conv4",)),
     head=config.Head(epochs=0),
 )
-at_hand = material.gather(settings)
+at_hand = dataset.gather(settings)
 devices.prepare(deterministic=True)  # before anything imports TensorFlow
 store = PixelStore.open(at_hand.images, at_hand.root, settings.image, settings.data.cache)
 print(at_hand.name, f"{len(at_hand.images)} images", sep=": ")
@@ -159,7 +159,7 @@ for protocol in ("image", "slide", "case"):
 tables[0][["file", "part", "label", "p_malignant"]].head(3)
 
 # %%
-from breakhis_cls.evaluation import penalty
+from breakhis_cls.reports import penalty
 
 penalties = penalty.table(pd.concat(tables, ignore_index=True))
 print(penalty.sentence(penalties, at_hand.name))

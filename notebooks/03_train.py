@@ -55,9 +55,9 @@ settings = config.Config(
 # looked at once, at the end. No case is in two parts.
 
 # %%
-from breakhis_cls.data import material
+from breakhis_cls.data import dataset
 
-at_hand = material.gather(settings)
+at_hand = dataset.gather(settings)
 parts = at_hand.split.groupby(["part", "label"])
 print(*at_hand.warnings, sep="\n")
 parts[["file", "slide", "case"]].nunique().unstack("label")
@@ -70,24 +70,24 @@ parts[["file", "slide", "case"]].nunique().unstack("label")
 # views (flips and quarter turns; tissue has no up), with its stains jittered.
 
 # %%
-from breakhis_cls.data.pixels import PixelStore
 from breakhis_cls.modeling import devices
+from breakhis_cls.pipeline.pixel_store import PixelStore
 
 devices.prepare(deterministic=True)  # before anything imports TensorFlow
-from breakhis_cls.data import pipeline
-from breakhis_cls.evaluation import pictures
+from breakhis_cls.pipeline import batches
+from breakhis_cls.reports import plots_images
 
 store = PixelStore.open(at_hand.images, at_hand.root, settings.image, settings.data.cache)
 train = at_hand.of("train")
 augment = settings.augment
-about = {"views": pipeline.views_of(augment), "augment": augment}
+about = {"views": batches.views_of(augment), "augment": augment}
 
 # %%
-rows = pipeline.Rows(store.array, store.rows[train], at_hand.targets()[train], **about)
-batches = pipeline.training(rows, 12, seed=0, first_epoch=0, epochs=1)
+rows = batches.Rows(store.array, store.rows[train], at_hand.targets()[train], **about)
+batches = batches.training(rows, 12, seed=0, first_epoch=0, epochs=1)
 images, targets, weights = next(iter(batches))
 captions = [at_hand.classes[at] for at in targets.numpy().argmax(axis=1)]
-pictures.sheet(images.numpy(), at_hand.root, captions, "A batch, as the network sees it", 6)
+plots_images.sheet(images.numpy(), at_hand.root, captions, "A batch, as the network sees it", 6)
 
 # %% [markdown]
 # One and the same image over six epochs. There are few cases, so without the jitter the
@@ -95,11 +95,11 @@ pictures.sheet(images.numpy(), at_hand.root, captions, "A batch, as the network 
 # never changed.
 
 # %%
-one = pipeline.Rows(store.array, store.rows[train][:1], at_hand.targets()[train][:1], **about)
-stream = pipeline.training(one, 1, seed=0, first_epoch=0, epochs=6)
+one = batches.Rows(store.array, store.rows[train][:1], at_hand.targets()[train][:1], **about)
+stream = batches.training(one, 1, seed=0, first_epoch=0, epochs=6)
 seen = [images.numpy()[0] for images, _, _ in stream]
 captions = [f"epoch {epoch}" for epoch in range(6)]
-pictures.sheet(seen, at_hand.root, captions, "One image, six epochs", 6)
+plots_images.sheet(seen, at_hand.root, captions, "One image, six epochs", 6)
 
 # %% [markdown]
 # ## The model
@@ -122,10 +122,12 @@ network.join(backbone, head, settings.image).summary(line_length=90)
 # an interrupted one goes on where it was.
 
 # %%
-from breakhis_cls import runs
+from breakhis_cls.modeling import run_folder
 
-name = runs.name_of(settings, at_hand.sha256, network.weights_id(settings.model), at_hand.split)
-run = runs.Run(settings.run.dir / name, settings)
+name = run_folder.name_of(
+    settings, at_hand.sha256, network.weights_id(settings.model), at_hand.split
+)
+run = run_folder.Run(settings.run.dir / name, settings)
 file = Path("runs/notebook.yaml")
 file.parent.mkdir(exist_ok=True)
 file.write_text(config.to_yaml(settings))
@@ -137,7 +139,7 @@ import time
 
 from IPython.display import clear_output, display
 
-from breakhis_cls.evaluation import figures
+from breakhis_cls.reports import plots
 
 training = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 shown = 0
@@ -146,7 +148,7 @@ while training.poll() is None:
     if len(run.history) > shown:  # drawing takes time from the training beside it
         shown = len(run.history)
         clear_output(wait=True)
-        display(figures.learning_curves(run.history))
+        display(plots.learning_curves(run.history))
 
 # %% [markdown]
 # From scratch on some hundred images the curves are restless. The weights with the lowest
@@ -196,10 +198,10 @@ changes = {
 settings = settings.model_copy(update=changes)
 file = Path("runs/notebook_transfer.yaml")
 file.write_text(config.to_yaml(settings))
-at_hand = material.gather(settings)
+at_hand = dataset.gather(settings)
 weights = network.weights_id(settings.model)
-name = runs.name_of(settings, at_hand.sha256, weights, at_hand.split)
-run = runs.Run(settings.run.dir / name, settings)
+name = run_folder.name_of(settings, at_hand.sha256, weights, at_hand.split)
+run = run_folder.Run(settings.run.dir / name, settings)
 
 # %%
 command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(file)]
@@ -210,7 +212,7 @@ while training.poll() is None:
     if len(run.history) > shown:
         shown = len(run.history)
         clear_output(wait=True)
-        display(figures.learning_curves(run.history))
+        display(plots.learning_curves(run.history))
 
 # %% [markdown]
 # The dotted line marks where fine-tuning begins; the second phase keeps what the first had

@@ -57,9 +57,9 @@ print(run, *sorted(path.name for path in run.glob("[!.]*.*")), sep="\n  ")
 # and the temperature; only rows of part `test` are scored.
 
 # %%
-from breakhis_cls.evaluation import sources
+from breakhis_cls.evaluation import experiments
 
-experiment = sources.experiments([sources.read(run)])[0]
+experiment = experiments.experiments([experiments.read(run)])[0]
 test = experiment.test
 test[["slide", "case", "magnification", "label", "p_malignant"]].sample(4, random_state=0)
 
@@ -70,9 +70,9 @@ test[["slide", "case", "magnification", "label", "p_malignant"]].sample(4, rando
 # image called benign (bottom left) is the one to fear.
 
 # %%
-from breakhis_cls.evaluation import figures
+from breakhis_cls.reports import plots
 
-figures.confusion_matrix(test)
+plots.confusion_matrix(test)
 
 # %% [markdown]
 # The same at each magnification:
@@ -82,7 +82,7 @@ from IPython.display import display
 
 for magnification, rows in test.groupby("magnification"):
     print(f"{magnification}X")
-    display(figures.confusion_matrix(rows))
+    display(plots.confusion_matrix(rows))
 
 # %% [markdown]
 # ## How sure: intervals over cases
@@ -129,7 +129,7 @@ pd.DataFrame({"value": values})
 # the threshold.
 
 # %%
-figures.roc(test, f"ROC AUC {numbers['roc_auc']['value']:.2f}")
+plots.roc(test, f"ROC AUC {numbers['roc_auc']['value']:.2f}")
 
 # %% [markdown]
 # ## Do its probabilities come true?
@@ -140,11 +140,13 @@ figures.roc(test, f"ROC AUC {numbers['roc_auc']['value']:.2f}")
 # also make things worse.
 
 # %%
-from breakhis_cls.evaluation import analysis, diagrams
+from breakhis_cls.reports import analysis, plots_calibration
 
 found = analysis.of(experiment)
 all_images = {"all": found.reliability["all"]}
-diagrams.reliability(all_images, f"Gap of {numbers['ece']['value']:.2f} on average (ECE)")
+plots_calibration.reliability(
+    all_images, f"Gap of {numbers['ece']['value']:.2f} on average (ECE)"
+)
 
 # %%
 if found.calibration:
@@ -161,7 +163,7 @@ if found.calibration:
 # does to the ROC AUC: negative where it pulls it down.
 
 # %%
-diagrams.errors(found.errors)
+plots_calibration.errors(found.errors)
 
 # %%
 shown = ["case", "label", "subtypes", "n_images", "image_accuracy", "vote", "influence_roc_auc"]
@@ -172,10 +174,10 @@ found.cases[shown].round(2).head(8)
 
 # %%
 from breakhis_cls.data import index
-from breakhis_cls.evaluation import pictures
+from breakhis_cls.reports import plots_images
 
 root = index.root_of(settings.data)
-pictures.confident_errors(test, root)
+plots_images.confident_errors(test, root)
 
 # %% [markdown]
 # ## Leave the hard ones to a human
@@ -183,7 +185,7 @@ pictures.confident_errors(test, root)
 # If the cases of which the network is least sure go to a pathologist, how do the others fare?
 
 # %%
-diagrams.risk_coverage(found.referral, "case")
+plots_calibration.risk_coverage(found.referral, "case")
 
 # %% [markdown]
 # All this, and more, is in the run's report, one page that opens from disk and needs no

@@ -55,19 +55,20 @@ print(run)
 # %%
 import pandas as pd
 
-from breakhis_cls.data import material
-from breakhis_cls.data.pixels import PixelStore
+from breakhis_cls.data import dataset
 from breakhis_cls.modeling import devices
+from breakhis_cls.pipeline.pixel_store import PixelStore
 
 devices.prepare(deterministic=True)  # before anything imports TensorFlow
-from breakhis_cls.evaluation import explained, sources
+from breakhis_cls.evaluation import experiments
 from breakhis_cls.modeling import network
+from breakhis_cls.reports import saliency_report
 
-test = explained.answered(sources.experiments([sources.read(run)])[0].test)
+test = saliency_report.answered(experiments.experiments([experiments.read(run)])[0].test)
 test.groupby(["true", "named"]).agg(images=("file", "size"), mean_p=("p", "mean")).round(2)
 
 # %%
-at_hand = material.gather(settings)
+at_hand = dataset.gather(settings)
 store = PixelStore.open(at_hand.images, at_hand.root, settings.image, settings.data.cache)
 rows = pd.Index(at_hand.images["file"]).get_indexer(test["file"])
 pixels, named = store.array[store.rows[rows]], test["class_index"].to_numpy()
@@ -83,16 +84,17 @@ pixels.shape
 
 # %%
 from breakhis_cls.data.png import decode
-from breakhis_cls.evaluation import heatmaps, saliency
+from breakhis_cls.modeling import gradcam
+from breakhis_cls.reports import plots_saliency
 
-evidence = saliency.evidence(model, pixels, named)
+evidence = gradcam.evidence(model, pixels, named)
 seen = []
 for (_, row), of_image in zip(test.iterrows(), evidence, strict=True):
     rgb = decode(at_hand.root / row["file"])
-    heat = saliency.heat(of_image, rgb.shape[:2], settings.image)
-    seen.append(heatmaps.Seen(rgb, heat, explained.caption(row)))
+    heat = gradcam.heat(of_image, rgb.shape[:2], settings.image)
+    seen.append(plots_saliency.Seen(rgb, heat, saliency_report.caption(row)))
 surest = test["p"].argmax()
-heatmaps.overlay(seen[surest], "The surest answer")
+plots_saliency.overlay(seen[surest], "The surest answer")
 
 # %% [markdown]
 # ## Right and wrong answers
@@ -102,9 +104,9 @@ heatmaps.overlay(seen[surest], "The surest answer")
 # yellow.
 
 # %%
-kinds = explained.kinds_of_answers(test, 4)
+kinds = saliency_report.kinds_of_answers(test, 4)
 shown = {kind: [seen[at] for at in rows["at"]] for kind, rows in kinds.items()}
-heatmaps.sheet(shown, "What spoke for the answer, right or wrong")
+plots_saliency.sheet(shown, "What spoke for the answer, right or wrong")
 
 # %% [markdown]
 # ## Sanity check: does heat depend on what was learned?
@@ -117,16 +119,18 @@ heatmaps.sheet(shown, "What spoke for the answer, right or wrong")
 # %%
 import itertools
 
-some = explained.spread_over_cases(test, 12)
+some = saliency_report.spread_over_cases(test, 12)
 table = []
 for share, draw in itertools.product((0.0, 0.25, 1.0), range(2)):
-    noise = saliency.randomised(model, share, seed=draw)
-    forgotten = saliency.evidence(noise, pixels[some], named[some])
+    noise = gradcam.randomised(model, share, seed=draw)
+    forgotten = gradcam.evidence(noise, pixels[some], named[some])
     pairs = zip(evidence[some], forgotten, strict=True)
-    table += [(share, at, saliency.likeness(*pair)) for at, pair in enumerate(pairs)]
+    table += [(share, at, gradcam.likeness(*pair)) for at, pair in enumerate(pairs)]
 table = pd.DataFrame(table, columns=["share", "image", "rho"])
 table = table.groupby(["share", "image"], as_index=False).mean()
-heatmaps.forgetting(table, "Likeness to the trained network's heat: 12 images, mean of 2 draws")
+plots_saliency.forgetting(
+    table, "Likeness to the trained network's heat: 12 images, mean of 2 draws"
+)
 
 # %% [markdown]
 # Near 0: the map was made of what was learned. Near 1: it would look so anyway. A draw of
@@ -139,16 +143,16 @@ heatmaps.forgetting(table, "Likeness to the trained network's heat: 12 images, m
 # nucleus hotter than another pixel? 0.5 is luck.
 
 # %%
-from breakhis_cls.data import synthetic
+from breakhis_cls.synthetic import tree
 
 malignant = test[(test["label"] == "malignant") & at_hand.is_synthetic]
-evidences = {"trained": saliency.evidence(model, pixels, named * 0 + 1)}
-evidences["randomised"] = saliency.evidence(noise, pixels, named * 0 + 1)
+evidences = {"trained": gradcam.evidence(model, pixels, named * 0 + 1)}
+evidences["randomised"] = gradcam.evidence(noise, pixels, named * 0 + 1)
 ranked = []
 for at, file in malignant["file"].items():
-    mask = synthetic.epithelial_mask(Path(file).name)
-    heats = {kind: saliency.heat(some[at], mask.shape) for kind, some in evidences.items()}
-    ranked.append({kind: saliency.share_ranked(heat, mask) for kind, heat in heats.items()})
+    mask = tree.epithelial_mask(Path(file).name)
+    heats = {kind: gradcam.heat(some[at], mask.shape) for kind, some in evidences.items()}
+    ranked.append({kind: gradcam.share_ranked(heat, mask) for kind, heat in heats.items()})
 truth = pd.DataFrame(ranked, columns=list(evidences), dtype=float)
 truth.describe().loc[["count", "mean", "min", "max"]].round(2)
 
@@ -163,7 +167,7 @@ truth.describe().loc[["count", "mean", "min", "max"]].round(2)
 # batch effect.
 
 # %%
-from breakhis_cls.evaluation import embedding
+from breakhis_cls.reports import embedding
 
 pooled = model.get_layer("backbone").predict(pixels, verbose=0)
 features = embedding.standardised(pooled)

@@ -37,13 +37,13 @@ os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs
 import numpy as np
 
 from breakhis_cls import config
-from breakhis_cls.data import material
-from breakhis_cls.data.pixels import PixelStore
+from breakhis_cls.data import dataset
+from breakhis_cls.pipeline.pixel_store import PixelStore
 
 settings = config.Config(
     data=config.Data(root=DATA), image=config.Image(height_px=64, width_px=96)
 )
-at_hand = material.gather(settings)
+at_hand = dataset.gather(settings)
 store = PixelStore.open(at_hand.images, at_hand.root, settings.image, settings.data.cache)
 shades = store.array[store.rows] // 32  # eight shades of each colour
 histograms = np.stack([(shades == shade).mean(axis=(1, 2)) for shade in range(8)], axis=1)
@@ -106,10 +106,11 @@ pd.DataFrame({name: pooled[name] for name in shown}).T[["value", "low", "high"]]
 # and wrong over the five folds:
 
 # %%
-from breakhis_cls.evaluation import figures, predictions
+from breakhis_cls.evaluation import predictions
+from breakhis_cls.reports import plots
 
 tested = predictions.of_part(predictions.read(table), "test")
-figures.confusion_matrix(tested)
+plots.confusion_matrix(tested)
 
 # %% [markdown]
 # A table with a fault is refused with what is wrong and where. Logits instead of probabilities

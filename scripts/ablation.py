@@ -14,11 +14,13 @@ from typing import Literal
 
 import pandas as pd
 
-from breakhis_cls import config, runs
+from breakhis_cls import config
 from breakhis_cls.errors import DONE, exits_cleanly
-from breakhis_cls.evaluation import comparison, diagrams, figures, intervals, metrics, predictions, wording
-from breakhis_cls.evaluation.sources import Experiment
+from breakhis_cls.evaluation import bootstrap, comparison, metrics, predictions
+from breakhis_cls.evaluation.experiments import Experiment
 from breakhis_cls.files import replaced, write_text
+from breakhis_cls.modeling import run_folder
+from breakhis_cls.reports import plots, plots_calibration, text
 from breakhis_cls.train import train
 
 SEEDS = range(3)
@@ -70,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     return DONE
 
 
-def _trained(base: config.Config, name: str, changes: dict[str, dict]) -> list[runs.Run]:
+def _trained(base: config.Config, name: str, changes: dict[str, dict]) -> list[run_folder.Run]:
     """All folds and seeds of one arm."""
     content = base.model_dump()
     for section, values in (*PLAIN.items(), *changes.items()):
@@ -83,26 +85,26 @@ def _trained(base: config.Config, name: str, changes: dict[str, dict]) -> list[r
     return done
 
 
-def _table(done: list[runs.Run]) -> pd.DataFrame:
+def _table(done: list[run_folder.Run]) -> pd.DataFrame:
     return pd.concat([predictions.read(run.folder / "predictions.csv") for run in done])
 
 
-def _in_eight_views(run: runs.Run) -> pd.DataFrame:
+def _in_eight_views(run: run_folder.Run) -> pd.DataFrame:
     """The run's predictions made once more, as the mean over eight views; kept beside the run's own."""
     path = run.folder / "in_eight_views" / "predictions.csv"
     if not path.is_file():
-        from breakhis_cls.data import material as materials
-        from breakhis_cls.data.pixels import PixelStore
-        from breakhis_cls.modeling import network, phases
+        from breakhis_cls.data import dataset as materials
+        from breakhis_cls.modeling import network, training
+        from breakhis_cls.pipeline.pixel_store import PixelStore
 
         augment = run.settings.augment.model_copy(update={"test_views": 8})
         settings = run.settings.model_copy(update={"augment": augment})
         material = materials.gather(settings)
         store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
-        training = phases.Training(settings, material, store, run)
+        training = training.Training(settings, material, store, run)
         probabilities = training.predict(network.load(run.folder / "model.keras"))
         model = predictions.read(run.folder / "predictions.csv")["model"].iloc[0]
-        runs.Run(path.parent, settings).write_predictions(material, probabilities, model)
+        run_folder.Run(path.parent, settings).write_predictions(material, probabilities, model)
     return predictions.read(path)
 
 
@@ -113,13 +115,13 @@ def _write(experiments: list[Experiment], out: Path) -> None:
         compared = comparison.compare([first, other], [first.test, other.test])
         entries += [{"arm": other.name} | entry for entry in compared if entry["metric"] in SHOWN]
     table = pd.DataFrame([_row(experiment) for experiment in experiments])
-    words = wording.metric_words(predictions.is_binary(first.table))
+    words = text.metric_words(predictions.is_binary(first.table))
     for metric in SHOWN:
         of_metric = [entry for entry in entries if entry["metric"] == metric]
         for entry, p in zip(of_metric, comparison.holm([entry["p"] for entry in of_metric]), strict=True):
             entry["p_holm"] = p  # over all arms, not over the one pair
-        drawn = diagrams.differences(of_metric, [entry["arm"] for entry in of_metric], words[metric][0])
-        figures.save(drawn, out, f"ablation_{metric}")
+        drawn = plots_calibration.differences(of_metric, [entry["arm"] for entry in of_metric], words[metric][0])
+        plots.save(drawn, out, f"ablation_{metric}")
     for name, content in {"arms": table, "differences": pd.DataFrame(entries).drop(columns=["a", "b"])}.items():
         with replaced(out / f"{name}.csv") as temporary:
             content.to_csv(temporary, index=False)
@@ -131,7 +133,7 @@ def _row(experiment: Experiment) -> dict[str, object]:
     """An arm's metrics with their intervals over cases."""
     test = experiment.test
     row: dict[str, object] = {"arm": experiment.name, "seeds": test["seed"].nunique()}
-    for metric, found in metrics.of_rows(test, "pooled", intervals.N_RESAMPLES, 0, SHOWN).items():
+    for metric, found in metrics.of_rows(test, "pooled", bootstrap.N_RESAMPLES, 0, SHOWN).items():
         row |= {metric: found["value"], f"{metric}_low": found["low"], f"{metric}_high": found["high"]}
     return row
 

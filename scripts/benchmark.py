@@ -28,12 +28,13 @@ from benchmark_parts import BATCH, in_turns, seconds
 from PIL import Image
 
 from breakhis_cls import config, names
-from breakhis_cls.data import index, synthetic
-from breakhis_cls.data.material import Material, gather
-from breakhis_cls.data.parallel import n_cores
-from breakhis_cls.data.pixels import PixelStore
+from breakhis_cls.data import index
+from breakhis_cls.data.dataset import Material, gather
 from breakhis_cls.errors import DONE, exits_cleanly
 from breakhis_cls.modeling import devices
+from breakhis_cls.parallel import n_cores
+from breakhis_cls.pipeline.pixel_store import PixelStore
+from breakhis_cls.synthetic import tree
 
 HEAD_EPOCHS, N_FOLDS = 30, 5
 TRAINED_SHARE, VALIDATED_SHARE, TESTED_SHARE = 0.64, 0.16, 0.2  # of the images, in a fold of the protocol `case`
@@ -106,8 +107,8 @@ def measure(given: Benchmark, sizes: Sizes, scratch: Path) -> dict[str, Any]:
 
 
 def _drawn(sizes: Sizes, scratch: Path) -> Path:
-    step = len(synthetic.SLIDES) // sizes.slides
-    return synthetic.write(scratch / "drawn", images_per_cell=1, slides=synthetic.SLIDES[::step])
+    step = len(tree.SLIDES) // sizes.slides
+    return tree.write(scratch / "drawn", images_per_cell=1, slides=tree.SLIDES[::step])
 
 
 def _index(sizes: Sizes, pictures: list[Path], scratch: Path) -> dict[str, Any]:

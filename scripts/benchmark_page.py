@@ -20,8 +20,8 @@ from matplotlib.ticker import NullLocator
 
 from breakhis_cls import config, names
 from breakhis_cls.errors import DONE, DataError, exits_cleanly
-from breakhis_cls.evaluation import figures
 from breakhis_cls.files import write_json, write_text
+from breakhis_cls.reports import plots
 
 BLOCK = re.compile(r"(<!-- benchmark -->\n).*(<!-- /benchmark -->)", re.DOTALL)
 PASSES = 20 * 5  # of each image in the published protocol, by stock Keras: epochs and folds
@@ -99,7 +99,7 @@ def write(found: dict[str, Any], json_file: Path) -> None:
     """JSON, and beside it Markdown and figure."""
     write_json(json_file, found)
     write_text(json_file.with_suffix(".md"), markdown(found))
-    figures.save(drawn(found), json_file.parent, json_file.stem)
+    plots.save(drawn(found), json_file.parent, json_file.stem)
 
 
 def fill(docs: Path, found: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ def fill(docs: Path, found: dict[str, Any]) -> None:
     if not BLOCK.search(text):
         raise DataError(f"{docs} holds no '<!-- benchmark -->' and '<!-- /benchmark -->' lines; add them")
     write_text(docs, BLOCK.sub(lambda marks: f"{marks[1]}{markdown(found)}{marks[2]}", text))
-    figures.save(drawn(found), docs.parent, docs.stem)
+    plots.save(drawn(found), docs.parent, docs.stem)
 
 
 def show(found: dict[str, Any]) -> None:
@@ -198,15 +198,15 @@ def _conditions(found: dict[str, Any]) -> str:
 
 def drawn(found: dict[str, Any]) -> Figure:
     """Left the four ratios and their limits, right the seconds of each stage as the set grows; log axes."""
-    figure, axes = figures.blank(figures.PAGE_IN, 3.0, 1, 2)
-    with mpl.rc_context(figures.STYLE):
+    figure, axes = plots.blank(plots.PAGE_IN, 3.0, 1, 2)
+    with mpl.rc_context(plots.STYLE):
         _draw_claims(axes[0, 0], found)
         _draw_growth(axes[0, 1], found["growth"])
     n_met = sum(claim.met(found[key]["ratio"]) for key, claim in CLAIMS.items())
     machine = found["machine"]
     run = " in a quick run" if found["quick"] else ""
     where = f"{machine['cores']} cores of {machine['processor']}"
-    figures.titled(figure, f"{n_met} of {len(CLAIMS)} claims hold on {where}{run}")
+    plots.titled(figure, f"{n_met} of {len(CLAIMS)} claims hold on {where}{run}")
     return figure
 
 
@@ -216,8 +216,8 @@ def _draw_claims(ax: Axes, found: dict[str, Any]) -> None:
         ratio, met = found[key]["ratio"], claim.met(found[key]["ratio"])
         far = right if claim.at_least else left
         ax.fill_betweenx((at - 0.2, at + 0.2), claim.limit, far, color="#e4e4e4", linewidth=0)
-        ax.plot([claim.limit] * 2, [at - 0.2, at + 0.2], color=figures.BLACK, linewidth=1.5)
-        ax.plot(ratio, at, "o" if met else "X", color=figures.BLUE if met else figures.VERMILION)
+        ax.plot([claim.limit] * 2, [at - 0.2, at + 0.2], color=plots.BLACK, linewidth=1.5)
+        ax.plot(ratio, at, "o" if met else "X", color=plots.BLUE if met else plots.VERMILION)
         ax.annotate(_short(ratio), (ratio, at), (0, 13), textcoords="offset points", ha="center", fontsize=7)
     ax.set_yticks(range(len(CLAIMS)), [claim.label for claim in CLAIMS.values()])
     ax.set(xscale="log", xlim=(left, right), ylim=(len(CLAIMS) - 0.5, -0.6))
@@ -225,7 +225,7 @@ def _draw_claims(ax: Axes, found: dict[str, Any]) -> None:
 
 
 def _draw_growth(ax: Axes, growth: dict[str, dict[Any, float]]) -> None:
-    colours = (figures.BLACK, figures.BLUE, figures.VERMILION, figures.GREEN)
+    colours = (plots.BLACK, plots.BLUE, plots.VERMILION, plots.GREEN)
     for colour, (stage, times) in zip(colours, growth.items(), strict=False):
         marker, dash = STAGES[stage]
         n, spent = [int(rows) for rows in times], list(times.values())

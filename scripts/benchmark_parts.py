@@ -14,7 +14,7 @@ from PIL import Image as Picture
 
 from breakhis_cls import config, names
 from breakhis_cls.data import index, splits
-from breakhis_cls.data.pixels import PixelStore
+from breakhis_cls.pipeline.pixel_store import PixelStore
 
 BATCH = 32
 FACTORS = (1, 2, 4, 8)
@@ -84,12 +84,12 @@ def epoch_seconds(
     store: PixelStore, augment: config.Augment | None, clock: Callable[[], float] = time.perf_counter
 ) -> float:
     """Of one shuffled epoch over the store, no model, from one stream of several as `fit` takes it; None: as it is."""
-    from breakhis_cls.data import pipeline
+    from breakhis_cls.pipeline import batches
 
-    n, views = len(store), pipeline.views_of(augment) if augment else (0,)
-    rows = pipeline.Rows(store.array, store.rows, np.zeros((n, 2)), views=views, augment=augment)
+    n, views = len(store), batches.views_of(augment) if augment else (0,)
+    rows = batches.Rows(store.array, store.rows, np.zeros((n, 2)), views=views, augment=augment)
     epochs = -(-DRAINED_ROWS // n)
-    return seconds(drain, pipeline.training(rows, BATCH, 0, 0, epochs), clock=clock) / epochs
+    return seconds(drain, batches.training(rows, BATCH, 0, 0, epochs), clock=clock) / epochs
 
 
 def all_augmentations() -> config.Augment:
@@ -169,13 +169,13 @@ def memory(n: int, image: config.Image, scratch: Path) -> dict[str, float]:
 
 
 def _begin_epoch(store: PixelStore) -> None:
-    from breakhis_cls.data import pipeline
+    from breakhis_cls.pipeline import batches
 
     augment = config.Augment()
-    rows = pipeline.Rows(
-        store.array, store.rows, np.zeros((len(store), 2)), views=pipeline.views_of(augment), augment=augment
+    rows = batches.Rows(
+        store.array, store.rows, np.zeros((len(store), 2)), views=batches.views_of(augment), augment=augment
     )
-    drain(pipeline.training(rows, BATCH, 0, 0, 1).take(DRAINED_ROWS // BATCH))
+    drain(batches.training(rows, BATCH, 0, 0, 1).take(DRAINED_ROWS // BATCH))
 
 
 @contextmanager

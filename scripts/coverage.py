@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from breakhis_cls.evaluation import figures, intervals, metrics, tallies
+from breakhis_cls.evaluation import bootstrap, case_statistics, metrics
+from breakhis_cls.reports import plots
 
 SIZES = {
     "all of BreakHis": (54, 16),
@@ -45,7 +46,7 @@ def main() -> int:
     table = pd.concat([coverage(size, model, given.samples) for model in MODELS for size in SIZES])
     given.out.mkdir(exist_ok=True)
     table.round(4).to_csv(given.out / "coverage.csv", index=False)
-    figures.save(drawn(table), given.out, "coverage")
+    plots.save(drawn(table), given.out, "coverage")
     print(table.pivot_table(index=["model", "size", "metric"], columns="method", values="covered", sort=False).round(3))
     return 0
 
@@ -71,13 +72,13 @@ def one_sample(seed: int, size: str, model: str) -> list[tuple[str, str, float |
     rows = []
     for method in METHODS:
         grouped = by_image if method == "images" else table
-        statistics, cases = tallies.of(grouped)
-        weights = intervals.case_weights(len(cases), N_RESAMPLES, seed)
-        groups = intervals.groups_of(grouped, cases)
-        used: intervals.Method = "percentile" if method == "images" else method  # type: ignore[assignment]
+        statistics, cases = case_statistics.of(grouped)
+        weights = bootstrap.case_weights(len(cases), N_RESAMPLES, seed)
+        groups = bootstrap.groups_of(grouped, cases)
+        used: bootstrap.Method = "percentile" if method == "images" else method  # type: ignore[assignment]
         for name in SHOWN:
             behind = metrics.n_behind(name, table)
-            bounds = intervals.of(statistics[name], weights, groups, behind, metrics.span_of(name, table), used)
+            bounds = bootstrap.of(statistics[name], weights, groups, behind, metrics.span_of(name, table), used)
             rows.append((name, method, bounds.low, bounds.high))
     return [row for row in rows if not (row[1] == "images" and row[0] in ("recognition_rate", "case_vote_accuracy"))]
 
@@ -87,8 +88,8 @@ def population(n_malignant: int, n_benign: int, distance: float) -> dict[str, fl
     values = []
     for seed in range(20):
         table = sample(np.random.default_rng((seed, 2)), 10 * n_malignant, 10 * n_benign, distance)
-        statistics, cases = tallies.of(table)
-        values.append([intervals.value(statistics[name], len(cases)) for name in SHOWN])
+        statistics, cases = case_statistics.of(table)
+        values.append([bootstrap.value(statistics[name], len(cases)) for name in SHOWN])
     return dict(zip(SHOWN, np.mean(values, axis=0), strict=True))
 
 
@@ -109,10 +110,10 @@ def sample(rng: np.random.Generator, n_malignant: int, n_benign: int, distance: 
 
 def drawn(table: pd.DataFrame) -> Figure:
     """A panel for each model (row) and size (column): how often each method's interval covers each metric."""
-    figure, axes = figures.blank(figures.PAGE_IN, 6.4, len(MODELS), len(SIZES))
-    marks = {"logit_t": ("o", figures.BLACK), "bca": ("^", figures.BLUE), "percentile": ("s", figures.VERMILION),
-             "images": ("x", figures.GREY)}  # fmt: skip
-    with mpl.rc_context(figures.STYLE):
+    figure, axes = plots.blank(plots.PAGE_IN, 6.4, len(MODELS), len(SIZES))
+    marks = {"logit_t": ("o", plots.BLACK), "bca": ("^", plots.BLUE), "percentile": ("s", plots.VERMILION),
+             "images": ("x", plots.GREY)}  # fmt: skip
+    with mpl.rc_context(plots.STYLE):
         for row, model in enumerate(MODELS):
             for column, size in enumerate(SIZES):
                 ax, part = axes[row, column], table[(table["model"] == model) & (table["size"] == size)]
@@ -127,7 +128,7 @@ def drawn(table: pd.DataFrame) -> Figure:
         axes[-1, 1].set_xlabel("share of 95 % intervals that hold the true value, % (grey: 92 to 97)")
         handles, methods = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, methods, loc="outside lower center", ncols=len(methods))
-    figures.titled(figure, _finding(table))
+    plots.titled(figure, _finding(table))
     return figure
 
 
@@ -135,9 +136,9 @@ def _finding(table: pd.DataFrame) -> str:
     whole = table[table["size"] == "all of BreakHis"]  # the worst metric of the worst model
     lows = whole.groupby("method")["covered"].min()
     return (
-        f"With 70 cases the chosen interval covers at worst {figures.percent(lows['logit_t'])}, "
-        f"percentiles {figures.percent(lows['percentile'])}, images taken for independent "
-        f"{figures.percent(lows['images'])}"
+        f"With 70 cases the chosen interval covers at worst {plots.percent(lows['logit_t'])}, "
+        f"percentiles {plots.percent(lows['percentile'])}, images taken for independent "
+        f"{plots.percent(lows['images'])}"
     )
 
 

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import sys
 
-from breakhis_cls.data import balance, protocols
+from breakhis_cls.data import balanced_folds, protocols
 
 
 def main() -> int:
     """Print the table, folds in the order of their first case."""
     n_folds = protocols.FROZEN_N_FOLDS
     images = protocols.official_images()
-    folds = balance.allocate(images, "case", [1 / n_folds] * n_folds, seed=(0,), n_starts=1_000)
+    folds = balanced_folds.allocate(images, "case", [1 / n_folds] * n_folds, seed=(0,), n_starts=1_000)
     order = {fold: rank for rank, fold in enumerate(folds.unique())}
     table = folds.map(order).rename("fold").rename_axis("case").reset_index()
     print(f"# frozen case folds, version {protocols.FROZEN_VERSION}, sha256 {protocols.frozen_sha256(table)}")
-    imbalance = balance.imbalance(images, "case", folds)
+    imbalance = balanced_folds.imbalance(images, "case", folds)
     print(f"# imbalance {imbalance:.4f}; fold: where the case number is tested")
     print(table.to_csv(index=False, lineterminator="\n"), end="")
     return 0

@@ -44,21 +44,21 @@ def main(argv: list[str] | None = None) -> int:
     from breakhis_cls.modeling import devices
 
     devices.prepare(settings.run.deterministic)
-    from breakhis_cls.evaluation import figures, saliency
-    from breakhis_cls.modeling import network
+    from breakhis_cls.modeling import gradcam, network
+    from breakhis_cls.reports import plots
 
     model = network.load(given.run / "model.keras")
     table, pixels, masks = _drawn(given.per_subtype, settings)
     named = (model.predict(pixels, verbose=0)[:, 1] >= 0.5).astype(float)
     models = {"trained": [model]} | {
-        "head randomised": [saliency.randomised(model, 0.0, seed) for seed in range(N_DRAWS)],
-        "everything randomised": [saliency.randomised(model, 1.0, seed) for seed in range(N_DRAWS)],
+        "head randomised": [gradcam.randomised(model, 0.0, seed) for seed in range(N_DRAWS)],
+        "everything randomised": [gradcam.randomised(model, 1.0, seed) for seed in range(N_DRAWS)],
     }
     ranked = {name: _ranked(some, pixels, masks) for name, some in models.items()}
     ranked["trained, nuclei of another image"] = _ranked([model], pixels, _others(table, masks))
     found = {name: _over_cases(values, table["case"]) for name, values in ranked.items()}
     print(json.dumps({"named_malignant": float(named.mean()), "n_images": len(table), "share_ranked": found}, indent=2))
-    figures.save(_figure(found), given.out, "saliency")
+    plots.save(_figure(found), given.out, "saliency")
     return DONE
 
 
@@ -67,14 +67,16 @@ def _drawn(per_subtype: int, settings: config.Config) -> tuple[pd.DataFrame, np.
     import numpy as np
     import pandas as pd
 
-    from breakhis_cls.data import parallel, pixels, synthetic
+    from breakhis_cls import parallel
+    from breakhis_cls.pipeline import pixel_store
+    from breakhis_cls.synthetic import tree
 
     codes = [code for code, (_, label) in names.SUBTYPES.items() if label == "malignant"]
     cases = [(code, FIRST_CASE + at) for at, code in enumerate(per_subtype * codes)]
     files = [f"SOB_M_{code}-14-{case}-{zoom}-001.png" for code, case in cases for zoom in settings.data.magnifications]
 
     def draw(file: str) -> tuple[np.ndarray, np.ndarray]:
-        return pixels.fit(synthetic.draw(file)[0], settings.image), synthetic.epithelial_mask(file)
+        return pixel_store.fit(tree.draw(file)[0], settings.image), tree.epithelial_mask(file)
 
     fitted, masks = zip(*parallel.in_parallel(draw, files, "drawing new cases"), strict=True)
     return pd.DataFrame([names.parse(file)._asdict() for file in files]), np.stack(fitted), list(masks)
@@ -84,14 +86,14 @@ def _ranked(models: list[Any], pixels: np.ndarray, masks: list[np.ndarray]) -> n
     """(n,) how well heat for malignant ranks the mask's pixels, mean over models."""
     import numpy as np
 
-    from breakhis_cls.evaluation import saliency
+    from breakhis_cls.modeling import gradcam
 
     malignant = np.ones(len(pixels), int)
     found = []
     for model in models:
-        evidence = saliency.evidence(model, pixels, malignant)
-        heats = [saliency.heat(of_image, masks[0].shape) for of_image in evidence]
-        found.append([saliency.share_ranked(heat, mask) for heat, mask in zip(heats, masks, strict=True)])
+        evidence = gradcam.evidence(model, pixels, malignant)
+        heats = [gradcam.heat(of_image, masks[0].shape) for of_image in evidence]
+        found.append([gradcam.share_ranked(heat, mask) for heat, mask in zip(heats, masks, strict=True)])
     return np.mean(found, axis=0)
 
 
@@ -109,31 +111,31 @@ def _over_cases(values: np.ndarray, case: pd.Series) -> dict[str, Any]:
     import numpy as np
     import pandas as pd
 
-    from breakhis_cls.evaluation import intervals
+    from breakhis_cls.evaluation import bootstrap
 
     known = np.isfinite(values)
     codes, cases = pd.factorize(case[known])
     sums, counts = np.bincount(codes, values[known]), np.bincount(codes)
-    weights = intervals.case_weights(len(cases), intervals.N_RESAMPLES, 0)
+    weights = bootstrap.case_weights(len(cases), bootstrap.N_RESAMPLES, 0)
     groups = np.zeros(len(cases), int)  # all are malignant
-    interval = intervals.of(lambda drawn: (drawn @ sums) / (drawn @ counts), weights, groups, len(cases))
+    interval = bootstrap.of(lambda drawn: (drawn @ sums) / (drawn @ counts), weights, groups, len(cases))
     mean = float(values[known].mean())
     return {"value": mean, "low": interval.low, "high": interval.high, "n": int(known.sum()), "cases": len(cases)}
 
 
 def _figure(found: dict[str, dict[str, Any]]) -> Any:
-    from breakhis_cls.evaluation import figures
+    from breakhis_cls.reports import plots
 
-    figure, axes = figures.blank(figures.PAGE_IN, 1.9)
+    figure, axes = plots.blank(plots.PAGE_IN, 1.9)
     ax = axes[0, 0]
     for at, one in enumerate(found.values()):
-        ax.plot([one["low"], one["high"]], [at, at], color=figures.BLUE, linewidth=2)
-        ax.plot(one["value"], at, "o", color=figures.BLACK, markersize=5)
+        ax.plot([one["low"], one["high"]], [at, at], color=plots.BLUE, linewidth=2)
+        ax.plot(one["value"], at, "o", color=plots.BLACK, markersize=5)
         told = f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
         ax.annotate(
             told, (1.02, at), xycoords=("axes fraction", "data"), va="center", fontsize=8, annotation_clip=False
         )
-    ax.axvline(0.5, color=figures.GREY, linewidth=0.8, linestyle="--")
+    ax.axvline(0.5, color=plots.GREY, linewidth=0.8, linestyle="--")
     ax.set(yticks=range(len(found)), yticklabels=list(found), ylim=(len(found) - 0.5, -0.5))
     ax.set_xlabel("chance that a pixel of a telling nucleus is hotter than another (dashed: luck)")
     trained, forgot = found["trained"], found["head randomised"]
@@ -141,7 +143,7 @@ def _figure(found: dict[str, dict[str, Any]]) -> Any:
         f"Drawn tissue, {trained['cases']} new malignant cases: a pixel of a telling nucleus is the hotter one with "
         f"chance {trained['value']:.3f}, and {forgot['value']:.3f} once the head has forgotten"
     )
-    figures.titled(figure, finding)
+    plots.titled(figure, finding)
     return figure
 
 

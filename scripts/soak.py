@@ -23,10 +23,10 @@ import pandas as pd
 from pydantic import Field
 
 from breakhis_cls import config
-from breakhis_cls.data import synthetic
 from breakhis_cls.errors import ANSWER_IS_NO, DONE, RunError, exits_cleanly
 from breakhis_cls.files import write_json, write_text
 from breakhis_cls.modeling import network
+from breakhis_cls.synthetic import tree
 
 MIN_KILLS = 3  # fewer prove nothing
 
@@ -55,14 +55,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def soak(given: Soak, scratch: Path) -> dict:
     """Rounds, kills by stage, and how many rounds ended differently."""
-    tree = synthetic.write(scratch / "tree", images_per_cell=1)
+    drawn = tree.write(scratch / "tree", images_per_cell=1)
     started = time.monotonic()
-    undisturbed = _experiment(tree, scratch / "undisturbed")
+    undisturbed = _experiment(drawn, scratch / "undisturbed")
     _, span_s = _killed_until_done(undisturbed, (3600.0, 3600.0), random.Random())
     moments, stages = random.Random(given.seed), collections.Counter()
     rounds, different = 0, 0
     while stages.total() < MIN_KILLS or time.monotonic() - started < 60 * given.minutes:
-        experiment = _experiment(tree, scratch / f"round-{rounds}")
+        experiment = _experiment(drawn, scratch / f"round-{rounds}")
         killed, needed_s = _killed_until_done(experiment, (0.0, 1.2 * span_s), moments)
         stages, span_s = stages + killed, span_s if killed else needed_s  # a last try is no whole run
         equal = _same(_run_folder(undisturbed), _run_folder(experiment))

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from breakhis_cls import config, names
-from breakhis_cls.data import archive, census, index, sources
+from breakhis_cls.data import archive, completeness, index, sources
 from breakhis_cls.errors import DataError
 
 IMAGE = f"BreaKHis_v1/{names.official_path('SOB_B_A-14-22549AB-40-001.png')}"
@@ -82,7 +82,7 @@ def test_the_tree_of_any_source_is_the_same(tiny_tree: Path, tmp_path: Path, kin
     unpacked = archive.unpack(pack(members, tmp_path / kind), tmp_path / "root")
     assert unpacked == tmp_path / "root" / "BreaKHis_v1"
     assert contents(tmp_path / "root") == tree | {"BreaKHis_v1/Folds.csv": b"mag,grp\n"}
-    assert census.take(unpacked, TINY).is_whole
+    assert completeness.take(unpacked, TINY).is_whole
 
 
 def test_a_folder_may_be_the_tree_itself(tiny_tree: Path, tmp_path: Path) -> None:
@@ -272,22 +272,22 @@ def test_needs_on_one_disk_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_table_is_of_breakhis() -> None:
-    table = census.official()
+    table = completeness.official()
     assert len({slide for slide, _ in table}) == names.N_SLIDES
     assert len({names.case_of(slide) for slide, _ in table}) == names.N_CASES
     assert sum(table.values()) == names.N_IMAGES
 
 
 def test_a_full_tree_is_whole_and_one_image_less_is_not(tmp_path: Path) -> None:
-    for (slide, magnification), n in census.official().items():
+    for (slide, magnification), n in completeness.official().items():
         first = tmp_path / names.official_path(image_name(slide, magnification, 1))
         first.parent.mkdir(parents=True)
         for sequence in range(1, n + 1):
             first.with_name(image_name(slide, magnification, sequence)).write_bytes(b"x")
-    found = census.take(tmp_path)
+    found = completeness.take(tmp_path)
     assert found.is_whole and str(found) == f"{tmp_path} holds 7,909 of 7,909 images: it is whole"
     (tmp_path / names.official_path("SOB_B_A-14-22549AB-40-001.png")).unlink()
-    found = census.take(tmp_path)
+    found = completeness.take(tmp_path)
     assert not found.is_whole and found.missing == ["SOB_B_A_14-22549AB 40X: 28 of 29"]
     assert str(found) == f"{tmp_path} holds 7,908 of 7,909 images; missing: SOB_B_A_14-22549AB 40X: 28 of 29"
 
@@ -299,7 +299,7 @@ def test_what_is_not_expected_is_told(tiny_tree: Path, tmp_path: Path) -> None:
     two.rename(two.parents[1] / "40X" / two.name)
     (one.parent / "holiday.png").write_bytes(b"sun")
     (root / names.official_path("SOB_B_A-14-22549AB-100-001.png")).write_bytes(b"")
-    found = census.take(root, TINY)
+    found = completeness.take(root, TINY)
     assert found.missing == ["SOB_B_A_14-22549AB 100X: 0 of 1", "SOB_B_A_14-22549AB 200X: 0 of 2"]
     assert found.extra[0] == "SOB_B_A_14-22549AB 40X: 2 instead of 1"
     home = two.parent.relative_to(root).as_posix()

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from breakhis_cls import config
-from breakhis_cls.data.pipeline import Rows
 from breakhis_cls.errors import ConfigError, ModelError
-from breakhis_cls.modeling import fitting, network
+from breakhis_cls.modeling import fit, network
 from breakhis_cls.modeling.backbones import BACKBONES, CaffePreprocessing, end_of, torch_preprocessing
 from breakhis_cls.modeling.weights import IMAGENET_FILES
+from breakhis_cls.pipeline.batches import Rows
 
 MODULES = {
     "ResNet50": keras.applications.resnet50,
@@ -91,13 +91,13 @@ def test_tuning_goes_on_to_the_same_bits_and_holds_what_is_closed(name, tmp_path
     before = {weight.path: weight.numpy() for weight in backbone.weights}
     phase = config.Tune(epochs=2, batch_size=4, peak_lr=1e-3)
 
-    undisturbed = fitting.fit(model, phase, ROWS, ROWS, whole, seed=0)
+    undisturbed = fit.fit(model, phase, ROWS, ROWS, whole, seed=0)
     moved = {weight.path for weight in backbone.weights if not np.array_equal(weight, before[weight.path])}
     assert moved and moved <= {weight.path for weight in backbone.trainable_weights}
     assert not [path for path in moved if "moving_" in path]
 
-    monkeypatch.setattr(fitting, "_compile", lambda *_: None)  # the same graph: tracing is what costs here
-    resumed = fitting.fit(model, phase, ROWS, ROWS, killed, seed=0)
+    monkeypatch.setattr(fit, "_compile", lambda *_: None)  # the same graph: tracing is what costs here
+    resumed = fit.fit(model, phase, ROWS, ROWS, killed, seed=0)
     assert resumed.drop(columns="seconds").equals(undisturbed.drop(columns="seconds"))
     expected, found = (_values(folder / "epoch-00002/last.weights.h5") for folder in (whole, killed))
     assert expected.keys() == found.keys()
@@ -106,14 +106,14 @@ def test_tuning_goes_on_to_the_same_bits_and_holds_what_is_closed(name, tmp_path
 
 def _copy_after_first_epoch(whole, killed, monkeypatch):
     """What a process leaves that is killed then."""
-    end = fitting.Keeper.on_epoch_end
+    end = fit.Keeper.on_epoch_end
 
     def and_copied(keeper, epoch, logs=None):
         end(keeper, epoch, logs)
         if epoch == 0 and keeper.folder == whole:
             shutil.copytree(whole, killed)
 
-    monkeypatch.setattr(fitting.Keeper, "on_epoch_end", and_copied)
+    monkeypatch.setattr(fit.Keeper, "on_epoch_end", and_copied)
 
 
 def _values(path):
@@ -157,7 +157,7 @@ def test_dropout_is_still_where_a_stage_is_closed():
 
 def test_no_two_layers_drop_alike(tmp_path):
     _, model = _joined("EfficientNetV2B0")
-    keeper = fitting.Keeper(tmp_path, config.Tune(), seed=3, first_epoch=0)
+    keeper = fit.Keeper(tmp_path, config.Tune(), seed=3, first_epoch=0)
     keeper.set_model(model)
     keeper.on_epoch_begin(1)
     drawing = [layer for layer in model._flatten_layers() if hasattr(layer, "seed_generator")]

@@ -9,7 +9,7 @@ import sklearn.metrics as sk
 from test_metrics import subtypes
 from test_predictions import made
 
-from breakhis_cls.evaluation import calibration, failures, operating, predictions
+from breakhis_cls.evaluation import calibration, error_analysis, predictions, thresholds
 
 
 def with_validation(seed: int = 0) -> pd.DataFrame:
@@ -76,17 +76,17 @@ def test_reliability_bins_hold_all_images_and_bands_hold_the_share() -> None:
 
 def test_a_threshold_reaches_what_was_wanted_and_no_lower_one_is_needed() -> None:
     scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05])
-    assert operating.threshold_for(scores, 0.95) == 0.05  # nine of ten are too few
-    assert operating.threshold_for(scores, 0.9) == 0.1
-    assert operating.threshold_for(np.linspace(0, 1, 101), 0.95) == pytest.approx(0.05)
+    assert thresholds.threshold_for(scores, 0.95) == 0.05  # nine of ten are too few
+    assert thresholds.threshold_for(scores, 0.9) == 0.1
+    assert thresholds.threshold_for(np.linspace(0, 1, 101), 0.95) == pytest.approx(0.05)
 
 
 def test_thresholds_come_from_validation_and_are_applied_unchanged() -> None:
     table = with_validation()
-    chosen = operating.chosen(table)
+    chosen = thresholds.chosen(table)
     assert [entry["sensitivity"] for entry in chosen] == [0.95, 0.98, 0.99]
     test = predictions.of_part(table, "test")
-    row = operating.reached(table, chosen, 200, 0)[0]
+    row = thresholds.reached(table, chosen, 200, 0)[0]
     malignant = test[test["label"] == "malignant"]["p_malignant"]
     assert row["sensitivity"]["value"] == pytest.approx((malignant >= chosen[0]["threshold"]).mean())
     benign = test[test["label"] == "benign"]["p_malignant"]
@@ -96,31 +96,31 @@ def test_thresholds_come_from_validation_and_are_applied_unchanged() -> None:
 def test_without_validation_the_other_folds_choose() -> None:
     table = made()
     folds = table.assign(fold=pd.factorize(table["case"])[0] % 2)
-    chosen = operating.chosen(folds, wanted=(0.95,))
+    chosen = thresholds.chosen(folds, wanted=(0.95,))
     assert {entry["chosen_on"] for entry in chosen} == {"test rows of the other folds"}
     other = folds[(folds["fold"] == 1) & (folds["label"] == "malignant")]["p_malignant"].to_numpy()
-    assert chosen[0]["threshold"] == operating.threshold_for(other, 0.95)
-    assert operating.chosen(table) == []  # one fold, no validation: nothing to choose on
+    assert chosen[0]["threshold"] == thresholds.threshold_for(other, 0.95)
+    assert thresholds.chosen(table) == []  # one fold, no validation: nothing to choose on
 
 
 def test_a_model_without_test_rows_has_no_say() -> None:
     table = with_validation()
     elsewhere = table.assign(fold=np.where(table["part"] == "validation", 1, 0))
-    assert operating.chosen(elsewhere) == [] and calibration.before_and_after(elsewhere) is None
+    assert thresholds.chosen(elsewhere) == [] and calibration.before_and_after(elsewhere) is None
 
 
 def test_referral_by_hand() -> None:
     table = made(magnifications=(40,)).drop_duplicates("case").head(4).copy()
     table["p_malignant"] = [0.05, 0.6, 0.4, 0.2]  # all benign: certain .95, .6 (wrong), .6, .8
     table["p_benign"] = 1 - table["p_malignant"]
-    curve = operating.risk_coverage(table)
+    curve = thresholds.risk_coverage(table)
     assert curve["n_kept"].tolist() == [4, 3, 2, 1]
     assert curve["accuracy"].iloc[[0, 2, 3]].tolist() == [0.75, 1, 1]
 
 
 def test_influence_is_what_leaving_a_case_out_does() -> None:
     table = made()
-    rows = failures.cases(table)
+    rows = error_analysis.cases(table)
     for case in rows["case"].head(3):
         rest = table[table["case"] != case]
         auc = [sk.roc_auc_score(predictions.truth(part), part["p_malignant"]) for part in (table, rest)]
@@ -129,7 +129,7 @@ def test_influence_is_what_leaving_a_case_out_does() -> None:
 
 def test_errors_by_stratum_add_up_to_all_errors() -> None:
     table = made()
-    rows = failures.by_subtype_and_magnification(table)
+    rows = error_analysis.by_subtype_and_magnification(table)
     wrong = (predictions.predicted(table) != predictions.truth(table)).sum()
     assert (rows["error"] * rows["n_images"]).sum() == pytest.approx(wrong)
     assert rows["subtype"].drop_duplicates().tolist() == ["A", "F", "PT", "TA", "DC", "LC", "MC", "PC"]
@@ -139,11 +139,11 @@ def test_agreement_by_hand() -> None:
     table = made(magnifications=(40, 100))
     table["p_malignant"] = np.where(table["magnification"] == 40, 0.9, np.where(table["case"] == "22549", 0.1, 0.9))
     table["p_benign"] = 1 - table["p_malignant"]
-    rows = failures.agreement(table)  # two of fifteen slides are of case 22549
+    rows = error_analysis.agreement(table)  # two of fifteen slides are of case 22549
     assert rows["n_slides"].tolist() == [15, 15] and rows["agree"].tolist() == [13 / 15, 13 / 15]
-    assert failures.agreement(made(magnifications=(200,))).empty
+    assert error_analysis.agreement(made(magnifications=(200,))).empty
 
 
 def test_kappa_agrees_with_scikit_learn() -> None:
     first, second = (pd.Series(np.random.default_rng(seed).integers(0, 2, 50)) for seed in (0, 1))
-    assert failures._kappa(first, second) == pytest.approx(sk.cohen_kappa_score(first, second))
+    assert error_analysis._kappa(first, second) == pytest.approx(sk.cohen_kappa_score(first, second))

@@ -22,7 +22,7 @@ import pytest
 from conftest import SLIDES
 
 from breakhis_cls import download, names
-from breakhis_cls.data import archive, census
+from breakhis_cls.data import archive, completeness
 
 TINY = {(slide, m): 2 if m == 200 else 1 for slide in SLIDES for m in names.MAGNIFICATIONS}
 CUT = (5 << 19) + 17  # 2.5 MiB: the client keeps whole chunks of 1 MiB
@@ -104,7 +104,7 @@ def kaggle(tiny_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )
     monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr(os, "sync", lambda: None)
-    monkeypatch.setattr(census, "official", lambda: TINY)
+    monkeypatch.setattr(completeness, "official", lambda: TINY)
     monkeypatch.chdir(tmp_path)
     yield state
     server.shutdown()

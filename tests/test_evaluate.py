@@ -16,7 +16,7 @@ from test_intervals import simulated
 from test_predictions import made
 
 from breakhis_cls import config, evaluate
-from breakhis_cls.evaluation import comparison, sources
+from breakhis_cls.evaluation import comparison, experiments
 
 ENVIRONMENT = {
     "versions": {"python": "3.11"}, "machine": {"cores": 2}, "devices": ["CPU"], "git_commit": None,
@@ -189,7 +189,7 @@ def test_models_without_a_difference_are_rarely_told_apart() -> None:
     p_values = {"roc_auc": [], "image_accuracy": []}
     for seed in range(60):
         tables = [simulated(np.random.default_rng((seed, at)), 20, 12, 4) for at in (1, 2)]
-        experiments = [sources.Experiment(name, (), table) for name, table in zip("ab", tables, strict=True)]
+        experiments = [experiments.Experiment(name, (), table) for name, table in zip("ab", tables, strict=True)]
         for entry in comparison.compare(experiments, tables, seed):
             if entry["metric"] in p_values:
                 p_values[entry["metric"]].append(entry["p"])

@@ -15,12 +15,13 @@ from PIL import Image
 from test_saliency import joined
 
 from breakhis_cls import config, explain
-from breakhis_cls.data import material as materials
-from breakhis_cls.data.pixels import PixelStore
+from breakhis_cls.data import dataset as materials
 from breakhis_cls.errors import BAD_INPUT, DONE
-from breakhis_cls.evaluation import embedding, explained, saliency
 from breakhis_cls.files import write_text
-from breakhis_cls.runs import Run
+from breakhis_cls.modeling import gradcam
+from breakhis_cls.modeling.run_folder import Run
+from breakhis_cls.pipeline.pixel_store import PixelStore
+from breakhis_cls.reports import embedding, saliency_report
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_explained(run, monkeypatch, capsys):
-    monkeypatch.setattr(saliency, "TOPS", (0.0, 1.0))
+    monkeypatch.setattr(gradcam, "TOPS", (0.0, 1.0))
     assert explain.main([str(run), "--n", "2"]) == DONE
     page = run.parent / "reports" / run.name / "explain" / "index.html"
     assert str(page) in capsys.readouterr().out
@@ -105,7 +106,7 @@ def answers(n: int = 12) -> pd.DataFrame:
 
 
 def test_the_surest_of_each_kind_are_shown():
-    shown = explained.Shown.of(answers(), 2)
+    shown = saliency_report.Shown.of(answers(), 2)
     assert list(shown.answers) == ["true positive", "false positive", "false negative", "true negative"]
     assert shown.answers["true positive"]["at"].tolist() == [11, 6]
     assert shown.answers["false positive"]["at"].tolist() == [3]
@@ -116,7 +117,7 @@ def test_the_surest_of_each_kind_are_shown():
 
 
 def test_the_check_takes_turns_among_cases():
-    chosen = explained.spread_over_cases(answers(), 8)
+    chosen = saliency_report.spread_over_cases(answers(), 8)
     assert answers().iloc[chosen]["case"].nunique() == 6
     assert len(chosen) == 8 and (np.diff(chosen) > 0).all()
 

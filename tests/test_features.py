@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from breakhis_cls import config
-from breakhis_cls.data import pipeline
-from breakhis_cls.modeling import features, fitting, network
+from breakhis_cls.modeling import features, fit, network
+from breakhis_cls.pipeline import batches
 
 HERE = Path(__file__).parent
 N, HEIGHT, WIDTH = 70, 32, 48
@@ -135,14 +135,14 @@ def test_a_head_on_features_trains_as_through_the_backbone(tmp_path):
     keras.utils.set_random_seed(settings.run.seed)
     backbone = network.build_backbone(settings.model)
     backbone.trainable = False
-    pooled = features.of_backbone(settings, HASHES[:n], PIXELS, np.arange(n), pipeline.ALL_VIEWS)
+    pooled = features.of_backbone(settings, HASHES[:n], PIXELS, np.arange(n), batches.ALL_VIEWS)
     phase = config.Head(epochs=3, batch_size=4, peak_lr=0.01)
     weights = []
     for source, through in ((pooled, False), (PIXELS[:n], True)):
         head = network.build_head(2048, 2, 0.0, seed=0)
         model = network.join(backbone, head, settings.image) if through else head
-        rows = pipeline.Rows(source, np.arange(n), targets, views=pipeline.ALL_VIEWS)
-        fitting.fit(model, phase, rows, rows, tmp_path / str(through) / "head", seed=0)
+        rows = batches.Rows(source, np.arange(n), targets, views=batches.ALL_VIEWS)
+        fit.fit(model, phase, rows, rows, tmp_path / str(through) / "head", seed=0)
         weights.append(head.get_layer("probabilities").get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)

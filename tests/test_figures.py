@@ -12,7 +12,8 @@ from PIL import Image
 from test_metrics import subtypes
 from test_predictions import made
 
-from breakhis_cls.evaluation import figures, pictures, predictions
+from breakhis_cls.evaluation import predictions
+from breakhis_cls.reports import plots, plots_images
 
 HISTORY = pd.DataFrame(
     {
@@ -30,34 +31,34 @@ def words(figure: Figure) -> str:
 
 def test_confusion_counts_rows_true_and_columns_named() -> None:
     table = made()
-    counts = figures.confusion(table)
+    counts = plots.confusion(table)
     truth, named = predictions.truth(table), predictions.predicted(table)
     assert counts.tolist() == [[((truth == t) & (named == n)).sum() for n in (0, 1)] for t in (0, 1)]
-    said = words(figures.confusion_matrix(table))
+    said = words(plots.confusion_matrix(table))
     assert all(f"{count:,}" in said for count in counts.flat)
     assert f"{100 * counts[1, 1] / counts[1].sum():.0f} % of malignant" in said
 
 
 def test_eight_classes_show_every_count() -> None:
-    figure = figures.confusion_matrix(subtypes())
-    assert len(figure.axes[0].texts) == 64 and figure.get_figwidth() == figures.PAGE_IN
+    figure = plots.confusion_matrix(subtypes())
+    assert len(figure.axes[0].texts) == 64 and figure.get_figwidth() == plots.PAGE_IN
 
 
 def test_a_class_without_images_has_dashes_for_shares() -> None:
     table = made()
-    assert "–" in words(figures.confusion_matrix(table[table["label"] == "malignant"]))
+    assert "–" in words(plots.confusion_matrix(table[table["label"] == "malignant"]))
 
 
 def test_writing_on_a_shade_has_contrast() -> None:
     for grey in np.linspace(0, 1, 21):
-        ink = figures.readable_on(np.array([grey] * 3))
+        ink = plots.readable_on(np.array([grey] * 3))
         linear = grey / 12.92 if grey <= 0.04045 else ((grey + 0.055) / 1.055) ** 2.4
         contrast = (linear + 0.05) / 0.05 if ink == "black" else 1.05 / (linear + 0.05)
         assert contrast >= 4.5
 
 
 def test_curves_run_from_corner_to_corner() -> None:
-    figure = figures.roc(made(), "AUC")
+    figure = plots.roc(made(), "AUC")
     _, pooled, *by_magnification = figure.axes[0].lines
     x, y = np.asarray(pooled.get_xdata()), np.asarray(pooled.get_ydata())
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1) and (np.diff(x) >= 0).all() and (np.diff(y) >= 0).all()
@@ -68,36 +69,36 @@ def test_curves_run_from_corner_to_corner() -> None:
 def test_a_stratum_of_one_class_has_no_curve() -> None:
     table = made()
     only = table[(table["magnification"] == 40) | (table["label"] == "malignant")]
-    assert len(figures.roc(only, "AUC").axes[0].lines) == 3  # the diagonal, all, 40X
+    assert len(plots.roc(only, "AUC").axes[0].lines) == 3  # the diagonal, all, 40X
 
 
 def test_learning_curves_mark_where_a_phase_begins() -> None:
-    figure = figures.learning_curves(HISTORY)
+    figure = plots.learning_curves(HISTORY)
     assert "0.600, epoch 1 (head)" in words(figure)
     assert [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == ":"] == [1.5]
-    empty = figures.learning_curves(HISTORY.assign(val_loss=np.nan, val_accuracy=np.nan))
+    empty = plots.learning_curves(HISTORY.assign(val_loss=np.nan, val_accuracy=np.nan))
     assert "No validation loss" in words(empty)
 
 
-@pytest.mark.parametrize("draw", [figures.confusion_matrix, lambda table: figures.roc(table, "AUC")])
+@pytest.mark.parametrize("draw", [plots.confusion_matrix, lambda table: plots.roc(table, "AUC")])
 def test_equal_figures_give_equal_bytes(draw, tmp_path: Path) -> None:
-    first = [path.read_bytes() for path in figures.save(draw(made()), tmp_path / "a", "f")]
-    again = [path.read_bytes() for path in figures.save(draw(made()), tmp_path / "b", "f")]
+    first = [path.read_bytes() for path in plots.save(draw(made()), tmp_path / "a", "f")]
+    again = [path.read_bytes() for path in plots.save(draw(made()), tmp_path / "b", "f")]
     assert first == again and first[0].startswith(b"\x89PNG") and b"<svg" in first[1]
     with Image.open(tmp_path / "a" / "f.png") as opened:
-        assert opened.width == pytest.approx(figures.COLUMN_IN * figures.PNG_DPI, abs=2)
+        assert opened.width == pytest.approx(plots.COLUMN_IN * plots.PNG_DPI, abs=2)
 
 
 def test_surest_errors_are_wrong_and_at_most_two_of_a_slide() -> None:
-    rows = pictures.surest_errors(made(), 50)
+    rows = plots_images.surest_errors(made(), 50)
     assert (rows["true"] != rows["named"]).all() and (rows["p"] >= 0.5).all() and rows["p"].is_monotonic_decreasing
     assert rows["slide"].value_counts().max() <= 2
 
 
 def test_pictures_come_from_disk_or_not_at_all(tiny_tree: Path, tmp_path: Path) -> None:
     table, root = made(), tiny_tree / "BreaKHis_v1"
-    sheet, errors = pictures.sample_sheet(table, root), pictures.confident_errors(table, root)
+    sheet, errors = plots_images.sample_sheet(table, root), plots_images.confident_errors(table, root)
     assert sheet and errors
     assert sum(len(ax.images) for ax in sheet.axes) == 32
-    assert sum(len(ax.images) for ax in errors.axes) == len(pictures.surest_errors(table))
-    assert pictures.sample_sheet(table, tmp_path) is None and pictures.confident_errors(table, tmp_path) is None
+    assert sum(len(ax.images) for ax in errors.axes) == len(plots_images.surest_errors(table))
+    assert plots_images.sample_sheet(table, tmp_path) is None and plots_images.confident_errors(table, tmp_path) is None

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from test_png import CAN, CANNOT, PIXELS, RGB
 
-from breakhis_cls import config, names
-from breakhis_cls.data import index, parallel, png
+from breakhis_cls import config, names, parallel
+from breakhis_cls.data import index, png
 from breakhis_cls.errors import DataError
 
 ADENOSIS = "SOB_B_A-14-22549AB-40-001.png"
@@ -266,7 +266,7 @@ def test_a_cache_that_cannot_be_written_is_named(tiny_tree, tmp_path):
 
 def test_the_synthetic_tree_is_found_and_is_never_too_small(tiny_tree, tmp_path, monkeypatch):
     drawn = types.SimpleNamespace(tree=lambda cache: tiny_tree)
-    monkeypatch.setitem(sys.modules, "breakhis_cls.data.synthetic", drawn)
+    monkeypatch.setitem(sys.modules, "breakhis_cls.synthetic.tree", drawn)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(index.load(config.Data(root="synthetic", cache=tmp_path))) == 75
@@ -279,7 +279,7 @@ def test_a_read_only_tree_is_left_as_it_was(tree, tmp_path):
 
 
 def test_indexing_needs_no_tensorflow():
-    code = "import sys, breakhis_cls.data.pixels; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, breakhis_cls.pipeline.pixel_store; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from test_predictions import made
 
-from breakhis_cls.evaluation import intervals, metrics, tallies
+from breakhis_cls.evaluation import bootstrap, case_statistics, metrics
 
 
 def simulated(rng: np.random.Generator, n_malignant: int, n_benign: int, n_images: int = 12) -> pd.DataFrame:
@@ -25,17 +25,17 @@ def simulated(rng: np.random.Generator, n_malignant: int, n_benign: int, n_image
     })  # fmt: skip
 
 
-def interval(table: pd.DataFrame, name: str, n_behind: int, method: intervals.Method = "logit_t") -> intervals.Interval:
-    statistics, cases = tallies.of(table)
-    weights = intervals.case_weights(len(cases), 400, seed=1)
-    groups = intervals.groups_of(table, cases)
-    return intervals.of(statistics[name], weights, groups, n_behind, metrics.span_of(name, table), method)
+def interval(table: pd.DataFrame, name: str, n_behind: int, method: bootstrap.Method = "logit_t") -> bootstrap.Interval:
+    statistics, cases = case_statistics.of(table)
+    weights = bootstrap.case_weights(len(cases), 400, seed=1)
+    groups = bootstrap.groups_of(table, cases)
+    return bootstrap.of(statistics[name], weights, groups, n_behind, metrics.span_of(name, table), method)
 
 
 def test_every_resample_draws_as_many_cases_as_there_are() -> None:
-    weights = intervals.case_weights(70, 500, seed=3)
+    weights = bootstrap.case_weights(70, 500, seed=3)
     assert (weights.sum(axis=1) == 70).all() and weights.mean(axis=0) == pytest.approx(1, abs=0.2)
-    assert (weights == intervals.case_weights(70, 500, seed=3)).all()
+    assert (weights == bootstrap.case_weights(70, 500, seed=3)).all()
 
 
 def test_intervals_repeat_and_hold_the_value() -> None:
@@ -64,7 +64,7 @@ def test_the_case_interval_covers_and_percentiles_cover_less() -> None:
     assert hits["logit_t"] >= 0.9 and hits["percentile"] < 0.85
 
 
-def _covers(found: intervals.Interval, truth: float) -> bool:
+def _covers(found: bootstrap.Interval, truth: float) -> bool:
     return found.low is not None and found.high is not None and found.low <= truth <= found.high
 
 
@@ -93,14 +93,14 @@ def test_degrees_of_freedom_are_those_of_the_cases_that_vary() -> None:
     groups = np.repeat([0, 1], [5, 20])
     rng = np.random.default_rng(0)
     only_benign = np.where(groups == 0, rng.normal(size=25), 0.5)
-    assert intervals.degrees_of_freedom(only_benign, groups) == pytest.approx(4)
-    assert 4 < intervals.degrees_of_freedom(rng.normal(size=25), groups) <= 23
+    assert bootstrap.degrees_of_freedom(only_benign, groups) == pytest.approx(4)
+    assert 4 < bootstrap.degrees_of_freedom(rng.normal(size=25), groups) <= 23
 
 
 @pytest.mark.parametrize("span", [(0, 1), (-1, 1), (0, 2), (0, np.inf)])
-def test_bounds_stay_within_a_metric_s_range(span: intervals.Span) -> None:
+def test_bounds_stay_within_a_metric_s_range(span: bootstrap.Span) -> None:
     drawn = np.linspace(span[0] + 0.01, min(span[1], 5) - 0.01, 200)
-    low, high = intervals._logit_t(drawn, float(drawn[150]), 4.0, span)
+    low, high = bootstrap._logit_t(drawn, float(drawn[150]), 4.0, span)
     assert span[0] <= low < drawn[150] < high <= span[1]
 
 
@@ -111,7 +111,7 @@ def test_the_bootstrap_agrees_with_scipy_on_its_spread() -> None:
     table = simulated(np.random.default_rng(2), 30, 30, n_images=1)
     right = ((table["p_malignant"] >= 0.5) == (table["label"] == "malignant")).to_numpy(float)
     theirs = stats.bootstrap((right,), np.mean, method="percentile", n_resamples=5_000, rng=np.random.default_rng(0))
-    statistics, cases = tallies.of(table)
-    drawn = statistics["image_accuracy"](intervals.case_weights(len(cases), 5_000, seed=0))
+    statistics, cases = case_statistics.of(table)
+    drawn = statistics["image_accuracy"](bootstrap.case_weights(len(cases), 5_000, seed=0))
     bounds = theirs.confidence_interval
     assert np.quantile(drawn, [0.025, 0.975]) == pytest.approx([bounds.low, bounds.high], abs=0.02)

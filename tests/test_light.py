@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from breakhis_cls.config import Augment
-from breakhis_cls.data import light, pipeline, stain
+from breakhis_cls.pipeline import augmentation, batches, stain_jitter
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 14, 21, 3), dtype=np.uint8)
 ALL = Augment(stain=0.2, scale=0.3, contrast=0.2, brightness=0.1)
@@ -18,9 +18,9 @@ NAMES = ["stain", "scale", "contrast", "brightness"]
 
 @pytest.mark.parametrize("augment", [*ONE_EACH, ALL], ids=[*NAMES, "all"])
 def test_alike_eagerly_and_in_a_dataset(augment):
-    draws = light.epoch_draws(6, 0, 0, augment)
-    eager = light.augmented(tf.constant(IMAGES), tf.constant(draws), augment).numpy()
-    inside = tf.data.Dataset.from_tensors((IMAGES, draws)).map(lambda x, d: light.augmented(x, d, augment))
+    draws = augmentation.epoch_draws(6, 0, 0, augment)
+    eager = augmentation.augmented(tf.constant(IMAGES), tf.constant(draws), augment).numpy()
+    inside = tf.data.Dataset.from_tensors((IMAGES, draws)).map(lambda x, d: augmentation.augmented(x, d, augment))
     np.testing.assert_array_equal(eager, inside.get_single_element())
     assert eager.dtype == np.uint8 and inside.element_spec.shape == IMAGES.shape
     assert all((one != other).any() for one, other in zip(eager, IMAGES, strict=True))
@@ -28,21 +28,21 @@ def test_alike_eagerly_and_in_a_dataset(augment):
 
 @pytest.mark.parametrize("augment", [*ONE_EACH, ALL, Augment()], ids=[*NAMES, "all", "none"])
 def test_zero_draws_change_nothing(augment):
-    zeros = tf.zeros((6, light.N_DRAWS))
-    np.testing.assert_array_equal(light.augmented(tf.constant(IMAGES), zeros, augment), IMAGES)
+    zeros = tf.zeros((6, augmentation.N_DRAWS))
+    np.testing.assert_array_equal(augmentation.augmented(tf.constant(IMAGES), zeros, augment), IMAGES)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (23, 35)])
 @pytest.mark.parametrize("spread", [0.01, 0.5, 0.99])
 def test_zoom_fits_every_size_and_spread(size, spread):
     flat = np.full((2, *size, 3), 99, np.uint8)
-    zoomed = light.zoomed(tf.constant(flat), tf.constant([-spread, spread], tf.float32), spread)
+    zoomed = augmentation.zoomed(tf.constant(flat), tf.constant([-spread, spread], tf.float32), spread)
     np.testing.assert_allclose(zoomed, flat, atol=1e-3)
 
 
 @pytest.mark.parametrize("draw", [-0.45, -0.1, 0.07, 0.45])
 def test_zoom_is_scipys_with_a_mirrored_border(draw):
-    zoomed = light.zoomed(tf.constant(IMAGES[:1]), tf.constant([draw], tf.float32), 0.5).numpy()[0]
+    zoomed = augmentation.zoomed(tf.constant(IMAGES[:1]), tf.constant([draw], tf.float32), 0.5).numpy()[0]
     middle = (np.array(IMAGES.shape[1:3]) - 1) / 2
     for channel in range(3):
         expected = ndimage.affine_transform(
@@ -56,7 +56,7 @@ def test_zoom_is_scipys_with_a_mirrored_border(draw):
 
 
 def test_contrast_is_tensorflows_about_the_mean():
-    relit = light.relit(tf.constant(IMAGES), tf.fill((6, 1), 0.3), tf.zeros((6, 1)))
+    relit = augmentation.relit(tf.constant(IMAGES), tf.fill((6, 1), 0.3), tf.zeros((6, 1)))
     expected = tf.image.adjust_contrast(tf.cast(IMAGES, tf.float32), 1.3)
     np.testing.assert_allclose(relit, expected, atol=1e-3)
 
@@ -65,7 +65,7 @@ def test_contrast_is_tensorflows_about_the_mean():
 def test_brightness_adds_its_share_of_255_and_clips(level, per_cent):
     grey = tf.constant(np.full((1, 2, 3, 3), level, np.uint8))
     draws = tf.constant([[0, 0, 0, 0, 0, 0, per_cent / 100]], tf.float32)
-    brighter = light.augmented(grey, draws, Augment(brightness=0.99)).numpy()
+    brighter = augmentation.augmented(grey, draws, Augment(brightness=0.99)).numpy()
     np.testing.assert_allclose(brighter, np.clip(level + 2.55 * per_cent, 0, 255), atol=0.501)
 
 
@@ -74,29 +74,31 @@ def test_rounded_and_clipped_once():
     step = np.zeros((1, 2, 2, 3), np.uint8)
     step[:, 0] = 200
     draws = np.array([[0, 0, 0, 0, 0, 0.8, -0.5]], np.float32)
-    changed = light.augmented(tf.constant(step), tf.constant(draws), Augment(contrast=0.9, brightness=0.9)).numpy()
+    changed = augmentation.augmented(
+        tf.constant(step), tf.constant(draws), Augment(contrast=0.9, brightness=0.9)
+    ).numpy()
     assert changed[0, 0, 0, 0] == round(100 + 1.8 * 100 - 127.5) and changed[0, 1, 0, 0] == 0
 
 
 def test_draws_are_a_function_of_seed_epoch_and_setting():
-    one, same = (light.epoch_draws(50, 3, 1, ALL) for _ in range(2))
+    one, same = (augmentation.epoch_draws(50, 3, 1, ALL) for _ in range(2))
     np.testing.assert_array_equal(one, same)
-    for other in (light.epoch_draws(50, 3, 2, ALL), light.epoch_draws(50, 4, 1, ALL)):
+    for other in (augmentation.epoch_draws(50, 3, 2, ALL), augmentation.epoch_draws(50, 4, 1, ALL)):
         assert (one != other).all()
     np.testing.assert_array_less(np.abs(one).max(axis=0), [0.2, 0.2, 0.2, 0.2, 0.3, 0.2, 0.1])
-    stain_alone = light.epoch_draws(50, 3, 1, Augment(stain=0.2))
+    stain_alone = augmentation.epoch_draws(50, 3, 1, Augment(stain=0.2))
     np.testing.assert_array_equal(stain_alone[:, :4], one[:, :4])  # one setting does not move another's draws
     assert not stain_alone[:, 4:].any()
 
 
-def rows(**settings) -> pipeline.Rows:
+def rows(**settings) -> batches.Rows:
     """Of pixels, shown in all views."""
-    views = settings.pop("views", pipeline.ALL_VIEWS)
-    return pipeline.Rows(IMAGES, np.arange(6), np.eye(6), views=views, augment=Augment(**settings))
+    views = settings.pop("views", batches.ALL_VIEWS)
+    return batches.Rows(IMAGES, np.arange(6), np.eye(6), views=views, augment=Augment(**settings))
 
 
-def batches(given: pipeline.Rows, first_epoch: int = 0, seed: int = 5) -> list[bytes]:
-    return [inputs.numpy().tobytes() for inputs, _, _ in pipeline.training(given, 4, seed, first_epoch, 3)]
+def batches(given: batches.Rows, first_epoch: int = 0, seed: int = 5) -> list[bytes]:
+    return [inputs.numpy().tobytes() for inputs, _, _ in batches.training(given, 4, seed, first_epoch, 3)]
 
 
 def test_two_passes_and_a_later_start_give_equal_bytes():
@@ -113,10 +115,10 @@ def test_flips_turns_and_stain_are_what_they_were_before_there_was_more(spread):
     expected = []
     for epoch in range(3):
         order = np.random.default_rng((5, epoch)).permutation(6)
-        views = np.array(pipeline.ALL_VIEWS)[np.random.default_rng((5, epoch, 1)).integers(8, size=6)]
+        views = np.array(batches.ALL_VIEWS)[np.random.default_rng((5, epoch, 1)).integers(8, size=6)]
         draws = np.random.default_rng((5, epoch, 2)).uniform(-spread, spread, (6, 4)).astype(np.float32)
         for chosen in (order[:4], order[4:]):
-            turned = pipeline.turned(tf.constant(IMAGES[chosen]), tf.constant(views[chosen]))
+            turned = batches.turned(tf.constant(IMAGES[chosen]), tf.constant(views[chosen]))
             expected.append((_jittered(turned, draws[chosen]) if spread else turned).numpy().tobytes())
     assert batches(rows(stain=spread)) == expected
 
@@ -125,19 +127,19 @@ def _jittered(images, draws):
     gain = 1 + tf.pad(draws[:, :2], [[0, 0], [0, 1]])
     offset = 0.1 * tf.pad(draws[:, 2:], [[0, 0], [0, 1]])
     density = -tf.math.log((tf.cast(images, tf.float32) + 1) / 256)
-    amounts = tf.linalg.matmul(density, tf.constant(np.linalg.inv(stain.HED).astype(np.float32)))
+    amounts = tf.linalg.matmul(density, tf.constant(np.linalg.inv(stain_jitter.HED).astype(np.float32)))
     amounts = amounts * gain[:, None, None, :] + offset[:, None, None, :]
-    rgb = 256 * tf.exp(-tf.linalg.matmul(amounts, tf.constant(stain.HED))) - 1
+    rgb = 256 * tf.exp(-tf.linalg.matmul(amounts, tf.constant(stain_jitter.HED))) - 1
     return tf.cast(tf.clip_by_value(tf.round(rgb), 0, 255), tf.uint8)
 
 
 def test_features_are_left_alone():
     features = np.arange(12, dtype=np.float32).reshape(6, 1, 2)
-    given = pipeline.Rows(features, np.arange(6), np.eye(6), augment=ALL)
-    seen = np.concatenate([inputs for inputs, _, _ in pipeline.training(given, 4, 0, 0, 1)])
+    given = batches.Rows(features, np.arange(6), np.eye(6), augment=ALL)
+    seen = np.concatenate([inputs for inputs, _, _ in batches.training(given, 4, 0, 0, 1)])
     np.testing.assert_array_equal(seen[seen[:, 0].argsort()], features[:, 0])
 
 
 def test_validation_is_left_alone():
-    inputs = np.concatenate([inputs for inputs, _ in pipeline.validation(rows(**ALL.model_dump()), 4)])
+    inputs = np.concatenate([inputs for inputs, _ in batches.validation(rows(**ALL.model_dump()), 4)])
     np.testing.assert_array_equal(inputs, IMAGES)

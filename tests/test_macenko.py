@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from breakhis_cls import names
-from breakhis_cls.data import macenko, stain, synthetic
+from breakhis_cls.pipeline import stain_jitter, stain_normalization
+from breakhis_cls.synthetic import tree
 
 NAMES = [f"SOB_{slide}-200-001.png" for slide in ("B_A-14-90001AB", "B_F-14-90003", "M_DC-14-90008", "M_LC-14-90012")]
 
@@ -17,7 +18,7 @@ NAMES = [f"SOB_{slide}-200-001.png" for slide in ("B_A-14-90001AB", "B_F-14-9000
 @pytest.fixture(scope="module")
 def fields() -> list[np.ndarray]:
     """Synthetic tissue of four cases."""
-    return [synthetic.draw(name)[0] for name in NAMES]
+    return [tree.draw(name)[0] for name in NAMES]
 
 
 def mixed(stains: np.ndarray, strengths: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -25,7 +26,7 @@ def mixed(stains: np.ndarray, strengths: np.ndarray, seed: int = 0) -> np.ndarra
     rng = np.random.default_rng(seed)
     amounts = rng.uniform(0.2, 1, (120, 150, 2)) * strengths
     amounts[:40, :, 0] = amounts[40:80, :, 1] = 0
-    return np.rint(macenko.I0 * np.exp(-amounts @ stains) - 1).clip(0, 255).astype(np.uint8)
+    return np.rint(stain_normalization.I0 * np.exp(-amounts @ stains) - 1).clip(0, 255).astype(np.uint8)
 
 
 def unit(rows: list[list[float]]) -> np.ndarray:
@@ -38,11 +39,11 @@ def mean_colours(images) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "stains", [unit([[0.6, 0.7, 0.3], [0.2, 0.9, 0.3]]), macenko.STAINS], ids=["other", "reference"]
+    "stains", [unit([[0.6, 0.7, 0.3], [0.2, 0.9, 0.3]]), stain_normalization.STAINS], ids=["other", "reference"]
 )
 def test_the_stains_of_a_mixture_are_found(stains):
     strengths = np.array([1.4, 0.9])
-    found, amounts = macenko.stains_of(mixed(stains, strengths))
+    found, amounts = stain_normalization.stains_of(mixed(stains, strengths))
     np.testing.assert_allclose(found, stains, atol=0.03)
     np.testing.assert_allclose(amounts, strengths, rtol=0.05)
 
@@ -58,22 +59,22 @@ def test_the_stains_are_those_of_the_papers_svd(fields):
         on_plane /= np.linalg.norm(on_plane, axis=1, keepdims=True)
         extremes = np.percentile(np.arcsin(on_plane[:, 1]), [1, 99])
         expected = [np.cos(angle) * axes[0] + np.sin(angle) * axes[1] for angle in extremes]
-        found, _ = macenko.stains_of(field[::8, ::8])
+        found, _ = stain_normalization.stains_of(field[::8, ::8])
         np.testing.assert_allclose(found, sorted(expected, key=lambda od: -od[0]), atol=1e-4)
 
 
 def test_the_reference_is_left_as_it_is():
-    image = mixed(macenko.STAINS, macenko.STRENGTHS)
-    once = macenko.normalised(image)
+    image = mixed(stain_normalization.STAINS, stain_normalization.STRENGTHS)
+    once = stain_normalization.normalised(image)
     assert np.abs(once.astype(int) - image).mean() < 4
-    assert np.abs(macenko.normalised(once).astype(int) - once).mean() < 1
+    assert np.abs(stain_normalization.normalised(once).astype(int) - once).mean() < 1
 
 
 def test_twice_is_nearly_once(fields):
     for field in fields:
-        once = macenko.normalised(field)
+        once = stain_normalization.normalised(field)
         moved = np.abs(once.astype(int) - field).mean()
-        moved_again = np.abs(macenko.normalised(once).astype(int) - once).mean()
+        moved_again = np.abs(stain_normalization.normalised(once).astype(int) - once).mean()
         assert moved_again < 0.2 * moved and moved > 5
 
 
@@ -82,9 +83,9 @@ def test_two_stainings_of_one_tissue_come_together(fields, spread):
     draws = np.array([(*spread, 0, 0), (*(-part for part in spread), 0, 0)], np.float32)
     before, after = [], []
     for field in fields:
-        pair = stain.to_levels(stain.jittered(np.stack([field, field]), draws)).numpy()
+        pair = stain_jitter.to_levels(stain_jitter.jittered(np.stack([field, field]), draws)).numpy()
         before += [_distance(pair)]
-        after += [_distance([macenko.normalised(image) for image in pair])]
+        after += [_distance([stain_normalization.normalised(image) for image in pair])]
     assert np.mean(after) < 0.5 * np.mean(before)
 
 
@@ -103,29 +104,29 @@ def test_any_image_is_answered_without_a_warning_and_white_stays_white(height, w
     image[glass] = 255
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        normalised = macenko.normalised(image)
+        normalised = stain_normalization.normalised(image)
     assert normalised.shape == image.shape and normalised.dtype == np.uint8
     assert (normalised[glass] == 255).all()
-    np.testing.assert_array_equal(macenko.normalised(image), normalised)
+    np.testing.assert_array_equal(stain_normalization.normalised(image), normalised)
 
 
 @pytest.mark.parametrize("level", [0, 100, 236, 255])
 def test_a_flat_field_is_returned_as_it_is(level):
     field = np.full((46, 70, 3), level, np.uint8)
-    assert macenko.normalised(field) is field
+    assert stain_normalization.normalised(field) is field
 
 
 def test_a_field_of_hardly_any_tissue_is_returned_as_it_is():
     field = np.full((460, 700, 3), 250, np.uint8)
-    field[:40, :70] = mixed(macenko.STAINS, macenko.STRENGTHS)[:40, :70]  # 0.9 % of the field
-    assert macenko.normalised(field) is field
-    field[:50, :70] = mixed(macenko.STAINS, macenko.STRENGTHS)[30:80, :70]
-    assert macenko.normalised(field) is not field
+    field[:40, :70] = mixed(stain_normalization.STAINS, stain_normalization.STRENGTHS)[:40, :70]  # 0.9 % of the field
+    assert stain_normalization.normalised(field) is field
+    field[:50, :70] = mixed(stain_normalization.STAINS, stain_normalization.STRENGTHS)[30:80, :70]
+    assert stain_normalization.normalised(field) is not field
 
 
 def test_one_pure_stain_is_returned_as_it_is():
-    image = mixed(macenko.STAINS, np.array([0, 1.5]))
-    assert macenko.normalised(image) is image
+    image = mixed(stain_normalization.STAINS, np.array([0, 1.5]))
+    assert stain_normalization.normalised(image) is image
 
 
 def test_real_slides_come_closer_in_colour(shared):
@@ -133,7 +134,9 @@ def test_real_slides_come_closer_in_colour(shared):
     paths = sorted((shared / "breakhis/full").rglob("*.png"))[::3]
     images = [np.asarray(Image.open(path).convert("RGB"))[::2, ::2] for path in paths]
     slides = np.array([names.parse(path.name).slide for path in paths])
-    before, after = (_spreads(found, slides) for found in (images, [macenko.normalised(image) for image in images]))
+    before, after = (
+        _spreads(found, slides) for found in (images, [stain_normalization.normalised(image) for image in images])
+    )
     assert after[0] < 0.7 * before[0]
     assert after[1] < 0.3 * before[1]
 

@@ -11,7 +11,7 @@ import sklearn.metrics as sk
 from test_predictions import made
 
 from breakhis_cls import names
-from breakhis_cls.evaluation import metrics, predictions, tallies
+from breakhis_cls.evaluation import case_statistics, metrics, predictions
 
 # file, slide, case, label, p_malignant: three cases, four slides, eight images
 BY_HAND = [
@@ -162,7 +162,7 @@ def test_metrics_json_has_the_promised_shape() -> None:
 def test_weights_mean_repetition() -> None:
     """A case drawn twice counts as if its rows stood there twice."""
     table = made()
-    statistics, cases = tallies.of(table)
+    statistics, cases = case_statistics.of(table)
     weights = np.random.default_rng(0).integers(0, 3, (1, len(cases))).astype(float)
     copies = table.loc[np.repeat(table.index, weights[0][cases.get_indexer(table["case"])].astype(int))]
     y, p = predictions.truth(copies), copies["p_malignant"]

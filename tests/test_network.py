@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from breakhis_cls import config
-from breakhis_cls.data.pipeline import Rows
 from breakhis_cls.errors import ConfigError, ModelError
-from breakhis_cls.modeling import fitting, network
+from breakhis_cls.modeling import fit, network
+from breakhis_cls.pipeline.batches import Rows
 
 RANDOM = config.Model(weights="random")
 PRETRAINED = config.Model(weights="imagenet")  # as far as freezing goes
@@ -33,7 +33,7 @@ def test_tuning_at_rate_zero_moves_no_batch_norm(joined, part, tmp_path):
     network.set_trainable(backbone, PRETRAINED, part)
     before = [weight.numpy() for weight in backbone.weights]
     phase = config.Tune(epochs=1, peak_lr=0, batch_size=4)
-    fitting.fit(model, phase, _rows(), _rows(), tmp_path, seed=0)
+    fit.fit(model, phase, _rows(), _rows(), tmp_path, seed=0)
     assert all(np.array_equal(was, now.numpy()) for was, now in zip(before, backbone.weights, strict=True))
 
 
@@ -42,7 +42,7 @@ def test_training_from_scratch_moves_batch_norm(joined, tmp_path):
     network.set_trainable(backbone, RANDOM, "all")
     moving = [weight for weight in backbone.weights if weight.path.endswith("moving_mean")]
     before = [weight.numpy() for weight in moving]
-    fitting.fit(model, config.Tune(epochs=1, batch_size=4), _rows(), _rows(), tmp_path, seed=0)
+    fit.fit(model, config.Tune(epochs=1, batch_size=4), _rows(), _rows(), tmp_path, seed=0)
     assert len(moving) == 53
     assert all(not np.array_equal(was, now.numpy()) for was, now in zip(before, moving, strict=True))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from breakhis_cls.data import synthetic
+from breakhis_cls.synthetic import tree
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LINES, MAX_BYTES = 15, 1_500_000
@@ -89,7 +89,7 @@ def test_notebooks_that_share_a_run_share_its_settings():
 def smaller(tmp_path_factory):
     """A folder to run in, and a quarter of the synthetic images."""
     here = tmp_path_factory.mktemp("notebooks")
-    synthetic.write(here / "tissue", images_per_cell=1)
+    tree.write(here / "tissue", images_per_cell=1)
     return here
 
 

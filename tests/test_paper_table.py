@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from breakhis_cls import config
-from breakhis_cls.evaluation import paper_figure, paper_page, paper_rows, paper_table, papers, published, sources
+from breakhis_cls.evaluation import experiments
 from breakhis_cls.names import SUBTYPES
+from breakhis_cls.reports import paper_rows, paper_table, papers, plots_sweep, published, sweep_report
 
 N_CASES = 20
 METRICS = ["image_accuracy", "recognition_rate", "balanced_accuracy", "roc_auc"]
@@ -61,7 +62,7 @@ def run(folder, table, **settings):
 
 
 def rows_of(folders):
-    return paper_rows.of(sources.experiments([sources.read(one) for one in folders]), n_resamples=200)
+    return paper_rows.of(experiments.experiments([experiments.read(one) for one in folders]), n_resamples=200)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_four_of_the_subtypes_are_kaikos_task(tmp_path):
     (row,) = rows_of([run(tmp_path, table)])
     assert len(row.published) == 7 and all("selects on" in one.note for one in row.published)
     assert row.scores["image_accuracy"]["sd"] is None  # one fold has no deviation
-    assert paper_figure.of([row], "as made up").get_suptitle() == "as made up"
+    assert plots_sweep.of([row], "as made up").get_suptitle() == "as made up"
 
 
 def test_what_else_varies_is_said(tmp_path):
@@ -162,7 +163,7 @@ def test_a_sample_is_never_a_breakhis_result(written, tmp_path):
     whole = [run(tmp_path, predicted(fold, data="breakhis-123")) for fold in (0, 1)]
     rows = rows_of(whole)
     assert paper_table.banners(rows) == []
-    assert "published 0.89" in paper_page.finding(rows)
+    assert "published 0.89" in sweep_report.finding(rows)
 
 
 def test_the_csv_has_a_line_for_each_metric_and_published_value(written):

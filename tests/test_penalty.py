@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from breakhis_cls.evaluation import figures, penalty
+from breakhis_cls.reports import penalty, plots
 
 
 def _predictions(protocol, error):
@@ -44,4 +44,4 @@ def test_the_sentence_says_protocols_and_intervals(penalties):
 def test_the_figure_says_the_finding(penalties, tmp_path):
     drawn = penalty.figure(penalties, "made-up data")
     assert "25.0 points higher" in drawn.get_suptitle().replace("\n", " ")
-    assert all(path.stat().st_size for path in figures.save(drawn, tmp_path, "leak_penalty"))
+    assert all(path.stat().st_size for path in plots.save(drawn, tmp_path, "leak_penalty"))

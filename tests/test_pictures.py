@@ -4,14 +4,14 @@ import numpy as np
 
 from breakhis_cls.config import Data
 from breakhis_cls.data import index
-from breakhis_cls.evaluation import pictures
+from breakhis_cls.reports import plots_images
 
 
 def test_a_sheet_shows_files_and_pixels_in_order_and_hides_the_rest(tiny_tree):
     root = index.root_of(Data(root=str(tiny_tree)))
     file = min(root.rglob("*.png")).relative_to(root).as_posix()
     shown = [file, np.zeros((46, 70, 3), np.uint8)]
-    figure = pictures.sheet(shown, root, ["a file", "pixels\nall black"], "Two", 3)
+    figure = plots_images.sheet(shown, root, ["a file", "pixels\nall black"], "Two", 3)
     assert [ax.get_title("left") for ax in figure.axes] == ["a file", "pixels\nall black", ""]
     assert [len(ax.images) for ax in figure.axes] == [1, 1, 0]
     assert np.asarray(figure.axes[1].images[0].get_array()).max() == 0

@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from breakhis_cls import config
-from breakhis_cls.data import index, macenko, parallel, pixels, synthetic
+from breakhis_cls import config, parallel
+from breakhis_cls.data import index
 from breakhis_cls.errors import DataError
+from breakhis_cls.pipeline import pixel_store, stain_normalization
+from breakhis_cls.synthetic import tree
 
 SMALL = config.Image(height_px=23, width_px=35)
 CHUNK_BYTES = 4 * 23 * 35 * 3  # 4 images a chunk, 19 chunks for the tiny tree
@@ -44,7 +46,7 @@ print(len(n_decoded), store.key, int(store.array.sum(dtype="int64")))
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(pixels, "CHUNK_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr(pixel_store, "CHUNK_BYTES", CHUNK_BYTES)
 
 
 @pytest.fixture
@@ -60,8 +62,8 @@ def n_decoded(monkeypatch) -> list[Path]:
     return seen
 
 
-def opened(data: config.Data, image: config.Image = SMALL) -> pixels.PixelStore:
-    return pixels.PixelStore.open(index.load(data), index.root_of(data), image, data.cache)
+def opened(data: config.Data, image: config.Image = SMALL) -> pixel_store.PixelStore:
+    return pixel_store.PixelStore.open(index.load(data), index.root_of(data), image, data.cache)
 
 
 def elsewhere(data: config.Data, tmp_path: Path) -> config.Data:
@@ -78,7 +80,7 @@ def test_each_row_is_its_image_resized(data):
     assert store.array.shape == (75, 23, 35, 3) and store.array.dtype == np.uint8 and len(store) == 75
     assert isinstance(store.array, np.memmap) and not store.array.flags.writeable
     for row, file in enumerate(images["file"]):
-        expected = pixels.fit(index.decode(index.root_of(data) / file), SMALL)
+        expected = pixel_store.fit(index.decode(index.root_of(data) / file), SMALL)
         np.testing.assert_array_equal(store.array[store.rows[row]], expected)
     np.testing.assert_array_equal(np.load(store.path, mmap_mode="r"), store.array)
 
@@ -87,7 +89,7 @@ def test_shuffled_images_share_the_store(data, n_decoded):
     store = opened(data)
     images = index.load(data).sample(frac=1, random_state=0)
     n_decoded.clear()
-    shuffled = pixels.PixelStore.open(images, index.root_of(data), SMALL, data.cache)
+    shuffled = pixel_store.PixelStore.open(images, index.root_of(data), SMALL, data.cache)
     assert n_decoded == [] and shuffled.path == store.path
     np.testing.assert_array_equal(shuffled.rows, images.index)
 
@@ -95,7 +97,7 @@ def test_shuffled_images_share_the_store(data, n_decoded):
 def test_a_second_opening_decodes_and_checks_nothing(data, n_decoded, monkeypatch):
     first = opened(data)
     assert len(n_decoded) == 75
-    monkeypatch.setattr(pixels, "_complete", None)
+    monkeypatch.setattr(pixel_store, "_complete", None)
     assert opened(data).key == first.key and len(n_decoded) == 75
 
 
@@ -105,7 +107,7 @@ def test_the_key_follows_settings_and_pixels(data, monkeypatch):
     keys += [opened(data, config.Image(height_px=23, width_px=35, fit="crop")).key]
     keys += [opened(data, config.Image(height_px=23, width_px=35, stains="macenko")).key]
     keys += [opened(data.model_copy(update={"magnifications": (200,)})).key]
-    monkeypatch.setattr(pixels, "VERSION", 0)
+    monkeypatch.setattr(pixel_store, "VERSION", 0)
     keys += [opened(data).key]
     assert len(set(keys)) == 6
 
@@ -153,7 +155,7 @@ def test_two_builders_at_once_build_once(data, tmp_path):
 def test_a_builder_waits_for_the_one_before_it(data, tmp_path):
     index.load(data)
     folder = data.cache / "pixels" / opened(elsewhere(data, tmp_path)).path.parent.name
-    with pixels._alone(folder):
+    with pixel_store._alone(folder):
         process = builder(data)
         assert process.stderr is not None
         assert "another process builds" in process.stderr.readline()
@@ -210,7 +212,7 @@ def test_an_image_that_changed_since_the_index_is_refused(data, tiny_tree, tmp_p
     images = index.load(data)
     images.loc[5, "pixel_sha256"] = "0" * 64
     with pytest.raises(DataError, match="has changed since it was indexed"):
-        pixels.PixelStore.open(images, index.root_of(data), SMALL, data.cache)
+        pixel_store.PixelStore.open(images, index.root_of(data), SMALL, data.cache)
     assert not list(data.cache.rglob("checked.json"))
 
 
@@ -218,12 +220,12 @@ def test_a_cache_that_cannot_be_written_is_named(data):
     images, root = index.load(data), index.root_of(data)
     (data.cache / "file").touch()
     with pytest.raises(DataError, match=r"cannot write .*file.*--data\.cache"):
-        pixels.PixelStore.open(images, root, SMALL, data.cache / "file")
+        pixel_store.PixelStore.open(images, root, SMALL, data.cache / "file")
 
 
 def test_a_full_disk_is_noticed_before_decoding(data, monkeypatch, n_decoded):
-    usage = pixels.shutil._ntuple_diskusage(10**9, 10**9, 1_000)
-    monkeypatch.setattr(pixels.shutil, "disk_usage", lambda path: usage)
+    usage = pixel_store.shutil._ntuple_diskusage(10**9, 10**9, 1_000)
+    monkeypatch.setattr(pixel_store.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=r"needs 0\.0 GB more .* --data\.cache"):
         opened(data)
     assert n_decoded == []
@@ -231,7 +233,7 @@ def test_a_full_disk_is_noticed_before_decoding(data, monkeypatch, n_decoded):
 
 def test_no_images_is_an_error(data):
     with pytest.raises(DataError, match="no images"):
-        pixels.PixelStore.open(index.load(data).head(0), index.root_of(data), SMALL, data.cache)
+        pixel_store.PixelStore.open(index.load(data).head(0), index.root_of(data), SMALL, data.cache)
 
 
 def settings(fit: str, height_px: int = 230, width_px: int = 350) -> config.Image:
@@ -246,55 +248,55 @@ def noise(height_px: int, width_px: int) -> np.ndarray:
 def test_stretch_is_pillows_resize_of_the_whole_field(shape):
     image = noise(*shape)
     expected = np.asarray(Image.fromarray(image).resize((350, 230), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(pixels.fit(image, settings("stretch")), expected)
+    np.testing.assert_array_equal(pixel_store.fit(image, settings("stretch")), expected)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
 def test_an_image_of_the_wanted_size_is_kept_as_it_is(fit):
     image = noise(230, 350)
-    np.testing.assert_array_equal(pixels.fit(image, settings(fit)), image)
+    np.testing.assert_array_equal(pixel_store.fit(image, settings(fit)), image)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("shape", [(460, 700), (1, 1), (3, 2_000), (2_000, 3), (224, 224)])
 def test_every_shape_fits_and_a_flat_colour_stays_flat(fit, shape):
-    fitted = pixels.fit(np.full((*shape, 3), (200, 100, 50), np.uint8), settings(fit, 64, 48))
+    fitted = pixel_store.fit(np.full((*shape, 3), (200, 100, 50), np.uint8), settings(fit, 64, 48))
     assert fitted.shape == (64, 48, 3) and fitted.dtype == np.uint8
     colours = {tuple(colour) for colour in fitted.reshape(-1, 3).tolist()}
-    glass = (pixels.GLASS,) * 3
+    glass = (pixel_store.GLASS,) * 3
     assert (200, 100, 50) in colours and colours <= {(200, 100, 50), *([glass] if fit == "pad" else [])}
 
 
 def test_crop_takes_the_centre_and_pad_keeps_all():
     image = np.zeros((100, 300, 3), np.uint8)
     image[:, 100:200] = 200  # the middle third
-    cropped = pixels.fit(image, settings("crop", 50, 50))
+    cropped = pixel_store.fit(image, settings("crop", 50, 50))
     assert (cropped[:, 1:-1] == 200).all() and (cropped > 150).all()  # the filter looks a pixel beyond
-    padded = pixels.fit(image, settings("pad", 60, 60))
-    assert (padded[:20] == pixels.GLASS).all() and (padded[40:] == pixels.GLASS).all()
+    padded = pixel_store.fit(image, settings("pad", 60, 60))
+    assert (padded[:20] == pixel_store.GLASS).all() and (padded[40:] == pixel_store.GLASS).all()
     assert (padded[20:40, 22:38] == 200).all() and (padded[20:40, :18] == 0).all()
 
 
 @given(*[st.integers(1, 90)] * 4, st.sampled_from(["stretch", "crop", "pad"]))
 def test_no_shape_is_too_odd(height_px, width_px, to_height_px, to_width_px, fit):
     image = np.zeros((height_px, width_px, 3), np.uint8)
-    assert pixels.fit(image, settings(fit, to_height_px, to_width_px)).shape == (to_height_px, to_width_px, 3)
+    assert pixel_store.fit(image, settings(fit, to_height_px, to_width_px)).shape == (to_height_px, to_width_px, 3)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
 def test_stains_are_normalised_on_the_field_at_its_full_size(fit):
-    field = synthetic.draw("SOB_M_DC-14-90008-200-001.png")[0]
+    field = tree.draw("SOB_M_DC-14-90008-200-001.png")[0]
     as_is = settings(fit, 64, 64)
-    expected = pixels.fit(macenko.normalised(field), as_is)
-    fitted = pixels.fit(field, as_is.model_copy(update={"stains": "macenko"}))
+    expected = pixel_store.fit(stain_normalization.normalised(field), as_is)
+    fitted = pixel_store.fit(field, as_is.model_copy(update={"stains": "macenko"}))
     np.testing.assert_array_equal(fitted, expected)
-    assert not np.array_equal(fitted, pixels.fit(field, as_is))
+    assert not np.array_equal(fitted, pixel_store.fit(field, as_is))
 
 
 def test_shrinking_averages_and_does_not_pick():
     stripes = np.zeros((460, 700, 3), np.uint8)
     stripes[:, ::2] = 255
-    shrunk = pixels.fit(stripes, settings("stretch", 46, 70))
+    shrunk = pixel_store.fit(stripes, settings("stretch", 46, 70))
     assert abs(int(shrunk[20, 20, 0]) - 127) <= 2
 
 

@@ -20,7 +20,7 @@ STAND_IN = f"""if True:
     # What a run is to a cluster: it locks its folder, goes on from its last step, and does nothing when it is finished.
     import fcntl, os, sys, time
     from pathlib import Path
-    from breakhis_cls.sweeping.child import end_with_parent
+    from breakhis_cls.sweeping.worker import end_with_parent
     end_with_parent()
     folder = Path(sys.argv[1])
     lock = (folder / ".lock").open("a")
@@ -104,16 +104,16 @@ class Killer(Board):
 def test_a_run_waits_for_a_lock_that_is_about_to_be_free(tmp_path):
     import fcntl
 
-    from breakhis_cls import runs
+    from breakhis_cls.modeling import run_folder
 
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         started = time.monotonic()
-        runs.wait_until_free(tmp_path, 0.5)
+        run_folder.wait_until_free(tmp_path, 0.5)
         assert 0.5 <= time.monotonic() - started < 5
     started = time.monotonic()
-    runs.wait_until_free(tmp_path, 60)
-    runs.wait_until_free(tmp_path / "not-there", 60)
+    run_folder.wait_until_free(tmp_path, 60)
+    run_folder.wait_until_free(tmp_path / "not-there", 60)
     assert time.monotonic() - started < 5
 
 

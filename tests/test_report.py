@@ -14,7 +14,8 @@ import pytest
 from test_metrics import subtypes
 from test_predictions import made
 
-from breakhis_cls.evaluation import metrics, report, sources
+from breakhis_cls.evaluation import experiments, metrics
+from breakhis_cls.reports import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = (
@@ -82,7 +83,7 @@ def test_a_phone_shows_the_page_whole_and_readable(table: pd.DataFrame, tmp_path
 
 
 def written(table: pd.DataFrame, folder: Path) -> str:
-    experiment = sources.experiments([sources.Source(folder / "p.csv", table)])[0]
+    experiment = experiments.experiments([experiments.Source(folder / "p.csv", table)])[0]
     page = report.write(experiment, metrics.of(table, n_resamples=200), folder)
     return html.unescape(page.read_text(encoding="utf-8")).replace("\u00a0", " ")
 
@@ -153,6 +154,6 @@ def test_one_class_alone_is_told_not_scored(tmp_path: Path) -> None:
 
 
 def test_text_is_escaped(tmp_path: Path) -> None:
-    experiment = sources.experiments([sources.Source(tmp_path / "p.csv", made().assign(model="<b>net</b>"))])[0]
+    experiment = experiments.experiments([experiments.Source(tmp_path / "p.csv", made().assign(model="<b>net</b>"))])[0]
     page = report.write(experiment, metrics.of(made(), n_resamples=50), tmp_path)
     assert "<b>net" not in page.read_text(encoding="utf-8")

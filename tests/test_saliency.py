@@ -8,9 +8,8 @@ import pytest
 from keras import layers
 
 from breakhis_cls import config
-from breakhis_cls.data import synthetic
-from breakhis_cls.evaluation import saliency
-from breakhis_cls.modeling import network
+from breakhis_cls.modeling import gradcam, network
+from breakhis_cls.synthetic import tree
 
 SIZE = (16, 24)  # of the tiny network's images
 
@@ -66,8 +65,8 @@ def test_evidence_is_what_a_hand_works_out(linear):
     image[0, :, :, 0] = [[255, 0, 51], [0, 0, 102]]
     image[0, :, :, 1] = [[0, 255, 51], [0, 51, 0]]
     expected = [[2, -3, 2 * 0.2 - 3 * 0.2], [0, -0.6, 0.8]]
-    np.testing.assert_allclose(saliency.evidence(linear, image, np.array([1]))[0], expected, atol=1e-6)
-    shown = saliency.heat(saliency.evidence(linear, image, np.array([1]))[0], (2, 3))
+    np.testing.assert_allclose(gradcam.evidence(linear, image, np.array([1]))[0], expected, atol=1e-6)
+    shown = gradcam.heat(gradcam.evidence(linear, image, np.array([1]))[0], (2, 3))
     np.testing.assert_allclose(shown, [[1, 0, 0], [0, 0, 0.4]], atol=1e-6)
 
 
@@ -77,13 +76,13 @@ def test_evidence_survives_a_softmax_that_is_sure_of_itself(linear):
     dense.set_weights([1000 * kernel, bias])
     image = np.full((1, 2, 3, 3), [255, 0, 0], np.uint8)
     assert linear.predict(image, verbose=0)[0, 1] == 1
-    np.testing.assert_allclose(saliency.evidence(linear, image, np.array([1])), 2000, rtol=1e-5)
+    np.testing.assert_allclose(gradcam.evidence(linear, image, np.array([1])), 2000, rtol=1e-5)
     dense.set_weights([kernel, bias])
 
 
 def test_evidence_adds_up_to_the_log_odds(squares):
     model, images, labels, _ = squares
-    evidence = saliency.evidence(model, images, labels)
+    evidence = gradcam.evidence(model, images, labels)
     log_p = np.log(model.predict(images, verbose=0).astype(float))
     log_odds = (log_p[:, 1] - log_p[:, 0]) * np.where(labels, 1, -1)
     bias = np.diff(model.get_layer("head").layers[-1].bias.numpy())[0] * np.where(labels, 1, -1)
@@ -94,20 +93,20 @@ def test_log_odds_of_many_classes():
     head = network.build_head(4, 3, 0.2, seed=3)
     features = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     p = head.predict(features, verbose=0)[:, 2].astype(float)
-    found = saliency.log_odds(head, features, np.full(5, 2)).numpy()
+    found = gradcam.log_odds(head, features, np.full(5, 2)).numpy()
     np.testing.assert_allclose(found, np.log(p / (1 - p)), atol=1e-5)
 
 
 def test_a_batch_gives_what_single_images_give(squares):
     model, images, labels, _ = squares
-    together = saliency.evidence(model, images[:20], labels[:20])  # more than a batch
-    alone = [saliency.evidence(model, images[at : at + 1], labels[at : at + 1])[0] for at in (0, 7, 19)]
+    together = gradcam.evidence(model, images[:20], labels[:20])  # more than a batch
+    alone = [gradcam.evidence(model, images[at : at + 1], labels[at : at + 1])[0] for at in (0, 7, 19)]
     np.testing.assert_allclose(together[[0, 7, 19]], alone, atol=1e-5)
 
 
 def test_what_speaks_for_one_class_speaks_against_the_other(squares):
     model, images, _, _ = squares
-    benign, malignant = (saliency.evidence(model, images[:4], np.full(4, at)) for at in (0, 1))
+    benign, malignant = (gradcam.evidence(model, images[:4], np.full(4, at)) for at in (0, 1))
     np.testing.assert_allclose(benign, -malignant, atol=1e-5)
     assert np.abs(malignant).max() > 0.1
 
@@ -117,42 +116,42 @@ def test_heat_is_where_the_square_is_until_the_head_forgets(squares):
     some = np.flatnonzero(labels)[:24]
 
     def ranked(of_model):
-        evidence = saliency.evidence(of_model, images[some], labels[some])
+        evidence = gradcam.evidence(of_model, images[some], labels[some])
         return np.mean(
-            [saliency.share_ranked(saliency.heat(e, SIZE), masks[at]) for e, at in zip(evidence, some, strict=True)]
+            [gradcam.share_ranked(gradcam.heat(e, SIZE), masks[at]) for e, at in zip(evidence, some, strict=True)]
         )
 
     assert ranked(model) > 0.85
-    assert abs(np.mean([ranked(saliency.randomised(model, 0.0, seed)) for seed in range(12)]) - 0.5) < 0.2
+    assert abs(np.mean([ranked(gradcam.randomised(model, 0.0, seed)) for seed in range(12)]) - 0.5) < 0.2
 
 
 def test_sanity_sees_that_the_model_forgot(squares):
     model, images, labels, _ = squares
-    table = saliency.sanity(model, images[:8], labels[:8])
+    table = gradcam.sanity(model, images[:8], labels[:8])
     assert list(table.columns) == ["share", "draw", "image", "rho"]
-    assert len(table) == len(saliency.TOPS) * saliency.N_DRAWS * 8
+    assert len(table) == len(gradcam.TOPS) * gradcam.N_DRAWS * 8
     assert table["rho"].between(-1, 1).all()
     assert table.groupby("share")["rho"].median().abs().max() < 0.8
-    assert saliency.likeness(*saliency.evidence(model, images[[0, 0]], labels[[0, 0]])) == pytest.approx(1)
+    assert gradcam.likeness(*gradcam.evidence(model, images[[0, 0]], labels[[0, 0]])) == pytest.approx(1)
 
 
 def test_randomised_is_a_copy_that_forgets_from_the_top(squares):
     model = squares[0]
     before = [weight.copy() for weight in model.get_weights()]
-    head, half, whole = (saliency.randomised(model, share, 0).get_weights() for share in (0.0, 0.5, 1.0))
+    head, half, whole = (gradcam.randomised(model, share, 0).get_weights() for share in (0.0, 0.5, 1.0))
     for now, then in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
     kernels = [at for at, weight in enumerate(before) if weight.ndim > 1]  # two convolutions and the head
     forgot = [[not np.array_equal(some[at], before[at]) for at in kernels] for some in (head, half, whole)]
     assert forgot == [[False, False, True], [False, True, True], [True, True, True]]
-    np.testing.assert_array_equal(saliency.randomised(model, 1.0, 0).get_weights()[0], whole[0])
-    assert not np.array_equal(saliency.randomised(model, 1.0, 1).get_weights()[0], whole[0])
+    np.testing.assert_array_equal(gradcam.randomised(model, 1.0, 0).get_weights()[0], whole[0])
+    assert not np.array_equal(gradcam.randomised(model, 1.0, 1).get_weights()[0], whole[0])
 
 
 def test_a_copy_that_forgets_nothing_keeps_the_standardised_features(linear):
     standardise = linear.get_layer("head").get_layer("standardise")
     standardise.adapt(np.array([[0.2, 0.4], [0.6, 0.9]], np.float32))
-    copied = saliency.randomised(linear, 0.0, 0).get_layer("head").get_layer("standardise")
+    copied = gradcam.randomised(linear, 0.0, 0).get_layer("head").get_layer("standardise")
     features = np.array([[0.3, 0.3]], np.float32)
     np.testing.assert_array_equal(copied(features), standardise(features))
     standardise.adapt(np.array([[-1, -1], [1, 1]], np.float32))  # the identity again
@@ -165,7 +164,7 @@ def test_blocks_of_a_real_backbone_add_up(backbone):
     head = network.build_head(network.n_features(model), 2, 0.2, seed=0)
     whole = network.join(network.build_backbone(model), head, config.Image(height_px=64, width_px=96))
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3)).astype(np.uint8)
-    evidence = saliency.evidence(whole, images, np.array([0, 1]))
+    evidence = gradcam.evidence(whole, images, np.array([0, 1]))
     assert evidence.shape == (2, 4, 6)
     if backbone == "ResNet50":  # pooled features reach the head as they are, so that the sum is exact
         p = whole.predict(images, verbose=0)[[0, 1], [0, 1]].astype(float)
@@ -174,10 +173,10 @@ def test_blocks_of_a_real_backbone_add_up(backbone):
 
 def test_heat_fills_the_field_and_stays_in_bounds():
     evidence = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
-    shown = saliency.heat(evidence, (46, 70))
+    shown = gradcam.heat(evidence, (46, 70))
     assert shown.shape == (46, 70) and shown.dtype == np.float32
     assert shown.min() >= 0 and shown.max() == 1
-    assert not saliency.heat(-np.ones((4, 6), np.float32), (46, 70)).any()
+    assert not gradcam.heat(-np.ones((4, 6), np.float32), (46, 70)).any()
 
 
 @pytest.mark.parametrize(("fit", "left", "right"), [("stretch", 0, 60), ("crop", 30, 60), ("pad", 0, 60)])
@@ -186,7 +185,7 @@ def test_heat_lies_where_the_network_saw_it(fit, left, right):
     its middle, or of the field between two margins above and below."""
     evidence = np.zeros((40, 40), np.float32)
     evidence[:20, :20] = 1
-    shown = saliency.heat(evidence, (60, 120), config.Image(height_px=40, width_px=40, fit=fit)) > 0.5
+    shown = gradcam.heat(evidence, (60, 120), config.Image(height_px=40, width_px=40, fit=fit)) > 0.5
     expected = np.zeros((60, 120), bool)
     expected[:30, left:right] = True
     assert (shown != expected).mean() < 0.02
@@ -194,16 +193,16 @@ def test_heat_lies_where_the_network_saw_it(fit, left, right):
 
 def test_share_ranked_by_hand():
     heat = np.array([[0.9, 0.4], [0.4, 0.1]])
-    assert saliency.share_ranked(heat, np.array([[1, 0], [0, 0]], bool)) == 1
-    assert saliency.share_ranked(heat, np.array([[0, 0], [0, 1]], bool)) == 0
-    assert saliency.share_ranked(heat, np.array([[1, 1], [0, 0]], bool)) == pytest.approx((2 + 0.5 + 1) / 4)
-    assert saliency.share_ranked(np.zeros((2, 2)), np.array([[1, 0], [0, 0]], bool)) == 0.5
-    assert np.isnan(saliency.share_ranked(heat, np.zeros((2, 2), bool)))
+    assert gradcam.share_ranked(heat, np.array([[1, 0], [0, 0]], bool)) == 1
+    assert gradcam.share_ranked(heat, np.array([[0, 0], [0, 1]], bool)) == 0
+    assert gradcam.share_ranked(heat, np.array([[1, 1], [0, 0]], bool)) == pytest.approx((2 + 0.5 + 1) / 4)
+    assert gradcam.share_ranked(np.zeros((2, 2)), np.array([[1, 0], [0, 0]], bool)) == 0.5
+    assert np.isnan(gradcam.share_ranked(heat, np.zeros((2, 2), bool)))
 
 
 def test_telling_nuclei_are_among_the_drawn_ones():
     name = "SOB_M_PC-14-90016-100-001.png"  # 456 pixels high
-    telling, every = synthetic.epithelial_mask(name), synthetic.nuclei_mask(name)
+    telling, every = tree.epithelial_mask(name), tree.nuclei_mask(name)
     assert telling.shape == every.shape == (456, 700)
     assert not (telling & ~every).any()
     assert 0.5 < telling.sum() / every.sum() < 1

@@ -17,7 +17,7 @@ from test_story import settings as story_settings
 
 from breakhis_cls import config, train
 from breakhis_cls.errors import ConfigError, DataError, ModelError
-from breakhis_cls.runs import Run
+from breakhis_cls.modeling.run_folder import Run
 from breakhis_cls.sweeping import search, study
 from breakhis_cls.sweeping.search import Range, Search
 

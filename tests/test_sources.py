@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from breakhis_cls.config import Config
-from breakhis_cls.evaluation import sources
+from breakhis_cls.evaluation import experiments
 
 
 def _run(fold, root, epochs=3):
@@ -15,12 +15,12 @@ def _run(fold, root, epochs=3):
         "magnification": 40, "label": "benign", "subtype": "A", "fold": fold, "part": "test", "protocol": "case",
         "data": "sample", "model": "ours", "seed": 0, "p_benign": 0.8, "p_malignant": 0.2,
     })  # fmt: skip
-    return sources.Source(Path(f"{root}-{fold}"), table, settings)
+    return experiments.Source(Path(f"{root}-{fold}"), table, settings)
 
 
 def test_folds_are_one_experiment_wherever_the_images_lie():
-    assert len(sources.experiments([_run(0, "here"), _run(1, "there")])) == 1
+    assert len(experiments.experiments([_run(0, "here"), _run(1, "there")])) == 1
 
 
 def test_another_setting_is_another_experiment():
-    assert len(sources.experiments([_run(0, "here"), _run(1, "here", epochs=4)])) == 2
+    assert len(experiments.experiments([_run(0, "here"), _run(1, "here", epochs=4)])) == 2

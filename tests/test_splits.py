@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from breakhis_cls import names
 from breakhis_cls.config import Split
-from breakhis_cls.data import balance, protocols, splits
+from breakhis_cls.data import balanced_folds, protocols, splits
 from breakhis_cls.errors import ConfigError, DataError
 
 IMAGES = splits.official_images()
@@ -91,14 +91,14 @@ def is_balanced(fold_of_case: pd.Series) -> bool:
 
 def test_frozen_folds_are_balanced():
     assert is_balanced(protocols.frozen_case_folds())
-    assert balance.imbalance(IMAGES, "case", protocols.frozen_case_folds()) < 1.5090
+    assert balanced_folds.imbalance(IMAGES, "case", protocols.frozen_case_folds()) < 1.5090
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 2_026])
 def test_new_folds_are_balanced_and_repeatable(seed):
-    folds = balance.allocate(IMAGES, "case", [0.2] * 5, (seed,))
+    folds = balanced_folds.allocate(IMAGES, "case", [0.2] * 5, (seed,))
     assert is_balanced(folds)
-    assert folds.equals(balance.allocate(IMAGES.sample(frac=1, random_state=3), "case", [0.2] * 5, (seed,)))
+    assert folds.equals(balanced_folds.allocate(IMAGES.sample(frac=1, random_state=3), "case", [0.2] * 5, (seed,)))
 
 
 def test_frozen_folds_hold_for_any_subset_of_images():

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 from skimage.color import rgb2hed
 
-from breakhis_cls.data import stain
+from breakhis_cls.pipeline import stain_jitter
 
 RGB = np.random.default_rng(0).integers(30, 256, (4, 6, 5, 3), dtype=np.uint8)
 DRAWS = np.random.default_rng(1).uniform(-0.4, 0.4, (4, 4)).astype(np.float32)
@@ -12,7 +12,7 @@ DRAWS = np.random.default_rng(1).uniform(-0.4, 0.4, (4, 4)).astype(np.float32)
 
 def test_stains_agree_with_scikit_image():
     """Its logarithm has another unit and it cuts negative amounts off; elsewhere the two are proportional."""
-    ours, theirs = stain.to_stains(stain.to_optical_density(RGB)).numpy(), rgb2hed(RGB)
+    ours, theirs = stain_jitter.to_stains(stain_jitter.to_optical_density(RGB)).numpy(), rgb2hed(RGB)
     both = (ours > 0.02) & (theirs > 0)
     ratio = ours[both] / theirs[both]
     assert both.mean() > 0.3
@@ -21,34 +21,38 @@ def test_stains_agree_with_scikit_image():
 
 def test_density_and_back_is_exact_for_every_level():
     levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
-    np.testing.assert_array_equal(stain.to_levels(stain.to_rgb(stain.to_optical_density(levels))), levels)
+    np.testing.assert_array_equal(
+        stain_jitter.to_levels(stain_jitter.to_rgb(stain_jitter.to_optical_density(levels))), levels
+    )
 
 
 def test_no_jitter_changes_nothing():
-    np.testing.assert_allclose(stain.jittered(RGB, np.zeros((4, 4), np.float32)), RGB, atol=0.01)
+    np.testing.assert_allclose(stain_jitter.jittered(RGB, np.zeros((4, 4), np.float32)), RGB, atol=0.01)
 
 
 def test_alike_eagerly_and_in_a_dataset():
-    eager = stain.jittered(RGB, DRAWS).numpy()
-    inside = tf.data.Dataset.from_tensors((RGB, DRAWS)).map(stain.jittered)
+    eager = stain_jitter.jittered(RGB, DRAWS).numpy()
+    inside = tf.data.Dataset.from_tensors((RGB, DRAWS)).map(stain_jitter.jittered)
     np.testing.assert_array_equal(eager, inside.get_single_element())
     assert inside.element_spec.shape == RGB.shape and np.abs(eager - RGB).max() > 10
 
 
 def test_more_haematoxylin_is_more_haematoxylin():
     grey = np.full((1, 2, 2, 3), 120, np.uint8)
-    more = stain.jittered(grey, np.array([[0.5, 0, 0, 0]], np.float32))
-    before, after = (stain.to_stains(stain.to_optical_density(image))[0, 0, 0].numpy() for image in (grey, more))
+    more = stain_jitter.jittered(grey, np.array([[0.5, 0, 0, 0]], np.float32))
+    before, after = (
+        stain_jitter.to_stains(stain_jitter.to_optical_density(image))[0, 0, 0].numpy() for image in (grey, more)
+    )
     np.testing.assert_allclose(after, before * [1.5, 1, 1], atol=1e-3)
 
 
 def test_each_image_has_its_own_draws_and_white_stays_bright():
-    alone = [stain.jittered(RGB[at : at + 1], DRAWS[at : at + 1])[0] for at in range(4)]
-    np.testing.assert_allclose(stain.jittered(RGB, DRAWS), alone, atol=1e-3)
-    assert stain.jittered(np.full((4, 2, 2, 3), 255, np.uint8), DRAWS).numpy().min() > 220
+    alone = [stain_jitter.jittered(RGB[at : at + 1], DRAWS[at : at + 1])[0] for at in range(4)]
+    np.testing.assert_allclose(stain_jitter.jittered(RGB, DRAWS), alone, atol=1e-3)
+    assert stain_jitter.jittered(np.full((4, 2, 2, 3), 255, np.uint8), DRAWS).numpy().min() > 220
 
 
 def test_scaled_is_gain_and_offset_of_each_channel():
     images, gain, offset = RGB.astype(np.float32), 1 + DRAWS[:, :3], DRAWS[:, 1:]
     expected = images * gain[:, None, None] + offset[:, None, None]
-    np.testing.assert_array_equal(stain.scaled(images, gain, offset), expected)
+    np.testing.assert_array_equal(stain_jitter.scaled(images, gain, offset), expected)

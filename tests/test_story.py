@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from breakhis_cls import predict, runs, train
+from breakhis_cls import predict, train
 from breakhis_cls.config import Config
 from breakhis_cls.errors import RunError
+from breakhis_cls.modeling import run_folder
 
 
 def settings(tree, here, **more):
@@ -121,9 +122,9 @@ def test_another_seed_gives_another_result(story, tiny_tree, tmp_path):
 def test_a_run_that_is_open_is_refused_to_a_second(story):
     _, given, run = story
     with (
-        runs.opened(given, run.folder.name),
+        run_folder.opened(given, run.folder.name),
         pytest.raises(RunError, match="in use by process"),
-        runs.opened(given, run.folder.name),
+        run_folder.opened(given, run.folder.name),
     ):
         pass
 

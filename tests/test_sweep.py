@@ -146,7 +146,7 @@ def sleeper(tmp_path):
     """A task that says who it is and then sleeps."""
     return task(tmp_path, "sleeper", f"""if True:
         import os, time
-        from breakhis_cls.sweeping.child import end_with_parent
+        from breakhis_cls.sweeping.worker import end_with_parent
         end_with_parent()
         open("{tmp_path}/pid", "w").write(str(os.getpid()))
         time.sleep(60)""")  # fmt: skip

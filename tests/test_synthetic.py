@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from breakhis_cls import names
-from breakhis_cls.data import parallel, synthetic, tissue
+from breakhis_cls import names, parallel
 from breakhis_cls.errors import DataError
+from breakhis_cls.synthetic import tissue, tree
 
 FEW = ("SOB_B_F_14-90003", "SOB_M_DC_14-90011", "SOB_M_LC_14-90011", "SOB_M_PC_14-90016")
 ONE = ("SOB_B_TA_14-90007",)
@@ -20,7 +20,7 @@ ONE = ("SOB_B_TA_14-90007",)
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
     """Four slides at four magnifications, one image each, seed 0."""
-    return synthetic.write(tmp_path_factory.mktemp("synthetic") / "tree", images_per_cell=1, slides=FEW)
+    return tree.write(tmp_path_factory.mktemp("synthetic") / "tree", images_per_cell=1, slides=FEW)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -47,7 +47,7 @@ def test_every_image_lies_where_its_name_says(drawn):
 
 
 def test_the_default_slides_have_every_oddity():
-    cases = {slide: names.case_of(slide) for slide in synthetic.SLIDES}
+    cases = {slide: names.case_of(slide) for slide in tree.SLIDES}
     labels = {case: names.label_of(slide) for slide, case in cases.items()}
     subtypes = {case: {names.subtype_of(s) for s in cases if cases[s] == case} for case in labels}
     assert len(cases) == 24
@@ -60,8 +60,8 @@ def test_the_default_slides_have_every_oddity():
 
 
 def test_no_slide_or_case_is_one_of_breakhis():
-    table = Path(synthetic.__file__).parent / "tables" / "slides.csv"
-    assert not [slide for slide in synthetic.SLIDES if names.case_of(slide) in table.read_text(encoding="utf-8")]
+    table = Path(tree.__file__).parent / "tables" / "slides.csv"
+    assert not [slide for slide in tree.SLIDES if names.case_of(slide) in table.read_text(encoding="utf-8")]
 
 
 def test_one_cell_has_the_odd_height(drawn):
@@ -85,7 +85,7 @@ def test_all_other_pictures_differ(drawn):
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_equal_seeds_give_equal_bytes_whatever_the_number_of_threads(drawn, tmp_path, monkeypatch, n_threads):
     monkeypatch.setattr(parallel, "n_cores", lambda: n_threads)
-    again = contents(synthetic.write(tmp_path / "again", images_per_cell=1, slides=FEW[:1]))
+    again = contents(tree.write(tmp_path / "again", images_per_cell=1, slides=FEW[:1]))
     first = contents(drawn)
     assert again == {name: first[name] for name in again}
     assert len(again) == 4
@@ -93,20 +93,20 @@ def test_equal_seeds_give_equal_bytes_whatever_the_number_of_threads(drawn, tmp_
 
 def test_another_seed_gives_another_picture(drawn, tmp_path):
     first = contents(drawn)
-    other = contents(synthetic.write(tmp_path / "other", seed=1, images_per_cell=1, slides=FEW[:1]))
+    other = contents(tree.write(tmp_path / "other", seed=1, images_per_cell=1, slides=FEW[:1]))
     assert set(other) <= set(first)
     assert all(first[name] != sha256 for name, sha256 in other.items())
 
 
 def test_a_smaller_tree_is_a_part_of_a_larger_one(tmp_path):
-    one = contents(synthetic.write(tmp_path / "one", images_per_cell=1, slides=ONE))
-    two = contents(synthetic.write(tmp_path / "two", images_per_cell=2, slides=ONE))
+    one = contents(tree.write(tmp_path / "one", images_per_cell=1, slides=ONE))
+    two = contents(tree.write(tmp_path / "two", images_per_cell=2, slides=ONE))
     assert one.items() < two.items()
 
 
 def test_a_whole_tree_is_left_alone(drawn, monkeypatch):
-    monkeypatch.setattr(synthetic, "draw", lambda *_: pytest.fail("drawn again"))
-    assert synthetic.write(drawn, images_per_cell=1, slides=FEW) == drawn
+    monkeypatch.setattr(tree, "draw", lambda *_: pytest.fail("drawn again"))
+    assert tree.write(drawn, images_per_cell=1, slides=FEW) == drawn
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
@@ -116,19 +116,19 @@ def test_an_interrupted_draw_leaves_nothing_and_can_be_repeated(tmp_path, monkey
             raise error
         return draw(filename, seed)
 
-    draw = synthetic.draw
+    draw = tree.draw
     with monkeypatch.context() as patched, pytest.raises(error):
-        patched.setattr(synthetic, "draw", dies)
-        synthetic.write(tmp_path / "tree", images_per_cell=1, slides=ONE)
+        patched.setattr(tree, "draw", dies)
+        tree.write(tmp_path / "tree", images_per_cell=1, slides=ONE)
     assert list(tmp_path.iterdir()) == []
-    assert len(contents(synthetic.write(tmp_path / "tree", images_per_cell=1, slides=ONE))) == 4
+    assert len(contents(tree.write(tmp_path / "tree", images_per_cell=1, slides=ONE))) == 4
 
 
 def test_what_a_killed_draw_left_is_removed_once_it_is_old(tmp_path, monkeypatch):
     leftover = tmp_path / ".tree.0123abcd" / "BreaKHis_v1"
     leftover.mkdir(parents=True)
-    monkeypatch.setattr(synthetic, "STALE_S", -1.0)
-    synthetic.write(tmp_path / "tree", images_per_cell=1, slides=ONE)
+    monkeypatch.setattr(tree, "STALE_S", -1.0)
+    tree.write(tmp_path / "tree", images_per_cell=1, slides=ONE)
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
@@ -136,21 +136,21 @@ def test_what_a_killed_draw_left_is_removed_once_it_is_old(tmp_path, monkeypatch
 def test_a_folder_with_anything_else_is_refused_and_kept(drawn, other):
     before = contents(drawn)
     with pytest.raises(DataError, match="name another folder"):
-        synthetic.write(drawn, **({"images_per_cell": 1, "slides": FEW} | other))
+        tree.write(drawn, **({"images_per_cell": 1, "slides": FEW} | other))
     assert contents(drawn) == before
 
 
 def test_the_default_tree_is_kept_under_the_cache(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(synthetic, "write", lambda folder: asked.append(folder) or folder)
-    assert synthetic.tree(tmp_path).parent == tmp_path / "synthetic"
-    assert f"v{synthetic.VERSION}" in asked[0].name
+    monkeypatch.setattr(tree, "write", lambda folder: asked.append(folder) or folder)
+    assert tree.tree(tmp_path).parent == tmp_path / "synthetic"
+    assert f"v{tree.VERSION}" in asked[0].name
 
 
 @pytest.mark.parametrize("slide", FEW)
 def test_nuclei_are_darker_and_bluer_than_what_surrounds_them(drawn, slide):
     filename = f"{slide.replace('_14', '-14')}-40-001.png"
-    rgb, mask = pixels(image_of(drawn, filename)).astype(float), synthetic.nuclei_mask(filename)
+    rgb, mask = pixels(image_of(drawn, filename)).astype(float), tree.nuclei_mask(filename)
     assert mask.shape == rgb.shape[:2]
     assert 0.02 < mask.mean() < 0.8
     assert rgb[mask].mean() < rgb[~mask].mean() - 30
@@ -162,7 +162,7 @@ def test_nuclei_grow_with_magnification():
     from scipy.ndimage import label
 
     def mean_area_px(magnification):
-        masks = [synthetic.nuclei_mask(f"SOB_B_F-14-90003-{magnification}-{n:03d}.png") for n in (1, 2)]
+        masks = [tree.nuclei_mask(f"SOB_B_F-14-90003-{magnification}-{n:03d}.png") for n in (1, 2)]
         return np.mean([mask.sum() / max(1, label(mask)[1]) for mask in masks])
 
     assert 40 < mean_area_px(400) / mean_area_px(40) < 200

@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 from test_story import settings
 
-from breakhis_cls import config, errors, runs, train
-from breakhis_cls.data import material
+from breakhis_cls import config, errors, train
+from breakhis_cls.data import dataset
 from breakhis_cls.errors import DataError, RunError
+from breakhis_cls.modeling import run_folder
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
@@ -102,33 +103,33 @@ def test_two_devices_train_as_one_does(tiny_tree, shared, tmp_path):
 
 def test_a_config_changed_under_a_run_is_told(tiny_tree, tmp_path):
     given = settings(tiny_tree, tmp_path)
-    with runs.opened(given, "story-0-0-abcdef01") as run:
+    with run_folder.opened(given, "story-0-0-abcdef01") as run:
         text = (run.folder / "config.yaml").read_text()
     (run.folder / "config.yaml").write_text(re.sub(r"(head:\n\s+epochs:) 3", r"\1 7", text))
     with (
         pytest.raises(RunError, match=r"head.epochs is 7 there and 3 in this command; delete"),
-        runs.opened(given, run.folder.name),
+        run_folder.opened(given, run.folder.name),
     ):
         pass
 
 
 def test_a_run_that_moved_is_still_the_same_run(tiny_tree, tmp_path):
     given = settings(tiny_tree, tmp_path)
-    with runs.opened(given, "story-0-0-abcdef01"):
+    with run_folder.opened(given, "story-0-0-abcdef01"):
         pass
     elsewhere = settings(tiny_tree, tmp_path, data={"cache": tmp_path / "other"})
-    with runs.opened(elsewhere, "story-0-0-abcdef01"):
+    with run_folder.opened(elsewhere, "story-0-0-abcdef01"):
         pass
 
 
 def test_a_folder_that_cannot_be_made_is_told(tiny_tree, tmp_path):
     (tmp_path / "file").write_text("")
     given = settings(tiny_tree, tmp_path, run={"dir": tmp_path / "file" / "runs"})
-    with pytest.raises(RunError, match=r"name another place: --run\.dir"), runs.opened(given, "story"):
+    with pytest.raises(RunError, match=r"name another place: --run\.dir"), run_folder.opened(given, "story"):
         pass
 
 
 def test_a_train_part_of_one_class_is_told(tiny_tree, tmp_path):
     with pytest.raises(DataError, match="only malignant images; expected at least two classes"):
         split = pd.DataFrame({"label": ["malignant"] * 3, "part": ["train"] * 3, "fold": 0})
-        material._check_train(split, "binary")
+        dataset._check_train(split, "binary")

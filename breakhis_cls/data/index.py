@@ -20,7 +20,7 @@ import pandas as pd
 
 from .. import config, files, names
 from ..errors import DataError, first_few
-from .parallel import in_parallel
+from ..parallel import in_parallel
 from .png import decode, decode_bytes, kind_of, pixel_sha256, unreadable
 
 __all__ = ["broken", "decode", "load", "named", "root_of"]
@@ -75,7 +75,7 @@ def broken(data: config.Data) -> pd.DataFrame:
 def root_of(data: config.Data) -> Path:
     """The folder that holds `histology_slides`, at any depth under `data.root`; of several, the fullest."""
     if data.root == "synthetic":
-        from .synthetic import tree
+        from ..synthetic.tree import tree
 
         return _holder(tree(data.cache))
     return _holder(Path(data.root).expanduser())

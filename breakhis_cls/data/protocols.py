@@ -12,7 +12,7 @@ import pandas as pd
 
 from .. import names
 from ..errors import ConfigError, DataError, first_few
-from . import lists
+from . import split_files
 
 TABLES = Path(__file__).parent / "tables"
 PUBLISHED = ("spanhol", "kaiko_eva")
@@ -108,7 +108,7 @@ def _published(protocol: str) -> pd.DataFrame:
 @functools.lru_cache(maxsize=4)
 def _read_once(path: Path, stamp: tuple[tuple[int, int], ...]) -> tuple[pd.DataFrame, list[str]]:
     """The tidy table, and what its reader should be told; a file that has changed is read again."""
-    return lists.read(path)
+    return split_files.read(path)
 
 
 def _no_such_protocol(protocol: str) -> str:
@@ -126,7 +126,7 @@ def part_of_each(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
     if "slide" in table.columns:
         part = images["slide"].map(table.set_index("slide")["part"])
     else:
-        part = images["file"].map(lists.stem_of).map(table.set_index("file")["part"])
+        part = images["file"].map(split_files.stem_of).map(table.set_index("file")["part"])
     if protocol == "kaiko_eva":
         part = part.where(images["magnification"] == 40)
     return part
@@ -142,8 +142,8 @@ def told_of(images: pd.DataFrame, protocol: str, fold: int) -> list[str]:
     table, told = _read(protocol)
     table = table.loc[table["fold"] == fold]
     kind = "slide" if "slide" in table.columns else "file"
-    official = slides()["slide"] if kind == "slide" else _official()["file"].map(lists.stem_of)
-    here = set(images["slide"] if kind == "slide" else images["file"].map(lists.stem_of))
+    official = slides()["slide"] if kind == "slide" else _official()["file"].map(split_files.stem_of)
+    here = set(images["slide"] if kind == "slide" else images["file"].map(split_files.stem_of))
     named = set(table[kind])
     if unknown := sorted(named - set(official) - here):
         found = f"{len(unknown):,} {kind}s that BreakHis does not have:{first_few(unknown)}"
@@ -157,7 +157,7 @@ def told_of(images: pd.DataFrame, protocol: str, fold: int) -> list[str]:
 
 def is_kaggles(path: Path) -> bool:
     """Whether a CSV has the columns of Kaggle's Folds.csv."""
-    return set(lists.read_csv(path).columns) >= KAGGLE_COLUMNS
+    return set(split_files.read_csv(path).columns) >= KAGGLE_COLUMNS
 
 
 def kaggle_disagreements(path: Path) -> pd.DataFrame:
@@ -165,13 +165,13 @@ def kaggle_disagreements(path: Path) -> pd.DataFrame:
 
     `found` is empty where the file has no row. DataError if `path` does not have Kaggle's columns.
     """
-    table = lists.read_csv(path)
+    table = split_files.read_csv(path)
     if not set(table.columns) >= KAGGLE_COLUMNS:
         columns = ", ".join(table.columns)
         raise DataError(f"{path} has the columns {columns}; expected fold, mag, grp, filename")
     found = table.rename(columns={"filename": "file", "grp": "found"})
-    found = found.assign(file=found["file"].map(lists.stem_of), fold=lists.ranks(found["fold"]))
-    official = _official().assign(file=_official()["file"].map(lists.stem_of))
+    found = found.assign(file=found["file"].map(split_files.stem_of), fold=split_files.ranks(found["fold"]))
+    official = _official().assign(file=_official()["file"].map(split_files.stem_of))
     expected = official.merge(listed("spanhol"), on="slide").rename(columns={"part": "expected"})
     both: Any = expected[["fold", "file", "magnification", "expected"]].merge(
         found[["fold", "file", "mag", "found"]], on=["fold", "file"], how="outer"

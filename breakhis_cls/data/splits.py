@@ -15,7 +15,7 @@ from .. import names
 from ..config import Split
 from ..errors import ConfigError, DataError
 from . import protocols
-from .balance import allocate
+from .balanced_folds import allocate
 from .protocols import official_images
 
 __all__ = [

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 
-from . import intervals, predictions, tallies
+from . import bootstrap, case_statistics, predictions
 
 N_SHOWN = 10  # bins of a diagram; the number ECE has its own 15
 BOUNDS = (0.05, 20.0)  # of the temperature
@@ -25,16 +25,16 @@ def reliability(table: pd.DataFrame, of_answer: bool = False, n_resamples: int =
     """
     case, n_cases = _cases(table)
     scores, truth = predictions.probabilities(table), predictions.truth(table)
-    stated, came_true = tallies.confidence(scores, truth)
+    stated, came_true = case_statistics.confidence(scores, truth)
     if of_answer:
         stated, came_true = scores.max(axis=1), (scores.argmax(axis=1) == truth).astype(float)
-    bins = tallies.equal_mass_bins(stated, N_SHOWN)
-    weights = intervals.case_weights(n_cases, n_resamples, intervals.seed_of("reliability", seed))
+    bins = case_statistics.equal_mass_bins(stated, N_SHOWN)
+    weights = bootstrap.case_weights(n_cases, n_resamples, bootstrap.seed_of("reliability", seed))
     rows = []
     for at in np.unique(bins):
         inside = bins == at
         hits = np.bincount(case[inside], came_true[inside], n_cases)
-        drawn = tallies.ratio(hits, np.bincount(case[inside], minlength=n_cases).astype(float))(weights)
+        drawn = case_statistics.ratio(hits, np.bincount(case[inside], minlength=n_cases).astype(float))(weights)
         low, high = np.nanquantile(drawn, [0.025, 0.975])
         n_inside = len(np.unique(case[inside]))
         rows.append((stated[inside].mean(), came_true[inside].mean(), low, high, inside.sum(), n_inside))
@@ -47,8 +47,8 @@ def brier_parts(table: pd.DataFrame) -> dict[str, float]:
     brier = miscalibration - resolution + uncertainty + within_bins. The last is what binning hides. For more
     than two classes the score is of the top probability.
     """
-    stated, came_true = tallies.confidence(predictions.probabilities(table), predictions.truth(table))
-    bins = pd.DataFrame({"stated": stated, "true": came_true, "bin": tallies.equal_mass_bins(stated)})
+    stated, came_true = case_statistics.confidence(predictions.probabilities(table), predictions.truth(table))
+    bins = pd.DataFrame({"stated": stated, "true": came_true, "bin": case_statistics.equal_mass_bins(stated)})
     means = bins.groupby("bin")[["stated", "true"]].transform("mean")
     base = came_true.mean()
     parts = {
@@ -110,7 +110,7 @@ def before_and_after(table: pd.DataFrame, seed: int = 0) -> dict[str, Any] | Non
 
     names, raw = ("ece", "brier", "log_loss"), predictions.of_part(table, "test")
     found = {
-        name: metrics.of_rows(rows, "calibration", intervals.N_RESAMPLES // 5, seed, only=names)
+        name: metrics.of_rows(rows, "calibration", bootstrap.N_RESAMPLES // 5, seed, only=names)
         for name, rows in (("raw", raw), ("with_temperature", after))
     }
     parts = {"raw": brier_parts(raw), "with_temperature": brier_parts(after)}

@@ -12,8 +12,8 @@ import pandas as pd
 from scipy import stats
 
 from ..errors import DataError, first_few
-from . import intervals, predictions, tallies
-from .sources import Experiment
+from . import bootstrap, case_statistics, predictions
+from .experiments import Experiment
 
 COMPARED = ("roc_auc", "balanced_accuracy", "image_accuracy", "brier", "log_loss")
 # Sums over images, for which swapping a case's answers is an exact test:
@@ -56,10 +56,10 @@ def compare(experiments: list[Experiment], tables: list[pd.DataFrame], seed: int
     smallest difference that this many cases show with 80 % power at 5 %: a smaller one would mostly have been
     missed.
     """
-    tallied = [tallies.of(table) for table in tables]
+    tallied = [case_statistics.of(table) for table in tables]
     cases = tallied[0][1]
     sizes = tables[0]["case"].value_counts(normalize=True).loc[cases].to_numpy()
-    groups = intervals.groups_of(tables[0], cases)
+    groups = bootstrap.groups_of(tables[0], cases)
     entries = []
     for metric in COMPARED:
         pairs = list(combinations(range(len(tables)), 2))
@@ -71,18 +71,18 @@ def compare(experiments: list[Experiment], tables: list[pd.DataFrame], seed: int
 
 
 def _difference(
-    metric: str, a: dict[str, tallies.Statistic], b: dict[str, tallies.Statistic],
+    metric: str, a: dict[str, case_statistics.Statistic], b: dict[str, case_statistics.Statistic],
     sizes: np.ndarray, groups: np.ndarray, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     def statistic(drawn: np.ndarray) -> np.ndarray:
         return b[metric](drawn) - a[metric](drawn)
 
     n_cases = len(groups)
-    value = intervals.value(statistic, n_cases)
+    value = bootstrap.value(statistic, n_cases)
     if not np.isfinite(value):
         return {"difference": None, "low": None, "high": None, "p": None, "detectable": None}
-    spread, freedom = intervals.spread(statistic, groups)
-    reach = stats.t.ppf((1 + intervals.LEVEL) / 2, freedom)
+    spread, freedom = bootstrap.spread(statistic, groups)
+    reach = stats.t.ppf((1 + bootstrap.LEVEL) / 2, freedom)
     p = float(2 * stats.t.sf(abs(value) / spread, freedom)) if spread > 0 else 1.0
     if metric in ADDITIVE:
         p = swapped(statistic(np.eye(n_cases)) * sizes, seed)
@@ -132,7 +132,7 @@ def votes(experiments: list[Experiment], tables: list[pd.DataFrame]) -> list[dic
 
 def mcnemar(a: pd.DataFrame, b: pd.DataFrame, group: str) -> dict[str, Any]:
     """Exact McNemar test of slide or case votes: only_a and only_b (right with one model alone) and p."""
-    votes = [tallies.vote(table, group)["correct"] for table in (a, b)]
+    votes = [case_statistics.vote(table, group)["correct"] for table in (a, b)]
     only_a, only_b = int((votes[0] & ~votes[1]).sum()), int((votes[1] & ~votes[0]).sum())
     differ = only_a + only_b
     p = float(stats.binomtest(only_a, differ, 0.5).pvalue) if differ else 1.0

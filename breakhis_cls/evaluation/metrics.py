@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import names
-from . import intervals, predictions, tallies
+from . import bootstrap, case_statistics, predictions
 
 NAMES = (
     "image_accuracy", "recognition_rate", "slide_vote_accuracy", "case_vote_accuracy", "balanced_accuracy",
@@ -24,7 +24,7 @@ N_GROUPS = 400  # of images dealt at random, for the image-level interval
 Result = dict[str, Any]
 
 
-def of(table: pd.DataFrame, n_resamples: int = intervals.N_RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def of(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """metrics.json of a predictions table's test rows: raw probabilities, malignant from 0.5 on.
 
     `{"pooled": {name: {"value", "low", "high", "n_images", "n_slides", "n_cases"}}, "by_magnification":
@@ -42,8 +42,8 @@ def of(table: pd.DataFrame, n_resamples: int = intervals.N_RESAMPLES, seed: int 
     if not predictions.is_binary(test):
         content["by_class"] = _by_class(test, n_resamples, seed)
     about = {
-        "level": intervals.LEVEL,
-        "method": intervals.METHOD,
+        "level": bootstrap.LEVEL,
+        "method": bootstrap.METHOD,
         "resampled": "cases",
         "n_resamples": n_resamples,
     }
@@ -54,9 +54,9 @@ def of_rows(
     rows: pd.DataFrame, stratum: str, n_resamples: int, seed: int, only: tuple[str, ...] = NAMES
 ) -> dict[str, Result]:
     """Metrics of any rows, all fourteen or some, with case intervals; `stratum` seeds the resampling."""
-    statistics, cases = tallies.of(rows)
-    weights = intervals.case_weights(len(cases), n_resamples, intervals.seed_of(stratum, seed))
-    groups = intervals.groups_of(rows, cases)
+    statistics, cases = case_statistics.of(rows)
+    weights = bootstrap.case_weights(len(cases), n_resamples, bootstrap.seed_of(stratum, seed))
+    groups = bootstrap.groups_of(rows, cases)
     return {name: _result(name, statistics[name], weights, groups, rows) for name in only}
 
 
@@ -70,9 +70,9 @@ def _by(rows: pd.DataFrame, column: str, order: tuple, n_resamples: int, seed: i
 
 
 def _by_class(rows: pd.DataFrame, n_resamples: int, seed: int) -> dict[str, dict[str, Result]]:
-    statistics, cases = tallies.by_class(rows)
-    weights = intervals.case_weights(len(cases), n_resamples, intervals.seed_of("class", seed))
-    groups = intervals.groups_of(rows, cases)
+    statistics, cases = case_statistics.by_class(rows)
+    weights = bootstrap.case_weights(len(cases), n_resamples, bootstrap.seed_of("class", seed))
+    groups = bootstrap.groups_of(rows, cases)
     return {
         name: {metric: _result(metric, each, weights, groups, rows, name) for metric, each in of_class.items()}
         for name, of_class in statistics.items()
@@ -80,19 +80,19 @@ def _by_class(rows: pd.DataFrame, n_resamples: int, seed: int) -> dict[str, dict
 
 
 def _result(
-    name: str, statistic: tallies.Statistic, weights: np.ndarray, groups: np.ndarray,
+    name: str, statistic: case_statistics.Statistic, weights: np.ndarray, groups: np.ndarray,
     rows: pd.DataFrame, against: str = "",
 ) -> Result:  # fmt: skip
     counts = {f"n_{unit}s": int(rows[column].nunique()) for unit, column in UNITS.items()}
-    value = intervals.value(statistic, weights.shape[1])
+    value = bootstrap.value(statistic, weights.shape[1])
     if not np.isfinite(value):
         return {"value": None, "low": None, "high": None, **counts, "undefined": _why(name, rows, against)}
-    interval = intervals.of(statistic, weights, groups, n_behind(name, rows, against), span_of(name, rows))
+    interval = bootstrap.of(statistic, weights, groups, n_behind(name, rows, against), span_of(name, rows))
     reason = {"no_interval": interval.reason} if interval.reason else {}
     return {"value": value, "low": interval.low, "high": interval.high, **counts, **reason}
 
 
-def span_of(name: str, rows: pd.DataFrame) -> intervals.Span:
+def span_of(name: str, rows: pd.DataFrame) -> bootstrap.Span:
     """The values that a metric may take."""
     brier = (0, 1) if predictions.is_binary(rows) else (0, 2)
     return {"mcc": (-1, 1), "log_loss": (0, np.inf), "brier": brier}.get(name, (0, 1))
@@ -131,11 +131,11 @@ def _with_image_intervals(
     n_groups = min(N_GROUPS, len(files))
     dealt = np.random.default_rng((seed, len(files))).permutation(len(files)) % n_groups
     regrouped = rows.assign(case=rows["file"].map(dict(zip(files, dealt.astype(str), strict=True))))
-    statistics, _ = tallies.of(regrouped)
-    weights = intervals.case_weights(n_groups, min(n_resamples, 2_000), intervals.seed_of("images", seed))
+    statistics, _ = case_statistics.of(regrouped)
+    weights = bootstrap.case_weights(n_groups, min(n_resamples, 2_000), bootstrap.seed_of("images", seed))
     alike = np.zeros(n_groups, int)
     beside = {}
     for name in OF_IMAGES:
-        interval = intervals.of(statistics[name], weights, alike, n_groups, span_of(name, rows))
+        interval = bootstrap.of(statistics[name], weights, alike, n_groups, span_of(name, rows))
         beside[name] = {"image_low": interval.low, "image_high": interval.high}
     return {name: result | beside.get(name, {}) for name, result in results.items()}

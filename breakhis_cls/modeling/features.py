@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import config
-from ..data import pipeline
 from ..files import digest, replaced
+from ..pipeline import batches
 from . import devices, network
 
 BATCH_SIZE = 32  # fixed: part of what an output depends on; 8 to 64 differ by a tenth on CPU (docs/performance.md)
@@ -86,7 +86,7 @@ def _compute(forward: Forward, hashes, pixels, index, folder, view, title, known
         for start in range(0, len(index), SHARD_ROWS):
             part = slice(start, start + SHARD_ROWS)
             rows = []
-            for batch in pipeline.in_order(pixels, index[part], BATCH_SIZE, view):
+            for batch in batches.in_order(pixels, index[part], BATCH_SIZE, view):
                 rows.append(_forward_full(forward, batch))
                 progress.advance(task, len(batch))
             computed = np.concatenate(rows)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from ..data.parallel import n_cores
+from ..parallel import n_cores
 from . import tasks
 from .tasks import Needs, Task
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .. import runs
 from ..errors import ConfigError
+from ..modeling import run_folder
 from . import tasks
 from .tasks import Needs, Task
 
@@ -90,7 +90,7 @@ def _execute(task: Task, threads: dict[str, str | None], cwd: Path) -> int:
     rest = {name: value for name, value in os.environ.items() if name not in THREADS}
     told = {name: value for name, value in threads.items() if value is not None}
     if task.folder is not None:
-        runs.wait_until_free(task.folder, LOCK_PATIENCE_S)
+        run_folder.wait_until_free(task.folder, LOCK_PATIENCE_S)
     process = tasks.begin(task, rest | told, cwd)
     try:
         return process.wait()

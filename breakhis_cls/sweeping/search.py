@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # every sweep reads the settings below, and need not wait for
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from ..runs import Run
+    from ..modeling.run_folder import Run
 
 Number = int | float
 Values = dict[str, Any]  # setting, such as head.peak_lr -> its value
@@ -127,10 +127,10 @@ def search(
 
 def score(predicted: Path, metric: str) -> float:
     """A metric of the validation rows of a predictions.csv, the only ones read; NaN where they hold one class."""
-    from ..evaluation import intervals, predictions, tallies
+    from ..evaluation import bootstrap, case_statistics, predictions
 
-    statistics, cases = tallies.of(predictions.read(predicted, only="validation"))
-    return intervals.value(statistics[metric], len(cases))
+    statistics, cases = case_statistics.of(predictions.read(predicted, only="validation"))
+    return bootstrap.value(statistics[metric], len(cases))
 
 
 def _try(

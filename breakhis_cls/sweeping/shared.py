@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import config, runs
+from .. import config
 from ..config import Config
-from ..data import material
+from ..data import dataset
 from ..files import digest, write_text
-from ..modeling import weights
-from ..runs import Run
+from ..modeling import run_folder, weights
+from ..modeling.run_folder import Run
 from .tasks import HEAD, TUNE, Needs, Task
 
-CHILD = ("-m", "breakhis_cls.sweeping.child")
+CHILD = ("-m", "breakhis_cls.sweeping.worker")
 
 
 def named(settings: Sequence[Config]) -> list[Run]:
@@ -24,13 +24,13 @@ def named(settings: Sequence[Config]) -> list[Run]:
     Decodes images that were never decoded, which every run would do; imports no TensorFlow. Prints the data's warnings.
     """
 
-    gathered = functools.cache(lambda content: material.gather(Config.model_validate_json(content)))
+    gathered = functools.cache(lambda content: dataset.gather(Config.model_validate_json(content)))
     identity = functools.cache(lambda content: weights.weights_id(config.Model.model_validate_json(content)))
     found: dict[str, Run] = {}
     told: dict[str, None] = {}
     for one in settings:
         made_from = gathered(Config(data=one.data, split=one.split).model_dump_json())
-        name = runs.name_of(one, made_from.sha256, identity(one.model.model_dump_json()), made_from.split)
+        name = run_folder.name_of(one, made_from.sha256, identity(one.model.model_dump_json()), made_from.split)
         found.setdefault(name, Run(one.run.dir / name, one))
         told |= dict.fromkeys(made_from.warnings)
     for sentence in told:

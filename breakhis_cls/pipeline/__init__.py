@@ -1,0 +1,1 @@
+"""A PNG file -> a batch: pixel store, augmentation, stains, tf.data."""

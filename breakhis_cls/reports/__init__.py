@@ -1,0 +1,1 @@
+"""Numbers -> figures, tables and pages. Imports no Keras and no TensorFlow."""
