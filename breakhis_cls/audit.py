@@ -63,33 +63,33 @@ class Audit:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Audit, write, print; 1 if anything leaks."""
-    settings = config.parse(Settings, argv, "breakhis audit", __doc__ or "")
-    audit = audited(settings)
+    settings = config.parse_settings(Settings, argv, "breakhis audit", __doc__ or "")
+    audit = run_audit(settings)
     out = settings.out or config.Run().reports / f"audit-{settings.name}"
-    write(audit, out)
-    show(audit, out)
+    write_audit(audit, out)
+    print_audit(audit, out)
     return ANSWER_IS_NO if len(audit.leaks) else DONE
 
 
-def audited(settings: Settings) -> Audit:
+def run_audit(settings: Settings) -> Audit:
     """Every fold of the protocol, over the images under data.root, or over the 7,909 official names."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         images = _images(settings)
         split = _all_folds(images, settings.split)
-    told = [str(warning.message) for warning in caught] + leakage.validation_complaints(split)
+    told = [str(warning.message) for warning in caught] + leakage.validation_warnings(split)
     fingerprints = None
     if settings.with_images:
         images = images.loc[images["file"].isin(split["file"])]
-        fingerprints = leakage.fingerprints(images, index.root_of(settings.data), settings.data.cache)
+        fingerprints = leakage.compute_fingerprints(images, index.find_root(settings.data), settings.data.cache)
         told += _told_of_equal_pixels(images)
-    found = leakage.find(split, fingerprints)
+    found = leakage.find_leaks(split, fingerprints)
     disagreements, told_of_kaggle = _kaggle(settings)
-    folds = leakage.by_fold(split, found, settings.with_images)
+    folds = leakage.summarize_folds(split, found, settings.with_images)
     return Audit(settings, split, found, list(dict.fromkeys(told + told_of_kaggle)), folds, disagreements)
 
 
-def write(audit: Audit, out: Path) -> None:
+def write_audit(audit: Audit, out: Path) -> None:
     """audit.json, leaks.csv, index.html, and kaggle_disagreements.csv where there are any, under `out`."""
     try:
         files.write_json(out / "audit.json", _json(audit))
@@ -147,7 +147,7 @@ def shared_cases(audit: Audit) -> list[dict[str, Any]]:
     return table
 
 
-def show(audit: Audit, out: Path) -> None:
+def print_audit(audit: Audit, out: Path) -> None:
     """One table on the terminal, a row a fold."""
     from rich.console import Console
     from rich.markup import escape
@@ -173,19 +173,21 @@ def show(audit: Audit, out: Path) -> None:
 
 def _images(settings: Settings) -> pd.DataFrame:
     if settings.with_images:
-        return index.load(settings.data)
-    official = splits.official_images()
+        return index.load_images(settings.data)
+    official = protocols.official_images()
     return official.loc[official["magnification"].isin(settings.data.magnifications)]
 
 
 def _all_folds(images: pd.DataFrame, split: config.Split) -> pd.DataFrame:
     split = split.model_copy(update={"allow_leaks": True})  # to look at a leak is always allowed
-    folds = [split.model_copy(update={"fold": fold}) for fold in range(splits.n_folds_of(split))]
-    return pd.concat([splits.seen_and_test(splits.restricted(images, fold), fold) for fold in folds], ignore_index=True)
+    folds = [split.model_copy(update={"fold": fold}) for fold in range(splits.count_folds(split))]
+    return pd.concat(
+        [splits.assign_test(splits.select_images(images, fold), fold) for fold in folds], ignore_index=True
+    )
 
 
 def _told_of_equal_pixels(images: pd.DataFrame) -> list[str]:
-    groups = leakage.equal_pixels(images)
+    groups = leakage.find_equal_pixels(images)
     if not groups:
         return []
     one, other = (file.rpartition("/")[2] for file in groups[0][:2])

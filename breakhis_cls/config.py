@@ -192,7 +192,7 @@ class Config(Section):
 S = TypeVar("S", bound=BaseModel)
 
 
-def from_yaml(path: Path, kind: type[S] = Config) -> S:
+def load_config(path: Path, kind: type[S] = Config) -> S:
     """Read settings from a YAML file; what it does not say keeps its default. An unknown key is a ConfigError."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -204,28 +204,26 @@ def from_yaml(path: Path, kind: type[S] = Config) -> S:
         raise ConfigError(f"{path} holds a {type(content).__name__}; expected sections such as 'data:' and 'split:'")
     if "name" in kind.model_fields:
         content.setdefault("name", path.stem)
-    return validated(kind, content, str(path))
+    return validate_settings(kind, content, str(path))
 
 
-def to_yaml(settings: BaseModel) -> str:
+def dump_config(settings: BaseModel) -> str:
     """Settings as YAML that `from_yaml` reads back to an equal value."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
-def parse(kind: type[S], argv: list[str] | None, prog: str, description: str) -> S:
+def parse_settings(kind: type[S], argv: list[str] | None, prog: str, description: str) -> S:
     """Command line -> settings: `--config FILE` gives the defaults, `--section.name value` overrides them.
 
     Exits with code 2 and one screen on a wrong option, with 0 after `--help`.
     """
-    argv, path = take_config(list(sys.argv[1:] if argv is None else argv))
-    default = from_yaml(path, kind) if path else validated(kind, {}, "defaults")
+    argv, path = split_config_option(list(sys.argv[1:] if argv is None else argv))
+    default = load_config(path, kind) if path else validate_settings(kind, {}, "defaults")
     description = f"{description}\n\n--config FILE.yaml gives the defaults shown below."
-    return from_command_line(kind, argv, prog, description, default)
+    return parse_arguments(kind, argv, prog, description, default)
 
 
-def from_command_line(
-    kind: type[S], argv: list[str] | None, prog: str, description: str, default: S | None = None
-) -> S:
+def parse_arguments(kind: type[S], argv: list[str] | None, prog: str, description: str, default: S | None = None) -> S:
     """A command's arguments, by tyro. Exits with code 2 and one screen on a wrong option, with 0 after `--help`."""
     import tyro
 
@@ -240,7 +238,7 @@ def from_command_line(
     )
 
 
-def take_config(argv: list[str]) -> tuple[list[str], Path | None]:
+def split_config_option(argv: list[str]) -> tuple[list[str], Path | None]:
     """Part `--config FILE` from the other words of a command line."""
     for at, word in enumerate(argv):
         if word.startswith("--config="):
@@ -258,7 +256,7 @@ def _configs_near(path: Path) -> str:
     return f"; did you mean {path.parent / near[0]}?" if near else "; configs/ holds those of the repository"
 
 
-def validated(kind: type[S], content: dict[str, Any], source: str) -> S:
+def validate_settings(kind: type[S], content: dict[str, Any], source: str) -> S:
     """Nested names and values -> settings. ConfigError, which begins with `source`, names what is unknown or wrong."""
     try:
         return kind.model_validate(content)

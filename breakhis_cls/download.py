@@ -51,7 +51,7 @@ class Download(config.Section):
 def main(argv: list[str] | None = None) -> int:
     """Fetch, unpack and verify, or only verify; a tree that is whole already is left alone."""
     title = "Fetch BreakHis, unpack it and verify the tree."
-    settings = config.parse(Download, argv, "breakhis download", title)
+    settings = config.parse_settings(Download, argv, "breakhis download", title)
     _check(settings)
     return verify(settings.data) if settings.verify else download(settings)
 
@@ -60,7 +60,7 @@ def verify(data: config.Data) -> int:
     """Say whether the tree under `data.root` is whole; DataError if there is none."""
     from .data import completeness, index
 
-    found = completeness.take(index.root_of(data))
+    found = completeness.check_tree(index.find_root(data))
     print(found)
     return DONE if found.is_whole else ANSWER_IS_NO
 
@@ -73,9 +73,9 @@ def download(settings: Download) -> int:
     if _is_here(settings.data, root / archive.FOLDER):
         return DONE
     given = settings.from_zip or settings.from_dir
-    source = given or kaggle_download.from_kaggle(settings.data.cache.expanduser() / "archive", root)
+    source = given or kaggle_download.fetch_archive(settings.data.cache.expanduser() / "archive", root)
     try:
-        found = completeness.take(archive.unpack(source.expanduser(), root))
+        found = completeness.check_tree(archive.unpack(source.expanduser(), root))
     except archive.DamagedError as error:
         if given:
             raise
@@ -101,7 +101,7 @@ def _is_here(data: config.Data, target: Path) -> bool:
     from .data import completeness, index
 
     try:
-        found = completeness.take(index.root_of(data))
+        found = completeness.check_tree(index.find_root(data))
     except DataError:
         found = None
     if found is not None and found.is_whole:

@@ -96,7 +96,7 @@ def _storage_sentence(error: OSError) -> str:
     return f"{where}{os.strerror(number)}; {_STORAGE[number]}. {kept}"
 
 
-def first_few(items: list[str], n: int = 5) -> str:
+def list_first(items: list[str], n: int = 5) -> str:
     """The first n of a long list for an error message, one a line, and how many were left out."""
     shown = "".join(f"\n  {item}" for item in items[:n])
     return shown + (f"\n  ... and {len(items) - n:,} more" if len(items) > n else "")

@@ -33,18 +33,18 @@ class Arguments(Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Write the report of the runs or tables named, and say where it lies."""
-    given = config.from_command_line(
+    given = config.parse_arguments(
         Arguments,
         argv,
         "breakhis evaluate",
         "Metrics, figures and report from runs or from any predictions.csv.",
     )
-    folder = evaluate(list(given.sources), given.out, common=given.common)
+    folder = evaluate_runs(list(given.sources), given.out, common=given.common)
     print(f"report: {folder / 'index.html'}")
     return DONE
 
 
-def evaluate(
+def evaluate_runs(
     sources: list[Path], out: Path | None = None, images_root: Path | None = None, common: bool = False
 ) -> Path:
     """Score run folders or tables and write the report; returns its folder.
@@ -59,12 +59,12 @@ def evaluate(
 
     if not sources:
         raise DataError("nothing to evaluate; name run folders or predictions.csv files")
-    experiments = read_sources.experiments([read_sources.read(path) for path in sources])
+    experiments = read_sources.group_experiments([read_sources.read_source(path) for path in sources])
     folder = out or _default_folder(experiments)
     if len(experiments) == 1:
         _write(experiments[0], folder, images_root)
     else:
-        _compare(experiments, comparison.aligned(experiments, common), folder, images_root)
+        _compare(experiments, comparison.align_experiments(experiments, common), folder, images_root)
     return folder
 
 
@@ -73,9 +73,9 @@ def _write(experiment: Experiment, folder: Path, images_root: Path | None) -> di
     from .files import write_json
     from .reports import report
 
-    numbers = metrics.of(experiment.table)
+    numbers = metrics.compute_metrics(experiment.table)
     write_json(folder / "metrics.json", numbers)
-    report.write(experiment, numbers, folder, images_root or _images_root(experiment))
+    report.write_report(experiment, numbers, folder, images_root or _images_root(experiment))
     return numbers
 
 
@@ -84,9 +84,9 @@ def _compare(experiments: list[Experiment], tables: list[pd.DataFrame], folder: 
     from .reports import comparison_report
 
     numbers = {one.name: _write(one, folder / one.name, images_root) for one in experiments}
-    found = comparison_report.of(experiments, tables)
+    found = comparison_report.compute_comparison(experiments, tables)
     write_json(folder / "metrics.json", {"experiments": numbers, **found})
-    comparison_report.write(experiments, tables, numbers, found, folder)
+    comparison_report.write_comparison(experiments, tables, numbers, found, folder)
 
 
 def _default_folder(experiments: list[Experiment]) -> Path:
@@ -104,7 +104,7 @@ def _images_root(experiment: Experiment) -> Path | None:
     from .data import index
 
     try:
-        return index.root_of(experiment.settings.data)
+        return index.find_root(experiment.settings.data)
     except DataError:
         return None
 

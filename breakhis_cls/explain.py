@@ -10,15 +10,15 @@ import tyro
 
 from . import config
 from .config import Section
-from .errors import DONE, DataError, RunError, exits_cleanly, first_few
+from .errors import DONE, DataError, RunError, exits_cleanly, list_first
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from .data.dataset import Material
+    from .data.dataset import Dataset
     from .evaluation.experiments import Experiment
-    from .reports.plots_saliency import Seen
+    from .reports.plots_saliency import SaliencyImage
 
 N_CHECKED = 16  # test images of the randomisation check; twelve random networks see each of them
 
@@ -39,7 +39,7 @@ class Arguments(Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Write heat maps, their sanity check and the map of the test set, and say where they lie."""
-    given = config.from_command_line(
+    given = config.parse_arguments(
         Arguments, argv, "breakhis explain", "What a run's model looked at. A research tool, not a medical device."
     )
     folder, facts = explain(given.run, given.out, given.n, given.data_root)
@@ -57,8 +57,8 @@ def explain(
     from .evaluation import experiments
     from .modeling import devices
 
-    experiment = experiments.experiments([experiments.read(_finished(run))])[0]
-    settings = config.from_yaml(run / "config.yaml")
+    experiment = experiments.group_experiments([experiments.read_source(_finished(run))])[0]
+    settings = config.load_config(run / "config.yaml")
     if data_root:
         settings = settings.model_copy(update={"data": settings.data.model_copy(update={"root": data_root})})
     material = _material(settings)
@@ -68,17 +68,17 @@ def explain(
     from .pipeline.pixel_store import PixelStore
     from .reports import saliency_report
 
-    model = network.load(run / "model.keras")
+    model = network.load_model(run / "model.keras")
     store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
     fields = store.rows[rows]
-    test, shown = saliency_report.answered(experiment.test), saliency_report.Shown.of(experiment.test, n)
+    test, shown = saliency_report.add_predictions(experiment.test), saliency_report.Shown.of(experiment.test, n)
     named, some = test["class_index"].to_numpy(), saliency_report.spread_over_cases(test, N_CHECKED)
-    evidence = gradcam.evidence(model, store.array[fields[shown.at]], named[shown.at])
-    sanity = gradcam.sanity(model, store.array[fields[some]], named[some], settings.run.seed)
+    evidence = gradcam.class_evidence(model, store.array[fields[shown.at]], named[shown.at])
+    sanity = gradcam.randomization_check(model, store.array[fields[some]], named[some], settings.run.seed)
     features = _features(settings, model, material.images["pixel_sha256"].to_numpy()[rows], store.array, fields)
     seen = _seen(test.iloc[shown.at], evidence, material.root, settings.image)
     folder = out or settings.run.reports / run.name / "explain"
-    return folder, saliency_report.write(folder, experiment, shown, seen, sanity, features)
+    return folder, saliency_report.write_saliency_report(folder, experiment, shown, seen, sanity, features)
 
 
 def _features(settings: config.Config, model, hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -87,11 +87,11 @@ def _features(settings: config.Config, model, hashes: np.ndarray, pixels: np.nda
     from .pipeline import batches
 
     if settings.head.epochs and (settings.tune.part == "none" or not settings.tune.epochs):
-        return features.of_backbone(settings, hashes, pixels, index, (0,))[:, 0]
-    return model.get_layer("backbone").predict(batches.in_order(pixels, index, features.BATCH_SIZE), verbose=0)
+        return features.backbone_features(settings, hashes, pixels, index, (0,))[:, 0]
+    return model.get_layer("backbone").predict(batches.ordered_batches(pixels, index, features.BATCH_SIZE), verbose=0)
 
 
-def _seen(rows: pd.DataFrame, evidence: np.ndarray, root: Path, image: config.Image) -> dict[int, Seen]:
+def _seen(rows: pd.DataFrame, evidence: np.ndarray, root: Path, image: config.Image) -> dict[int, SaliencyImage]:
     """The originals with their heat, by place in the test; one that was squeezed to a square is restored."""
     import numpy as np
     from PIL import Image
@@ -100,23 +100,23 @@ def _seen(rows: pd.DataFrame, evidence: np.ndarray, root: Path, image: config.Im
     from .modeling import gradcam
     from .names import FULL_PX
     from .reports import saliency_report
-    from .reports.plots_saliency import Seen
+    from .reports.plots_saliency import SaliencyImage
 
     found = {}
     for (_, row), of_row in zip(rows.iterrows(), evidence, strict=True):
         rgb = decode(root / row["file"])
-        pair = rgb, gradcam.heat(of_row, rgb.shape[:2], image)
+        pair = rgb, gradcam.upsample_heat(of_row, rgb.shape[:2], image)
         if rgb.shape[0] == rgb.shape[1]:
             pair = [np.asarray(Image.fromarray(one).resize(FULL_PX, Image.Resampling.BICUBIC)) for one in pair]
-        found[row["at"]] = Seen(pair[0], pair[1].clip(0, 1), saliency_report.caption(row))
+        found[row["at"]] = SaliencyImage(pair[0], pair[1].clip(0, 1), saliency_report.caption(row))
     return found
 
 
-def _material(settings: config.Config) -> Material:
+def _material(settings: config.Config) -> Dataset:
     from .data import dataset as materials
 
     try:
-        return materials.gather(settings)
+        return materials.load_dataset(settings)
     except DataError as error:
         raise DataError(f"the run's images are needed ({error}); --data_root names the folder they are in") from None
 
@@ -129,7 +129,7 @@ def _finished(run: Path) -> Path:
     return run
 
 
-def _rows_of(experiment: Experiment, material: Material) -> np.ndarray:
+def _rows_of(experiment: Experiment, material: Dataset) -> np.ndarray:
     """Where each test image of the run is in the material; DataError where it is not there."""
     import pandas as pd
 
@@ -139,7 +139,7 @@ def _rows_of(experiment: Experiment, material: Material) -> np.ndarray:
     if missing:
         raise DataError(
             f"{len(missing):,} of the run's {len(files):,} test images are not under {material.root}; name the folder "
-            f"that it was trained on with --data_root. Missing:{first_few(missing)}"
+            f"that it was trained on with --data_root. Missing:{list_first(missing)}"
         )
     return rows
 

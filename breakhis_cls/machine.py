@@ -24,7 +24,7 @@ INSTALL = "pip install -c constraints.txt -e ."
 ENOUGH_BYTES = 8 * 2**30  # of memory: what fine-tuning conv5 at 230x350 in batches of 16 has to do with
 
 
-class Finding(NamedTuple):
+class Check(NamedTuple):
     """What was looked for, how it is (OK, NOTE: a run can do without, MISSING: it cannot), and what to do."""
 
     topic: str
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def versions() -> Iterator[Finding]:
+def versions() -> Iterator[Check]:
     """Python, TensorFlow and Keras against the ranges that the package names, and any other that is out of range."""
     python = SpecifierSet(metadata.metadata(PACKAGE)["Requires-Python"])
     yield _version("Python", platform.python_version(), python, "make the environment with another Python")
@@ -44,49 +44,49 @@ def versions() -> Iterator[Finding]:
                 yield found
 
 
-def memory(tune: config.Tune) -> Finding:
+def memory(tune: config.Tune) -> Check:
     """Of the machine, or of the container where that is less."""
     n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
         n_bytes = min(n_bytes, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     found = f"{n_bytes / 2**30:.1f} GiB, {os.cpu_count()} cores"
     if tune.part == "none" or n_bytes >= ENOUGH_BYTES:
-        return Finding("memory", OK, found)
+        return Check("memory", OK, found)
     smaller = f"--tune.batch_size {max(tune.batch_size // 4, 1)} --tune.accumulate {4 * tune.accumulate}"
-    return Finding("memory", NOTE, found, f"fine-tuning may take 8 GiB; if it does not fit, {smaller}")
+    return Check("memory", NOTE, found, f"fine-tuning may take 8 GiB; if it does not fit, {smaller}")
 
 
-def credentials() -> Finding:
+def credentials() -> Check:
     """Where Kaggle's client would find who asks; never what it would find there."""
-    places = [place for place, is_there in kaggle_download.places().items() if is_there]
+    places = [place for place, is_there in kaggle_download.credential_places().items() if is_there]
     places = [place for place in places if not place.startswith("KAGGLE_CONFIG_DIR")]  # says where to look, no more
     if places:
-        return Finding("Kaggle", OK, f"credentials in {', '.join(places)}")
+        return Check("Kaggle", OK, f"credentials in {', '.join(places)}")
     advice = "only `breakhis download` wants them, and says how to make a token; --from-zip does without"
-    return Finding("Kaggle", NOTE, "no credentials", advice)
+    return Check("Kaggle", NOTE, "no credentials", advice)
 
 
-def devices(run: config.Run) -> Iterator[Finding]:
+def devices(run: config.Run) -> Iterator[Check]:
     """What TensorFlow computes on and how, set up as a run would do it. The one finding that imports TensorFlow."""
     from .modeling import devices
 
     try:
         devices.prepare(run.deterministic, run.precision)
-        found, policy = devices.names(), devices.precision(run.precision)
+        found, policy = devices.device_names(), devices.dtype_policy(run.precision)
     except (BreakHisError, ImportError) as error:
-        yield Finding("devices", MISSING, f"TensorFlow does not start: {error}", INSTALL)
+        yield Check("devices", MISSING, f"TensorFlow does not start: {error}", INSTALL)
         return
     if found == ["CPU"]:
-        yield Finding("devices", NOTE, "no GPU: a run computes on the CPU", _about_gpus())
+        yield Check("devices", NOTE, "no GPU: a run computes on the CPU", _about_gpus())
     else:
-        yield Finding("devices", OK, ", ".join(found))
-    yield Finding("precision", OK, policy if policy == run.precision else f"{policy} (by {run.precision})")
+        yield Check("devices", OK, ", ".join(found))
+    yield Check("precision", OK, policy if policy == run.precision else f"{policy} (by {run.precision})")
 
 
-def _version(name: str, found: str, wanted: SpecifierSet, advice: str) -> Finding:
+def _version(name: str, found: str, wanted: SpecifierSet, advice: str) -> Check:
     if found and found in wanted:
-        return Finding(name, OK, f"{found} (supported: {wanted})")
-    return Finding(name, MISSING, f"{found or 'not installed'} (supported: {wanted})", advice)
+        return Check(name, OK, f"{found} (supported: {wanted})")
+    return Check(name, MISSING, f"{found or 'not installed'} (supported: {wanted})", advice)
 
 
 def _installed(name: str) -> str:

@@ -47,7 +47,7 @@ class ImageName(NamedTuple):
     sequence: int
 
 
-def parse(filename: str) -> ImageName:
+def parse_image_name(filename: str) -> ImageName:
     """Read `SOB_B_A-14-22549AB-40-001.png`; DataError if a name breaks the grammar or contradicts itself."""
     match = IMAGE_NAME.fullmatch(filename)
     if match is None:
@@ -80,7 +80,7 @@ def label_of(slide: str) -> str:
 
 def official_path(filename: str) -> str:
     """Where the official tree keeps an image, relative to the folder that holds `histology_slides`, POSIX."""
-    name = parse(filename)
+    name = parse_image_name(filename)
     folder, label = SUBTYPES[name.subtype]
     return f"histology_slides/breast/{label}/SOB/{folder}/{name.slide}/{name.magnification}X/{filename}"
 

@@ -15,7 +15,7 @@ import pandas as pd
 from . import config, names
 from .data import archive, completeness, index, kaggle_download, splits
 from .errors import BreakHisError
-from .machine import MISSING, NOTE, OK, Finding
+from .machine import MISSING, NOTE, OK, Check
 from .modeling import weights
 from .synthetic import tree
 
@@ -23,7 +23,7 @@ RUN_BYTES = 1_000_000_000  # model, and two checkpoints with AdamW's state while
 FEATURE_BYTES = 3072 * 4  # of one image and view: conv4 and conv5 of ResNet50, the widest
 
 
-def of(settings: config.Config) -> Iterator[Finding]:
+def check_run(settings: config.Config) -> Iterator[Check]:
     """Images, split, weights, disk, and folders that cannot be written."""
     images = named(settings.data)
     yield data(settings.data, images)
@@ -39,53 +39,53 @@ def named(asked: config.Data) -> pd.DataFrame | BreakHisError:
     if asked.root == "synthetic":
         return _drawn(asked)
     try:
-        return index.named(asked)
+        return index.list_images(asked)
     except BreakHisError as error:
         return error
 
 
-def data(asked: config.Data, images: pd.DataFrame | BreakHisError) -> Finding:
+def data(asked: config.Data, images: pd.DataFrame | BreakHisError) -> Check:
     """How many of the official images are there, and how many at the magnifications asked for."""
     if isinstance(images, BreakHisError):
-        return Finding("data", MISSING, "no images to train on", str(images))
+        return Check("data", MISSING, "no images to train on", str(images))
     if asked.root == "synthetic":
-        return Finding("data", OK, f"{len(images):,} images of synthetic tissue; the first run draws them")
-    counted = completeness.take(index.root_of(asked))
+        return Check("data", OK, f"{len(images):,} images of synthetic tissue; the first run draws them")
+    counted = completeness.check_tree(index.find_root(asked))
     at = " ".join(f"{magnification}X" for magnification in sorted(asked.magnifications))
     found = f"{counted.n_images:,} of {counted.n_expected:,} images under {counted.root}, {len(images):,} at {at}"
     if counted.is_whole:
-        return Finding("data", OK, found)
-    return Finding("data", NOTE, found, "a part trains too; `breakhis download --verify` names what is missing")
+        return Check("data", OK, found)
+    return Check("data", NOTE, found, "a part trains too; `breakhis download --verify` names what is missing")
 
 
-def split(settings: config.Config, images: pd.DataFrame) -> Finding:
+def split(settings: config.Config, images: pd.DataFrame) -> Check:
     """Whether the protocol can part these images; equal pixels are still counted twice."""
     asked = settings.split
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            table = splits.assign(splits.restricted(images, asked), asked, settings.data.task)
+            table = splits.assign_split(splits.select_images(images, asked), asked, settings.data.task)
     except BreakHisError as error:
-        return Finding("split", MISSING, f"{asked.protocol} cannot part these images", str(error))
+        return Check("split", MISSING, f"{asked.protocol} cannot part these images", str(error))
     n_of = table["part"].value_counts()
     parts = ", ".join(f"{n_of[part]:,} {part}" for part in ("train", "validation", "test"))
-    return Finding("split", OK, f"{asked.protocol}, fold {asked.fold} of {splits.n_folds_of(asked)}: {parts}")
+    return Check("split", OK, f"{asked.protocol}, fold {asked.fold} of {splits.count_folds(asked)}: {parts}")
 
 
-def weights_of(model: config.Model) -> Finding:
+def weights_of(model: config.Model) -> Check:
     """Whether the backbone's weights are on this disk."""
     if model.weights == "random":
-        return Finding("weights", OK, f"{model.backbone}, random")
+        return Check("weights", OK, f"{model.backbone}, random")
     if model.weights == "imagenet":
         return _imagenet(model)
     try:
-        sha256 = weights.weights_id(model)
+        sha256 = weights.weights_identity(model)
     except BreakHisError as error:
-        return Finding("weights", MISSING, "a file is named that is not there", str(error))
-    return Finding("weights", OK, f"{weights.title(model)}, SHA-256 {sha256[:16]}..., {model.weights}")
+        return Check("weights", MISSING, "a file is named that is not there", str(error))
+    return Check("weights", OK, f"{weights.weights_title(model)}, SHA-256 {sha256[:16]}..., {model.weights}")
 
 
-def disk(settings: config.Config, images: pd.DataFrame | BreakHisError) -> Finding:
+def disk(settings: config.Config, images: pd.DataFrame | BreakHisError) -> Check:
     """Free space where pixels, features, archive, tree and run go, against what is still to come there."""
     needs = [need for need in _still_to_come(settings, images) if need[1]]
     phrases = []
@@ -96,17 +96,17 @@ def disk(settings: config.Config, images: pd.DataFrame | BreakHisError) -> Findi
     try:
         archive.check_free(needs)
     except BreakHisError as error:
-        return Finding("disk", MISSING, "; ".join(phrases), str(error))
-    return Finding("disk", OK, "; ".join(phrases))
+        return Check("disk", MISSING, "; ".join(phrases), str(error))
+    return Check("disk", OK, "; ".join(phrases))
 
 
-def unwritable(settings: config.Config) -> Iterator[Finding]:
+def unwritable(settings: config.Config) -> Iterator[Check]:
     """The folders that a run would write to and may not."""
     folders = {"data.cache": settings.data.cache, "run.dir": settings.run.dir, "run.reports": settings.run.reports}
     for setting, folder in folders.items():
         there = _existing(folder)
         if not (there.is_dir() and os.access(there, os.W_OK)):
-            yield Finding("folder", MISSING, f"{there} cannot be written", f"name another place with --{setting}")
+            yield Check("folder", MISSING, f"{there} cannot be written", f"name another place with --{setting}")
 
 
 def _existing(folder: Path) -> Path:
@@ -114,13 +114,13 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
 
 
-def _imagenet(model: config.Model) -> Finding:
+def _imagenet(model: config.Model) -> Check:
     filename, megabytes = weights.IMAGENET_FILES[model.backbone]
     folder = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"
     if (folder / filename).is_file():
-        return Finding("weights", OK, f"{model.backbone} (imagenet), {folder / filename}")
+        return Check("weights", OK, f"{model.backbone} (imagenet), {folder / filename}")
     advice = f"the first run fetches them ({megabytes} MB); without a network, name a file: --model.weights PATH"
-    return Finding("weights", NOTE, f"{model.backbone} (imagenet) not yet in {folder}", advice)
+    return Check("weights", NOTE, f"{model.backbone} (imagenet) not yet in {folder}", advice)
 
 
 def _still_to_come(settings: config.Config, images: pd.DataFrame | BreakHisError) -> list[tuple[Path, int, str]]:
@@ -147,7 +147,7 @@ def _drawn(asked: config.Data) -> pd.DataFrame:
     for slide, magnification, sequence in cells:
         kind, _, number = slide.rpartition("_")
         name = f"{kind}-{number}-{magnification}-{sequence:03d}.png"
-        rows.append({"file": names.official_path(name), **names.parse(name)._asdict()})
+        rows.append({"file": names.official_path(name), **names.parse_image_name(name)._asdict()})
     return pd.DataFrame(rows)
 
 

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_parallel(
+def map_in_threads(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     title: str,
@@ -28,11 +28,11 @@ def in_parallel(
     if not items:
         return
     with _progress() as bar, contextlib.ExitStack() as stack:
-        pool = ThreadPoolExecutor(n_cores())
+        pool = ThreadPoolExecutor(count_cores())
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
         task = bar.add_task(title, total=sum(map(weigh, items)))
         todo = ((item, pool.submit(function, item)) for item in items)  # submitted as they are drawn
-        waiting = deque(itertools.islice(todo, 4 * n_cores()))
+        waiting = deque(itertools.islice(todo, 4 * count_cores()))
         while waiting:
             item, future = waiting.popleft()
             yield future.result()
@@ -40,7 +40,7 @@ def in_parallel(
             waiting.extend(itertools.islice(todo, 1))
 
 
-def n_cores() -> int:
+def count_cores() -> int:
     """Cores that this process may use, which in a container can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -10,7 +10,7 @@ import tyro
 
 from . import config
 from .config import Section
-from .errors import DONE, ConfigError, DataError, ModelError, exits_cleanly, first_few
+from .errors import DONE, ConfigError, DataError, ModelError, exits_cleanly, list_first
 
 if TYPE_CHECKING:
     import keras
@@ -36,22 +36,22 @@ class Arguments(Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Print or write one row an image: file, a probability for each class, the most probable class."""
-    given = config.from_command_line(
+    given = config.parse_arguments(
         Arguments, argv, "breakhis predict", "Probabilities for your own images. A research tool, not a medical device."
     )
-    table = predict(given.model, list(given.images), given.skip_broken)
+    table = predict_images(given.model, list(given.images), given.skip_broken)
     if given.out is None:
         print(table.to_csv(index=False), end="")
     else:
-        from .files import replaced
+        from .files import atomic_path
 
-        with replaced(given.out) as temporary:
+        with atomic_path(given.out) as temporary:
             table.to_csv(temporary, index=False)
         print(f"{len(table):,} images: {given.out}")
     return DONE
 
 
-def predict(model_path: Path, sources: list[Path], skip_broken: bool = False) -> pd.DataFrame:
+def predict_images(model_path: Path, sources: list[Path], skip_broken: bool = False) -> pd.DataFrame:
     """Table of file, p_<class> (raw probabilities), predicted. The whole field is fitted as in the run's training.
 
     Raises DataError where no image is found or one cannot be read, ModelError where the model cannot be opened.
@@ -65,10 +65,10 @@ def predict(model_path: Path, sources: list[Path], skip_broken: bool = False) ->
 
     from .modeling import network
 
-    model = network.load(model_path / "model.keras" if model_path.is_dir() else model_path)
+    model = network.load_model(model_path / "model.keras" if model_path.is_dir() else model_path)
     height, width = model.input_shape[1:3]
     fit = settings.image if settings else config.Image(height_px=height, width_px=width)
-    files, images = _read(found(sources), fit, skip_broken)
+    files, images = _read(find_images(sources), fit, skip_broken)
     classes = _classes(settings, model.output_shape[-1])
     probabilities = _probabilities(model, images, settings.augment.test_views if settings else 1)
     columns = {f"p_{name}": probabilities[:, at] for at, name in enumerate(classes)}
@@ -76,7 +76,7 @@ def predict(model_path: Path, sources: list[Path], skip_broken: bool = False) ->
     return pd.DataFrame({"file": [str(file) for file in files], **columns, "predicted": predicted})
 
 
-def found(sources: list[Path]) -> list[Path]:
+def find_images(sources: list[Path]) -> list[Path]:
     """Image files among the paths, folders searched to any depth, sorted; DataError where there is none."""
     files: list[Path] = []
     for source in sources:
@@ -93,17 +93,17 @@ def found(sources: list[Path]) -> list[Path]:
 def _settings_beside(model_path: Path) -> config.Config | None:
     """The run's config, where the model lies in a run's folder."""
     beside = (model_path if model_path.is_dir() else model_path.parent) / "config.yaml"
-    return config.from_yaml(beside) if beside.is_file() else None
+    return config.load_config(beside) if beside.is_file() else None
 
 
 def _classes(settings: config.Config | None, n_classes: int) -> tuple[str, ...]:
     from .data import splits
 
     if settings:
-        return splits.classes_of(settings.data.task, settings.split.protocol)
+        return splits.class_names(settings.data.task, settings.split.protocol)
     for task in ("binary", "subtype"):
-        if len(splits.classes_of(task, "case")) == n_classes:
-            return splits.classes_of(task, "case")
+        if len(splits.class_names(task, "case")) == n_classes:
+            return splits.class_names(task, "case")
     raise ModelError(f"the model has {n_classes} outputs and no config.yaml beside it; name the run's folder instead")
 
 
@@ -123,10 +123,10 @@ def _read(files: list[Path], image: config.Image, skip_broken: bool) -> tuple[li
             broken.append(f"{file}: {error}")
             continue
         read.append(file)
-        fitted.append(pixel_store.fit(rgb, image))
+        fitted.append(pixel_store.fit_image(rgb, image))
     if broken and not (skip_broken and read):
         raise DataError(
-            f"{len(broken)} of {len(files)} files cannot be read as images; {_advice(read)}{first_few(broken)}"
+            f"{len(broken)} of {len(files)} files cannot be read as images; {_advice(read)}{list_first(broken)}"
         )
     return read, np.stack(fitted)
 
@@ -143,7 +143,7 @@ def _probabilities(model: keras.Model, images: np.ndarray, n_views: int) -> np.n
 
     if images.shape[1:] != model.input_shape[1:]:
         raise ConfigError(f"images were fitted to {images.shape[1:]}, but the model expects {model.input_shape[1:]}")
-    in_view = [batches.in_order(images, np.arange(len(images)), features.BATCH_SIZE, v) for v in range(n_views)]
+    in_view = [batches.ordered_batches(images, np.arange(len(images)), features.BATCH_SIZE, v) for v in range(n_views)]
     return np.mean([model.predict(batches, verbose=0) for batches in in_view], axis=0)
 
 

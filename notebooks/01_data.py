@@ -40,7 +40,7 @@ from breakhis_cls import config, names
 from breakhis_cls.data import index
 
 settings = config.Data(root=DATA)
-images, root = index.load(settings), index.root_of(settings)
+images, root = index.load_images(settings), index.find_root(settings)
 images[["slide", "case", "subtype", "magnification", "width_px", "height_px"]].head(4)
 
 # %% [markdown]
@@ -48,7 +48,7 @@ images[["slide", "case", "subtype", "magnification", "width_px", "height_px"]].h
 # folders:
 
 # %%
-names.parse("SOB_B_A-14-22549AB-40-001.png")
+names.parse_image_name("SOB_B_A-14-22549AB-40-001.png")
 
 # %% [markdown]
 # Three words matter from here on. An **image** is one photograph. A **slide** is one folder of
@@ -70,9 +70,9 @@ counts.reindex(list(kinds)).assign(name=list(kinds.values()))
 # no image. (The data set's home page says 9,109. The archive holds 7,909.)
 
 # %%
-from breakhis_cls.data import splits
+from breakhis_cls.data import protocols, splits
 
-official = splits.official_images()
+official = protocols.official_images()
 n_slides, n_cases = official["slide"].nunique(), official["case"].nunique()
 print(f"{len(official):,} images, {n_slides} slides, {n_cases} case numbers")
 counts = official.groupby(["label", "subtype", "magnification"]).size().unstack()
@@ -125,7 +125,7 @@ plots_images.sheet(shades["file"], root, captions, "Every case has its own shade
 # %%
 from breakhis_cls.reports import plots
 
-figure, axes = plots.blank(plots.COLUMN_IN, 3.2)
+figure, axes = plots.new_figure(plots.COLUMN_IN, 3.2)
 ax, stains = axes[0, 0], ["haematoxylin", "eosin"]
 shown = stained[stained["magnification"] == stained["magnification"].min()]
 means = shown.groupby("case")[stains].transform("mean")
@@ -168,7 +168,7 @@ several.map(", ".join).str.replace("SOB_", "").to_frame("slides")
 # %%
 from breakhis_cls.data import leakage
 
-twins = leakage.equal_pixels(images)
+twins = leakage.find_equal_pixels(images)
 hashes = images["sha256"].nunique(), images["pixel_sha256"].nunique()
 print(
     f"{len(images):,} images: {hashes[0]:,} different files, {hashes[1]:,} different pictures"
@@ -184,8 +184,8 @@ plots_images.sheet(
 # two names must be wrong, so both are left out. (`data.duplicates` changes that.)
 
 # %%
-kept, dropped = splits.without_duplicates(images, task="binary")
-kept_subtype, dropped_subtype = splits.without_duplicates(images, task="subtype")
+kept, dropped = splits.drop_duplicates(images, task="binary")
+kept_subtype, dropped_subtype = splits.drop_duplicates(images, task="subtype")
 print(f"binary: {len(dropped)} left out; subtype: {len(dropped_subtype)} left out")
 
 # %% [markdown]

@@ -40,7 +40,8 @@ from breakhis_cls import audit, config
 
 protocols = ("case", "slide", "spanhol", "kaiko_eva", "image")
 audits = {
-    name: audit.audited(audit.Settings(split=config.Split(protocol=name))) for name in protocols
+    name: audit.run_audit(audit.Settings(split=config.Split(protocol=name)))
+    for name in protocols
 }
 shares = {
     name: pd.Series([fold["leaks"]["case"]["test_share"] for fold in audited.folds])
@@ -78,14 +79,14 @@ from breakhis_cls.reports import plots
 
 shared = audit.shared_cases(audits["spanhol"])
 share = [[cell["share"] for cell in row["cells"]] for row in shared]
-figure, axes = plots.blank(plots.COLUMN_IN, 3.4)
+figure, axes = plots.new_figure(plots.COLUMN_IN, 3.4)
 axes[0, 0].imshow(share, cmap="Oranges", vmin=0, vmax=0.2, aspect="auto")
 axes[0, 0].set_yticks(range(len(shared)), [f"{row['case']} {row['label']}" for row in shared])
 axes[0, 0].set(xlabel="fold (from 0)", xticks=range(5))
 for y, row in enumerate(shared):
     for x, cell in enumerate(row["cells"]):
         axes[0, 0].text(x, y, cell["n"] or "", ha="center", va="center", fontsize=7)
-plots.titled(figure, "Published folds: test images of cases that were seen in training")
+plots.add_title(figure, "Published folds: test images of cases that were seen in training")
 figure
 
 # %% [markdown]
@@ -120,7 +121,7 @@ settings = config.Config(
     model=config.Model(weights="random", features=("conv4",)),
     head=config.Head(epochs=0),
 )
-at_hand = dataset.gather(settings)
+at_hand = dataset.load_dataset(settings)
 devices.prepare(deterministic=True)  # before anything imports TensorFlow
 store = PixelStore.open(at_hand.images, at_hand.root, settings.image, settings.data.cache)
 print(at_hand.name, f"{len(at_hand.images)} images", sep=": ")
@@ -129,7 +130,7 @@ print(at_hand.name, f"{len(at_hand.images)} images", sep=": ")
 from breakhis_cls.modeling import features
 
 hashes = at_hand.images["pixel_sha256"].to_numpy()
-pooled = features.of_backbone(settings, hashes, store.array, store.rows, views=(0,))[:, 0]
+pooled = features.backbone_features(settings, hashes, store.array, store.rows, views=(0,))[:, 0]
 pooled.shape
 
 # %% [markdown]
@@ -151,7 +152,7 @@ for protocol in ("image", "slide", "case"):
     about = {"protocol": protocol, "data": at_hand.name, "model": "logistic regression"}
     for fold in range(5):
         chosen = config.Split(protocol=protocol, fold=fold, allow_leaks=True)
-        split = splits.assign(at_hand.images, chosen)
+        split = splits.assign_split(at_hand.images, chosen)
         train, test = (split["part"] == part for part in ("train", "test"))
         model.fit(pooled[train], split["label"][train])
         p = model.predict_proba(pooled[test])[:, 1]

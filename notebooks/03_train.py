@@ -57,7 +57,7 @@ settings = config.Config(
 # %%
 from breakhis_cls.data import dataset
 
-at_hand = dataset.gather(settings)
+at_hand = dataset.load_dataset(settings)
 parts = at_hand.split.groupby(["part", "label"])
 print(*at_hand.warnings, sep="\n")
 parts[["file", "slide", "case"]].nunique().unstack("label")
@@ -78,13 +78,15 @@ from breakhis_cls.pipeline import batches
 from breakhis_cls.reports import plots_images
 
 store = PixelStore.open(at_hand.images, at_hand.root, settings.image, settings.data.cache)
-train = at_hand.of("train")
+train = at_hand.in_part("train")
 augment = settings.augment
-about = {"views": batches.views_of(augment), "augment": augment}
+about = {"views": batches.allowed_views(augment), "augment": augment}
 
 # %%
-rows = batches.Rows(store.array, store.rows[train], at_hand.targets()[train], **about)
-batches = batches.training(rows, 12, seed=0, first_epoch=0, epochs=1)
+rows = batches.TrainingRows(
+    store.array, store.rows[train], at_hand.one_hot_targets()[train], **about
+)
+batches = batches.training_batches(rows, 12, seed=0, first_epoch=0, epochs=1)
 images, targets, weights = next(iter(batches))
 captions = [at_hand.classes[at] for at in targets.numpy().argmax(axis=1)]
 plots_images.sheet(images.numpy(), at_hand.root, captions, "A batch, as the network sees it", 6)
@@ -95,8 +97,10 @@ plots_images.sheet(images.numpy(), at_hand.root, captions, "A batch, as the netw
 # never changed.
 
 # %%
-one = batches.Rows(store.array, store.rows[train][:1], at_hand.targets()[train][:1], **about)
-stream = batches.training(one, 1, seed=0, first_epoch=0, epochs=6)
+one = batches.TrainingRows(
+    store.array, store.rows[train][:1], at_hand.one_hot_targets()[train][:1], **about
+)
+stream = batches.training_batches(one, 1, seed=0, first_epoch=0, epochs=6)
 seen = [images.numpy()[0] for images, _, _ in stream]
 captions = [f"epoch {epoch}" for epoch in range(6)]
 plots_images.sheet(seen, at_hand.root, captions, "One image, six epochs", 6)
@@ -112,7 +116,7 @@ from breakhis_cls.modeling import network
 
 backbone = network.build_backbone(settings.model)
 head = network.build_head(backbone.output_shape[-1], 2, settings.model.dropout, seed=0)
-network.join(backbone, head, settings.image).summary(line_length=90)
+network.join_model(backbone, head, settings.image).summary(line_length=90)
 
 # %% [markdown]
 # ## Train, and watch
@@ -124,13 +128,13 @@ network.join(backbone, head, settings.image).summary(line_length=90)
 # %%
 from breakhis_cls.modeling import run_folder
 
-name = run_folder.name_of(
-    settings, at_hand.sha256, network.weights_id(settings.model), at_hand.split
+name = run_folder.run_name(
+    settings, at_hand.sha256, weights.weights_identity(settings.model), at_hand.split
 )
-run = run_folder.Run(settings.run.dir / name, settings)
+run = run_folder.RunFolder(settings.run.dir / name, settings)
 file = Path("runs/notebook.yaml")
 file.parent.mkdir(exist_ok=True)
-file.write_text(config.to_yaml(settings))
+file.write_text(config.dump_config(settings))
 command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(file)]
 print("breakhis train --config", file, "->", run.folder)
 
@@ -179,7 +183,9 @@ pd.DataFrame({name: pooled[name] for name in metrics}).T[list(kinds)].astype(kin
 # %%
 import keras
 
-trained = network.load(run.folder / "model.keras").get_layer("backbone").get_layer("trunk")
+trained = (
+    network.load_model(run.folder / "model.keras").get_layer("backbone").get_layer("trunk")
+)
 resnet = keras.applications.ResNet50(weights=None, include_top=False)
 for layer in (layer for layer in trained.layers if layer.weights):
     resnet.get_layer(layer.name).set_weights(layer.get_weights())
@@ -197,11 +203,11 @@ changes = {
 }
 settings = settings.model_copy(update=changes)
 file = Path("runs/notebook_transfer.yaml")
-file.write_text(config.to_yaml(settings))
-at_hand = dataset.gather(settings)
-weights = network.weights_id(settings.model)
-name = run_folder.name_of(settings, at_hand.sha256, weights, at_hand.split)
-run = run_folder.Run(settings.run.dir / name, settings)
+file.write_text(config.dump_config(settings))
+at_hand = dataset.load_dataset(settings)
+weights = weights.weights_identity(settings.model)
+name = run_folder.run_name(settings, at_hand.sha256, weights, at_hand.split)
+run = run_folder.RunFolder(settings.run.dir / name, settings)
 
 # %%
 command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(file)]

@@ -44,7 +44,7 @@ settings = config.Config(
 # %%
 file = Path("runs/notebook.yaml")
 file.parent.mkdir(exist_ok=True)
-file.write_text(config.to_yaml(settings))
+file.write_text(config.dump_config(settings))
 command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(file)]
 said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 run = Path(next(line.split()[1] for line in said.splitlines() if line.startswith("run:")))
@@ -59,7 +59,7 @@ print(run, *sorted(path.name for path in run.glob("[!.]*.*")), sep="\n  ")
 # %%
 from breakhis_cls.evaluation import experiments
 
-experiment = experiments.experiments([experiments.read(run)])[0]
+experiment = experiments.group_experiments([experiments.read_source(run)])[0]
 test = experiment.test
 test[["slide", "case", "magnification", "label", "p_malignant"]].sample(4, random_state=0)
 
@@ -96,7 +96,7 @@ import pandas as pd
 
 from breakhis_cls.evaluation import metrics
 
-numbers = metrics.of(experiment.table)["pooled"]
+numbers = metrics.compute_metrics(experiment.table)["pooled"]
 names = ["roc_auc", "image_accuracy", "sensitivity", "specificity", "brier"]
 columns = ["value", "low", "high", "image_low", "image_high"]
 table = pd.DataFrame({name: numbers[name] for name in names}).T.reindex(columns=columns)
@@ -142,7 +142,7 @@ plots.roc(test, f"ROC AUC {numbers['roc_auc']['value']:.2f}")
 # %%
 from breakhis_cls.reports import analysis, plots_calibration
 
-found = analysis.of(experiment)
+found = analysis.analyse_experiment(experiment)
 all_images = {"all": found.reliability["all"]}
 plots_calibration.reliability(
     all_images, f"Gap of {numbers['ece']['value']:.2f} on average (ECE)"
@@ -176,7 +176,7 @@ found.cases[shown].round(2).head(8)
 from breakhis_cls.data import index
 from breakhis_cls.reports import plots_images
 
-root = index.root_of(settings.data)
+root = index.find_root(settings.data)
 plots_images.confident_errors(test, root)
 
 # %% [markdown]

@@ -43,7 +43,7 @@ settings = config.Config(
 # %%
 file = Path("runs/notebook.yaml")
 file.parent.mkdir(exist_ok=True)
-file.write_text(config.to_yaml(settings))
+file.write_text(config.dump_config(settings))
 command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(file)]
 said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 run = Path(next(line.split()[1] for line in said.splitlines() if line.startswith("run:")))
@@ -64,15 +64,17 @@ from breakhis_cls.evaluation import experiments
 from breakhis_cls.modeling import network
 from breakhis_cls.reports import saliency_report
 
-test = saliency_report.answered(experiments.experiments([experiments.read(run)])[0].test)
+test = saliency_report.add_predictions(
+    experiments.group_experiments([experiments.read_source(run)])[0].test
+)
 test.groupby(["true", "named"]).agg(images=("file", "size"), mean_p=("p", "mean")).round(2)
 
 # %%
-at_hand = dataset.gather(settings)
+at_hand = dataset.load_dataset(settings)
 store = PixelStore.open(at_hand.images, at_hand.root, settings.image, settings.data.cache)
 rows = pd.Index(at_hand.images["file"]).get_indexer(test["file"])
 pixels, named = store.array[store.rows[rows]], test["class_index"].to_numpy()
-model = network.load(run / "model.keras")
+model = network.load_model(run / "model.keras")
 pixels.shape
 
 # %% [markdown]
@@ -87,12 +89,12 @@ from breakhis_cls.data.png import decode
 from breakhis_cls.modeling import gradcam
 from breakhis_cls.reports import plots_saliency
 
-evidence = gradcam.evidence(model, pixels, named)
+evidence = gradcam.class_evidence(model, pixels, named)
 seen = []
 for (_, row), of_image in zip(test.iterrows(), evidence, strict=True):
     rgb = decode(at_hand.root / row["file"])
-    heat = gradcam.heat(of_image, rgb.shape[:2], settings.image)
-    seen.append(plots_saliency.Seen(rgb, heat, saliency_report.caption(row)))
+    heat = gradcam.upsample_heat(of_image, rgb.shape[:2], settings.image)
+    seen.append(plots_saliency.SaliencyImage(rgb, heat, saliency_report.caption(row)))
 surest = test["p"].argmax()
 plots_saliency.overlay(seen[surest], "The surest answer")
 
@@ -122,13 +124,13 @@ import itertools
 some = saliency_report.spread_over_cases(test, 12)
 table = []
 for share, draw in itertools.product((0.0, 0.25, 1.0), range(2)):
-    noise = gradcam.randomised(model, share, seed=draw)
-    forgotten = gradcam.evidence(noise, pixels[some], named[some])
+    noise = gradcam.randomize_weights(model, share, seed=draw)
+    forgotten = gradcam.class_evidence(noise, pixels[some], named[some])
     pairs = zip(evidence[some], forgotten, strict=True)
-    table += [(share, at, gradcam.likeness(*pair)) for at, pair in enumerate(pairs)]
+    table += [(share, at, gradcam.rank_correlation(*pair)) for at, pair in enumerate(pairs)]
 table = pd.DataFrame(table, columns=["share", "image", "rho"])
 table = table.groupby(["share", "image"], as_index=False).mean()
-plots_saliency.forgetting(
+plots_saliency.randomization_curve(
     table, "Likeness to the trained network's heat: 12 images, mean of 2 draws"
 )
 
@@ -146,13 +148,15 @@ plots_saliency.forgetting(
 from breakhis_cls.synthetic import tree
 
 malignant = test[(test["label"] == "malignant") & at_hand.is_synthetic]
-evidences = {"trained": gradcam.evidence(model, pixels, named * 0 + 1)}
-evidences["randomised"] = gradcam.evidence(noise, pixels, named * 0 + 1)
+evidences = {"trained": gradcam.class_evidence(model, pixels, named * 0 + 1)}
+evidences["randomised"] = gradcam.class_evidence(noise, pixels, named * 0 + 1)
 ranked = []
 for at, file in malignant["file"].items():
     mask = tree.epithelial_mask(Path(file).name)
-    heats = {kind: gradcam.heat(some[at], mask.shape) for kind, some in evidences.items()}
-    ranked.append({kind: gradcam.share_ranked(heat, mask) for kind, heat in heats.items()})
+    heats = {
+        kind: gradcam.upsample_heat(some[at], mask.shape) for kind, some in evidences.items()
+    }
+    ranked.append({kind: gradcam.localization_auc(heat, mask) for kind, heat in heats.items()})
 truth = pd.DataFrame(ranked, columns=list(evidences), dtype=float)
 truth.describe().loc[["count", "mean", "min", "max"]].round(2)
 

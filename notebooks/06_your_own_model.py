@@ -43,7 +43,7 @@ from breakhis_cls.pipeline.pixel_store import PixelStore
 settings = config.Config(
     data=config.Data(root=DATA), image=config.Image(height_px=64, width_px=96)
 )
-at_hand = dataset.gather(settings)
+at_hand = dataset.load_dataset(settings)
 store = PixelStore.open(at_hand.images, at_hand.root, settings.image, settings.data.cache)
 shades = store.array[store.rows] // 32  # eight shades of each colour
 histograms = np.stack([(shades == shade).mean(axis=(1, 2)) for shade in range(8)], axis=1)
@@ -67,7 +67,7 @@ model = RandomForestClassifier(300, class_weight="balanced", random_state=0)
 about = {"protocol": "case", "data": at_hand.name, "model": "forest on colours", "seed": 0}
 tables = []
 for fold in range(5):
-    split = splits.assign(at_hand.images, config.Split(protocol="case", fold=fold))
+    split = splits.assign_split(at_hand.images, config.Split(protocol="case", fold=fold))
     train, scored = split["part"] == "train", split["part"] != "train"
     model.fit(histograms[train], split["label"][train])  # classes in order: benign, malignant
     p = model.predict_proba(histograms[scored])
@@ -86,7 +86,7 @@ from breakhis_cls import evaluate
 table = Path("runs/colours.csv")
 table.parent.mkdir(exist_ok=True)
 predicted.to_csv(table, index=False)
-report = evaluate.evaluate([table], out=Path("reports/colours"), images_root=at_hand.root)
+report = evaluate.evaluate_runs([table], out=Path("reports/colours"), images_root=at_hand.root)
 print(*sorted(path.name for path in report.iterdir() if path.suffix not in (".png", ".svg")))
 
 # %%
@@ -109,7 +109,7 @@ pd.DataFrame({name: pooled[name] for name in shown}).T[["value", "low", "high"]]
 from breakhis_cls.evaluation import predictions
 from breakhis_cls.reports import plots
 
-tested = predictions.of_part(predictions.read(table), "test")
+tested = predictions.select_part(predictions.read_predictions(table), "test")
 plots.confusion_matrix(tested)
 
 # %% [markdown]
@@ -120,7 +120,7 @@ plots.confusion_matrix(tested)
 from breakhis_cls.errors import DataError
 
 try:
-    predictions.checked(tested.head(1).assign(p_benign=2.3, p_malignant=-1.1))
+    predictions.validate_predictions(tested.head(1).assign(p_benign=2.3, p_malignant=-1.1))
 except DataError as error:
     print(error)
 
@@ -145,7 +145,7 @@ print("\n".join(theirs.read_text().splitlines()[:3]))
 from breakhis_cls import audit
 
 about = audit.Settings(data=config.Data(root=DATA), split=config.Split(protocol=str(theirs)))
-found = audit.audited(about)
+found = audit.run_audit(about)
 print(audit.headline(found))
 found.leaks.groupby("kind").agg(test_images=("file", "nunique"), shared=("key", "nunique"))
 
@@ -159,7 +159,7 @@ part = np.where(at_hand.images["case"].isin(tested), "test", "train")
 ours = Path("runs/by_case.csv")
 at_hand.images[["file"]].assign(part=part).to_csv(ours, index=False)
 about = audit.Settings(data=config.Data(root=DATA), split=config.Split(protocol=str(ours)))
-print(audit.headline(audit.audited(about)))
+print(audit.headline(audit.run_audit(about)))
 
 # %% [markdown]
 # To train on such a split: `breakhis train --config configs/binary_200x.yaml --split.protocol

@@ -18,10 +18,10 @@ from breakhis_cls import config
 from breakhis_cls.errors import DONE, exits_cleanly
 from breakhis_cls.evaluation import bootstrap, comparison, metrics, predictions
 from breakhis_cls.evaluation.experiments import Experiment
-from breakhis_cls.files import replaced, write_text
+from breakhis_cls.files import atomic_path, write_text
 from breakhis_cls.modeling import run_folder
 from breakhis_cls.reports import plots, plots_calibration, text
-from breakhis_cls.train import train
+from breakhis_cls.train import train_run
 
 SEEDS = range(3)
 SHOWN = ("roc_auc", "log_loss", "balanced_accuracy", "image_accuracy")
@@ -60,7 +60,7 @@ class Ablation(config.Config):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Train what is not trained yet, then compare, write and print."""
-    given = config.parse(Ablation, argv, "ablation", __doc__ or "")
+    given = config.parse_settings(Ablation, argv, "ablation", __doc__ or "")
     base = config.Config.model_validate(given.model_dump(exclude={"arms"}))
     frozen = FROZEN if given.arms == "frozen" else {BASELINE: {}}
     arms = {name: _table(_trained(base, name, changes)) for name, changes in frozen.items()}
@@ -68,11 +68,11 @@ def main(argv: list[str] | None = None) -> int:
         done = _trained(base, name, changes)
         arms |= {name: _table(done), name + IN_EIGHT: pd.concat([_in_eight_views(run) for run in done])}
     experiments = [Experiment(name, (), table.reset_index(drop=True)) for name, table in arms.items()]
-    _write(experiments, base.run.reports / f"ablation-{given.arms}-{experiments[0].said('data')}")
+    _write(experiments, base.run.reports / f"ablation-{given.arms}-{experiments[0].meta('data')}")
     return DONE
 
 
-def _trained(base: config.Config, name: str, changes: dict[str, dict]) -> list[run_folder.Run]:
+def _trained(base: config.Config, name: str, changes: dict[str, dict]) -> list[run_folder.RunFolder]:
     """All folds and seeds of one arm."""
     content = base.model_dump()
     for section, values in (*PLAIN.items(), *changes.items()):
@@ -81,15 +81,15 @@ def _trained(base: config.Config, name: str, changes: dict[str, dict]) -> list[r
     for seed in SEEDS[:1] if name in TUNED else SEEDS:
         for fold in range(base.split.n_folds):
             content["split"]["fold"], content["run"]["seed"] = fold, seed
-            done.append(train(config.Config.model_validate(content), report=False))
+            done.append(train_run(config.Config.model_validate(content), report=False))
     return done
 
 
-def _table(done: list[run_folder.Run]) -> pd.DataFrame:
-    return pd.concat([predictions.read(run.folder / "predictions.csv") for run in done])
+def _table(done: list[run_folder.RunFolder]) -> pd.DataFrame:
+    return pd.concat([predictions.read_predictions(run.folder / "predictions.csv") for run in done])
 
 
-def _in_eight_views(run: run_folder.Run) -> pd.DataFrame:
+def _in_eight_views(run: run_folder.RunFolder) -> pd.DataFrame:
     """The run's predictions made once more, as the mean over eight views; kept beside the run's own."""
     path = run.folder / "in_eight_views" / "predictions.csv"
     if not path.is_file():
@@ -99,31 +99,31 @@ def _in_eight_views(run: run_folder.Run) -> pd.DataFrame:
 
         augment = run.settings.augment.model_copy(update={"test_views": 8})
         settings = run.settings.model_copy(update={"augment": augment})
-        material = materials.gather(settings)
+        material = materials.load_dataset(settings)
         store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
-        training = training.Training(settings, material, store, run)
-        probabilities = training.predict(network.load(run.folder / "model.keras"))
-        model = predictions.read(run.folder / "predictions.csv")["model"].iloc[0]
-        run_folder.Run(path.parent, settings).write_predictions(material, probabilities, model)
-    return predictions.read(path)
+        training = training.TrainingRun(settings, material, store, run)
+        probabilities = training.predict(network.load_model(run.folder / "model.keras"))
+        model = predictions.read_predictions(run.folder / "predictions.csv")["model"].iloc[0]
+        run_folder.RunFolder(path.parent, settings).write_predictions(material, probabilities, model)
+    return predictions.read_predictions(path)
 
 
 def _write(experiments: list[Experiment], out: Path) -> None:
     first, *others = experiments
     entries = []
     for other in others:
-        compared = comparison.compare([first, other], [first.test, other.test])
+        compared = comparison.compare_experiments([first, other], [first.test, other.test])
         entries += [{"arm": other.name} | entry for entry in compared if entry["metric"] in SHOWN]
     table = pd.DataFrame([_row(experiment) for experiment in experiments])
     words = text.metric_words(predictions.is_binary(first.table))
     for metric in SHOWN:
         of_metric = [entry for entry in entries if entry["metric"] == metric]
-        for entry, p in zip(of_metric, comparison.holm([entry["p"] for entry in of_metric]), strict=True):
+        for entry, p in zip(of_metric, comparison.holm_adjust([entry["p"] for entry in of_metric]), strict=True):
             entry["p_holm"] = p  # over all arms, not over the one pair
         drawn = plots_calibration.differences(of_metric, [entry["arm"] for entry in of_metric], words[metric][0])
         plots.save(drawn, out, f"ablation_{metric}")
     for name, content in {"arms": table, "differences": pd.DataFrame(entries).drop(columns=["a", "b"])}.items():
-        with replaced(out / f"{name}.csv") as temporary:
+        with atomic_path(out / f"{name}.csv") as temporary:
             content.to_csv(temporary, index=False)
     write_text(out / "ablation.md", _markdown(table, entries))
     print(f"{_markdown(table, entries)}\n{out}")
@@ -133,7 +133,7 @@ def _row(experiment: Experiment) -> dict[str, object]:
     """An arm's metrics with their intervals over cases."""
     test = experiment.test
     row: dict[str, object] = {"arm": experiment.name, "seeds": test["seed"].nunique()}
-    for metric, found in metrics.of_rows(test, "pooled", bootstrap.N_RESAMPLES, 0, SHOWN).items():
+    for metric, found in metrics.compute_stratum(test, "pooled", bootstrap.N_RESAMPLES, 0, SHOWN).items():
         row |= {metric: found["value"], f"{metric}_low": found["low"], f"{metric}_high": found["high"]}
     return row
 

@@ -29,10 +29,10 @@ from PIL import Image
 
 from breakhis_cls import config, names
 from breakhis_cls.data import index
-from breakhis_cls.data.dataset import Material, gather
+from breakhis_cls.data.dataset import Dataset, load_dataset
 from breakhis_cls.errors import DONE, exits_cleanly
 from breakhis_cls.modeling import devices
-from breakhis_cls.parallel import n_cores
+from breakhis_cls.parallel import count_cores
 from breakhis_cls.pipeline.pixel_store import PixelStore
 from breakhis_cls.synthetic import tree
 
@@ -74,7 +74,9 @@ class Benchmark(config.Section):
 def main(argv: list[str] | None = None) -> int:
     """Measure, write and print."""
     words = list(sys.argv[1:] if argv is None else argv)
-    given = config.parse(Benchmark, [{"--quick": "--quick=True"}.get(word, word) for word in words], "benchmark", "")
+    given = config.parse_settings(
+        Benchmark, [{"--quick": "--quick=True"}.get(word, word) for word in words], "benchmark", ""
+    )
     warnings.filterwarnings("ignore", ".*of BreakHis's", UserWarning)  # parts of the set are meant
     devices.prepare(deterministic=False)  # stock Keras gets TensorFlow as it comes, and so do we
     with tempfile.TemporaryDirectory() as scratch:
@@ -108,7 +110,7 @@ def measure(given: Benchmark, sizes: Sizes, scratch: Path) -> dict[str, Any]:
 
 def _drawn(sizes: Sizes, scratch: Path) -> Path:
     step = len(tree.SLIDES) // sizes.slides
-    return tree.write(scratch / "drawn", images_per_cell=1, slides=tree.SLIDES[::step])
+    return tree.write_tree(scratch / "drawn", images_per_cell=1, slides=tree.SLIDES[::step])
 
 
 def _index(sizes: Sizes, pictures: list[Path], scratch: Path) -> dict[str, Any]:
@@ -118,16 +120,16 @@ def _index(sizes: Sizes, pictures: list[Path], scratch: Path) -> dict[str, Any]:
     """
     raws = [picture.read_bytes() for picture in pictures]
     data = parts.data_of(parts.linked(scratch / "tree", parts.official(sizes.indexed), pictures), scratch / "cache")
-    with ThreadPoolExecutor(n_cores()) as pool:
+    with ThreadPoolExecutor(count_cores()) as pool:
 
         def decode(n: int) -> None:
             for _ in pool.map(lambda at: _decoded(raws[at % len(raws)]), range(n)):
                 pass
 
         before_s = seconds(decode, sizes.indexed // 2)
-        index_s = seconds(index.load, data)
+        index_s = seconds(index.load_images, data)
         decode_s = before_s + seconds(decode, sizes.indexed - sizes.indexed // 2)
-    again_s = seconds(index.load, data)
+    again_s = seconds(index.load_images, data)
     return {
         "ratio": index_s / decode_s, "index_s": index_s, "decode_s": decode_s, "again_s": again_s,
         "n_images": sizes.indexed,
@@ -143,7 +145,7 @@ def _forward() -> Callable:
     """The frozen backbone as extraction runs it."""
     from breakhis_cls.modeling import features, network
 
-    return features.compiled(network.build_backbone(config.Model(weights="random"), features.ALL_BLOCKS))
+    return features.compile_forward(network.build_backbone(config.Model(weights="random"), features.ALL_BLOCKS))
 
 
 def _extraction(sizes: Sizes, pictures: list[Path], forward: Callable, scratch: Path) -> dict[str, Any]:
@@ -156,13 +158,13 @@ def _extraction(sizes: Sizes, pictures: list[Path], forward: Callable, scratch: 
     batch = tf.cast(tf.random.stateless_uniform(shape, (0, 0), 0, 256, tf.int32), tf.uint8)
     forward(batch)  # traces
     data = parts.data_of(parts.linked(scratch / "tree", parts.official(n), pictures), scratch / "index")
-    images, root = index.load(data), index.root_of(data)
+    images, root = index.load_images(data), index.find_root(data)
 
     def store(at: int) -> PixelStore:
         return PixelStore.open(images, root, sizes.image, scratch / f"cold-{at}")
 
     def extract(at: int, kept: PixelStore) -> None:
-        features.outputs(lambda: forward, parts.hashes(n), kept.array, kept.rows, scratch / f"features-{at}")
+        features.cached_outputs(lambda: forward, parts.hashes(n), kept.array, kept.rows, scratch / f"features-{at}")
 
     spent = in_turns(
         {
@@ -185,7 +187,7 @@ def _epochs(sizes: Sizes, pictures: list[Path], scratch: Path) -> dict[str, dict
     without a model; and what one core of the pipeline delivers."""
     n = sizes.epoch
     data = parts.data_of(parts.linked(scratch / "tree", parts.official(n), pictures), scratch / "cache")
-    images, root = index.load(data), index.root_of(data)
+    images, root = index.load_images(data), index.find_root(data)
     store = PixelStore.open(images, root, sizes.image, data.cache)
     stock = _stock_dataset(scratch / "classes", images, root, sizes.image)
     spent = in_turns(
@@ -214,7 +216,7 @@ def _protocol(given: Benchmark, sizes: Sizes, pictures: list[Path], scratch: Pat
     over training and validation images in each epoch, and one over the test images.
     """
     settings = _settings(given, sizes, pictures, scratch)
-    material = gather(settings)
+    material = load_dataset(settings)
     n, fit = len(material.images), _stock_fit(material, sizes, settings.image, scratch / "classes")
     before_s = fit()
     cold_s = seconds(_train, settings, sizes.folds, scratch / "cold")  # the index, too, is made again there
@@ -249,7 +251,7 @@ def _settings(given: Benchmark, sizes: Sizes, pictures: list[Path], scratch: Pat
 
 def _few(data: config.Data, n: int, folder: Path) -> Path:
     """n images of a data set, evenly over its slides, as a tree of links."""
-    root, named = index.root_of(data), index.named(data)
+    root, named = index.find_root(data), index.list_images(data)
     for file in named["file"].iloc[np.linspace(0, len(named) - 1, min(n, len(named))).astype(int)]:
         parts.link(root / file, folder / file)
     return folder
@@ -257,15 +259,17 @@ def _few(data: config.Data, n: int, folder: Path) -> Path:
 
 def _train(settings: config.Config, n_folds: int, folder: Path, runs: str = "runs") -> None:
     """All folds, by the package's own command; a folder that is new starts from nothing."""
-    from breakhis_cls.train import train
+    from breakhis_cls.train import train_run
 
     data = settings.data.model_copy(update={"cache": folder / "cache"})
     run = settings.run.model_copy(update={"dir": folder / runs})
     for fold in range(n_folds):
-        train(settings.model_copy(update={"data": data, "run": run, "split": config.Split(fold=fold)}), report=False)
+        train_run(
+            settings.model_copy(update={"data": data, "run": run, "split": config.Split(fold=fold)}), report=False
+        )
 
 
-def _stock_fit(material: Material, sizes: Sizes, image: config.Image, folder: Path) -> Callable[[], float]:
+def _stock_fit(material: Dataset, sizes: Sizes, image: config.Image, folder: Path) -> Callable[[], float]:
     """A function that trains half of the measured epoch by stock Keras, and gives its seconds an image."""
     chosen = np.linspace(0, len(material.images) - 1, min(sizes.stock, len(material.images)) // 2).astype(int)
     dataset = _stock_dataset(folder, material.images.iloc[chosen], material.root, image)
@@ -309,7 +313,7 @@ def _machine() -> dict[str, Any]:
     found = devices.environment()
     return {
         "processor": models[0] if models else platform.machine(),
-        "cores": n_cores(),
+        "cores": count_cores(),
         "devices": found["devices"],
         "load": round(os.getloadavg()[0], 1),
         "system": platform.system(),

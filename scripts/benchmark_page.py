@@ -90,7 +90,7 @@ class Page(config.Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Fill the page."""
-    given = config.parse(Page, argv, "benchmark_page", "")
+    given = config.parse_settings(Page, argv, "benchmark_page", "")
     fill(given.docs, json.loads(given.json_file.read_text(encoding="utf-8")))
     return DONE
 
@@ -198,7 +198,7 @@ def _conditions(found: dict[str, Any]) -> str:
 
 def drawn(found: dict[str, Any]) -> Figure:
     """Left the four ratios and their limits, right the seconds of each stage as the set grows; log axes."""
-    figure, axes = plots.blank(plots.PAGE_IN, 3.0, 1, 2)
+    figure, axes = plots.new_figure(plots.PAGE_IN, 3.0, 1, 2)
     with mpl.rc_context(plots.STYLE):
         _draw_claims(axes[0, 0], found)
         _draw_growth(axes[0, 1], found["growth"])
@@ -206,7 +206,7 @@ def drawn(found: dict[str, Any]) -> Figure:
     machine = found["machine"]
     run = " in a quick run" if found["quick"] else ""
     where = f"{machine['cores']} cores of {machine['processor']}"
-    plots.titled(figure, f"{n_met} of {len(CLAIMS)} claims hold on {where}{run}")
+    plots.add_title(figure, f"{n_met} of {len(CLAIMS)} claims hold on {where}{run}")
     return figure
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image as Picture
 
 from breakhis_cls import config, names
-from breakhis_cls.data import index, splits
+from breakhis_cls.data import index, protocols
 from breakhis_cls.pipeline.pixel_store import PixelStore
 
 BATCH = 32
@@ -41,7 +41,7 @@ def in_turns(works: dict[str, Callable[[int], float]], rounds: int) -> dict[str,
 
 def official(n: int, magnifications: Sequence[int] = names.MAGNIFICATIONS) -> list[str]:
     """n official names spread evenly over the slides; above their number, with sequence numbers that are not there."""
-    images = splits.official_images()
+    images = protocols.official_images()
     files = images["file"][images["magnification"].isin(magnifications)].tolist()
     if n <= len(files):
         return [files[at] for at in np.linspace(0, len(files) - 1, n).astype(int)]
@@ -86,10 +86,10 @@ def epoch_seconds(
     """Of one shuffled epoch over the store, no model, from one stream of several as `fit` takes it; None: as it is."""
     from breakhis_cls.pipeline import batches
 
-    n, views = len(store), batches.views_of(augment) if augment else (0,)
-    rows = batches.Rows(store.array, store.rows, np.zeros((n, 2)), views=views, augment=augment)
+    n, views = len(store), batches.allowed_views(augment) if augment else (0,)
+    rows = batches.TrainingRows(store.array, store.rows, np.zeros((n, 2)), views=views, augment=augment)
     epochs = -(-DRAINED_ROWS // n)
-    return seconds(drain, batches.training(rows, BATCH, 0, 0, epochs), clock=clock) / epochs
+    return seconds(drain, batches.training_batches(rows, BATCH, 0, 0, epochs), clock=clock) / epochs
 
 
 def all_augmentations() -> config.Augment:
@@ -129,15 +129,15 @@ def growth(
     for factor in FACTORS:
         n, folder = factor * base, scratch / f"growth-{factor}"
         data = data_of(linked(folder / "tree", official(n), pictures), folder / "cache")
-        found["index"][n] = seconds(index.load, data)
-        of_store = index.load(data), index.root_of(data), image, data.cache
+        found["index"][n] = seconds(index.load_images, data)
+        of_store = index.load_images(data), index.find_root(data), image, data.cache
         found["store"][n] = seconds(PixelStore.open, *of_store)
         store = PixelStore.open(*of_store)
         found["epoch"][n] = epoch_seconds(store, None)
         rows = np.arange(factor * extracted)
         if extracted:
             given = lambda: forward, hashes(len(rows)), store.array, rows % len(store), folder / "features"
-            found["extraction"][len(rows)] = seconds(features.outputs, *given)
+            found["extraction"][len(rows)] = seconds(features.cached_outputs, *given)
     return {stage: times for stage, times in found.items() if times}
 
 
@@ -159,8 +159,8 @@ def memory(n: int, image: config.Image, scratch: Path) -> dict[str, float]:
     Picture.new("RGB", (24, 16), "white").save(picture)
     data = data_of(linked(scratch / "tree", official(n), [picture]), scratch / "cache")
     with _peak_anonymous() as peaks:
-        images = index.load(data)
-        store = PixelStore.open(images, index.root_of(data), tiny, data.cache)
+        images = index.load_images(data)
+        store = PixelStore.open(images, index.find_root(data), tiny, data.cache)
         peaks["index_and_store_gb"] = peaks.pop("gb")
         path, shape = scratch / "map", (n, image.height_px, image.width_px, 3)
         array = np.memmap(path, np.uint8, "w+", shape=shape)
@@ -172,10 +172,10 @@ def _begin_epoch(store: PixelStore) -> None:
     from breakhis_cls.pipeline import batches
 
     augment = config.Augment()
-    rows = batches.Rows(
-        store.array, store.rows, np.zeros((len(store), 2)), views=batches.views_of(augment), augment=augment
+    rows = batches.TrainingRows(
+        store.array, store.rows, np.zeros((len(store), 2)), views=batches.allowed_views(augment), augment=augment
     )
-    drain(batches.training(rows, BATCH, 0, 0, 1).take(DRAINED_ROWS // BATCH))
+    drain(batches.training_batches(rows, BATCH, 0, 0, 1).take(DRAINED_ROWS // BATCH))
 
 
 @contextmanager

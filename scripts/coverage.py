@@ -72,13 +72,15 @@ def one_sample(seed: int, size: str, model: str) -> list[tuple[str, str, float |
     rows = []
     for method in METHODS:
         grouped = by_image if method == "images" else table
-        statistics, cases = case_statistics.of(grouped)
+        statistics, cases = case_statistics.compute_statistics(grouped)
         weights = bootstrap.case_weights(len(cases), N_RESAMPLES, seed)
-        groups = bootstrap.groups_of(grouped, cases)
+        groups = bootstrap.case_labels(grouped, cases)
         used: bootstrap.Method = "percentile" if method == "images" else method  # type: ignore[assignment]
         for name in SHOWN:
-            behind = metrics.n_behind(name, table)
-            bounds = bootstrap.of(statistics[name], weights, groups, behind, metrics.span_of(name, table), used)
+            behind = metrics.count_cases_behind(name, table)
+            bounds = bootstrap.bootstrap_interval(
+                statistics[name], weights, groups, behind, metrics.metric_range(name, table), used
+            )
             rows.append((name, method, bounds.low, bounds.high))
     return [row for row in rows if not (row[1] == "images" and row[0] in ("recognition_rate", "case_vote_accuracy"))]
 
@@ -88,8 +90,8 @@ def population(n_malignant: int, n_benign: int, distance: float) -> dict[str, fl
     values = []
     for seed in range(20):
         table = sample(np.random.default_rng((seed, 2)), 10 * n_malignant, 10 * n_benign, distance)
-        statistics, cases = case_statistics.of(table)
-        values.append([bootstrap.value(statistics[name], len(cases)) for name in SHOWN])
+        statistics, cases = case_statistics.compute_statistics(table)
+        values.append([bootstrap.statistic_value(statistics[name], len(cases)) for name in SHOWN])
     return dict(zip(SHOWN, np.mean(values, axis=0), strict=True))
 
 
@@ -110,7 +112,7 @@ def sample(rng: np.random.Generator, n_malignant: int, n_benign: int, distance: 
 
 def drawn(table: pd.DataFrame) -> Figure:
     """A panel for each model (row) and size (column): how often each method's interval covers each metric."""
-    figure, axes = plots.blank(plots.PAGE_IN, 6.4, len(MODELS), len(SIZES))
+    figure, axes = plots.new_figure(plots.PAGE_IN, 6.4, len(MODELS), len(SIZES))
     marks = {"logit_t": ("o", plots.BLACK), "bca": ("^", plots.BLUE), "percentile": ("s", plots.VERMILION),
              "images": ("x", plots.GREY)}  # fmt: skip
     with mpl.rc_context(plots.STYLE):
@@ -128,7 +130,7 @@ def drawn(table: pd.DataFrame) -> Figure:
         axes[-1, 1].set_xlabel("share of 95 % intervals that hold the true value, % (grey: 92 to 97)")
         handles, methods = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, methods, loc="outside lower center", ncols=len(methods))
-    plots.titled(figure, _finding(table))
+    plots.add_title(figure, _finding(table))
     return figure
 
 

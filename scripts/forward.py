@@ -56,7 +56,7 @@ class Forward(config.Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Measure and print images/s, and each as a share of the chosen one."""
-    given = config.parse(Forward, argv, "forward", __doc__ or "")
+    given = config.parse_settings(Forward, argv, "forward", __doc__ or "")
     text = markdown(rates(given))
     print(text)
     if given.out:

@@ -14,7 +14,7 @@ def main() -> int:
     """Print the table, folds in the order of their first case."""
     n_folds = protocols.FROZEN_N_FOLDS
     images = protocols.official_images()
-    folds = balanced_folds.allocate(images, "case", [1 / n_folds] * n_folds, seed=(0,), n_starts=1_000)
+    folds = balanced_folds.allocate_groups(images, "case", [1 / n_folds] * n_folds, seed=(0,), n_starts=1_000)
     order = {fold: rank for rank, fold in enumerate(folds.unique())}
     table = folds.map(order).rename("fold").rename_axis("case").reset_index()
     print(f"# frozen case folds, version {protocols.FROZEN_VERSION}, sha256 {protocols.frozen_sha256(table)}")

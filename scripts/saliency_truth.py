@@ -39,20 +39,20 @@ class Arguments(config.Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Draw, measure, print, and save the figure."""
-    given = config.from_command_line(Arguments, argv, "saliency_truth", "Heat against drawn nuclei.")
-    settings = config.from_yaml(given.run / "config.yaml")
+    given = config.parse_arguments(Arguments, argv, "saliency_truth", "Heat against drawn nuclei.")
+    settings = config.load_config(given.run / "config.yaml")
     from breakhis_cls.modeling import devices
 
     devices.prepare(settings.run.deterministic)
     from breakhis_cls.modeling import gradcam, network
     from breakhis_cls.reports import plots
 
-    model = network.load(given.run / "model.keras")
+    model = network.load_model(given.run / "model.keras")
     table, pixels, masks = _drawn(given.per_subtype, settings)
     named = (model.predict(pixels, verbose=0)[:, 1] >= 0.5).astype(float)
     models = {"trained": [model]} | {
-        "head randomised": [gradcam.randomised(model, 0.0, seed) for seed in range(N_DRAWS)],
-        "everything randomised": [gradcam.randomised(model, 1.0, seed) for seed in range(N_DRAWS)],
+        "head randomised": [gradcam.randomize_weights(model, 0.0, seed) for seed in range(N_DRAWS)],
+        "everything randomised": [gradcam.randomize_weights(model, 1.0, seed) for seed in range(N_DRAWS)],
     }
     ranked = {name: _ranked(some, pixels, masks) for name, some in models.items()}
     ranked["trained, nuclei of another image"] = _ranked([model], pixels, _others(table, masks))
@@ -76,10 +76,10 @@ def _drawn(per_subtype: int, settings: config.Config) -> tuple[pd.DataFrame, np.
     files = [f"SOB_M_{code}-14-{case}-{zoom}-001.png" for code, case in cases for zoom in settings.data.magnifications]
 
     def draw(file: str) -> tuple[np.ndarray, np.ndarray]:
-        return pixel_store.fit(tree.draw(file)[0], settings.image), tree.epithelial_mask(file)
+        return pixel_store.fit_image(tree.draw_image(file)[0], settings.image), tree.epithelial_mask(file)
 
-    fitted, masks = zip(*parallel.in_parallel(draw, files, "drawing new cases"), strict=True)
-    return pd.DataFrame([names.parse(file)._asdict() for file in files]), np.stack(fitted), list(masks)
+    fitted, masks = zip(*parallel.map_in_threads(draw, files, "drawing new cases"), strict=True)
+    return pd.DataFrame([names.parse_image_name(file)._asdict() for file in files]), np.stack(fitted), list(masks)
 
 
 def _ranked(models: list[Any], pixels: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:
@@ -91,9 +91,9 @@ def _ranked(models: list[Any], pixels: np.ndarray, masks: list[np.ndarray]) -> n
     malignant = np.ones(len(pixels), int)
     found = []
     for model in models:
-        evidence = gradcam.evidence(model, pixels, malignant)
-        heats = [gradcam.heat(of_image, masks[0].shape) for of_image in evidence]
-        found.append([gradcam.share_ranked(heat, mask) for heat, mask in zip(heats, masks, strict=True)])
+        evidence = gradcam.class_evidence(model, pixels, malignant)
+        heats = [gradcam.upsample_heat(of_image, masks[0].shape) for of_image in evidence]
+        found.append([gradcam.localization_auc(heat, mask) for heat, mask in zip(heats, masks, strict=True)])
     return np.mean(found, axis=0)
 
 
@@ -118,7 +118,9 @@ def _over_cases(values: np.ndarray, case: pd.Series) -> dict[str, Any]:
     sums, counts = np.bincount(codes, values[known]), np.bincount(codes)
     weights = bootstrap.case_weights(len(cases), bootstrap.N_RESAMPLES, 0)
     groups = np.zeros(len(cases), int)  # all are malignant
-    interval = bootstrap.of(lambda drawn: (drawn @ sums) / (drawn @ counts), weights, groups, len(cases))
+    interval = bootstrap.bootstrap_interval(
+        lambda drawn: (drawn @ sums) / (drawn @ counts), weights, groups, len(cases)
+    )
     mean = float(values[known].mean())
     return {"value": mean, "low": interval.low, "high": interval.high, "n": int(known.sum()), "cases": len(cases)}
 
@@ -126,7 +128,7 @@ def _over_cases(values: np.ndarray, case: pd.Series) -> dict[str, Any]:
 def _figure(found: dict[str, dict[str, Any]]) -> Any:
     from breakhis_cls.reports import plots
 
-    figure, axes = plots.blank(plots.PAGE_IN, 1.9)
+    figure, axes = plots.new_figure(plots.PAGE_IN, 1.9)
     ax = axes[0, 0]
     for at, one in enumerate(found.values()):
         ax.plot([one["low"], one["high"]], [at, at], color=plots.BLUE, linewidth=2)
@@ -143,7 +145,7 @@ def _figure(found: dict[str, dict[str, Any]]) -> Any:
         f"Drawn tissue, {trained['cases']} new malignant cases: a pixel of a telling nucleus is the hotter one with "
         f"chance {trained['value']:.3f}, and {forgot['value']:.3f} once the head has forgotten"
     )
-    plots.titled(figure, finding)
+    plots.add_title(figure, finding)
     return figure
 
 

@@ -45,7 +45,7 @@ class Soak(config.Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Soak, print the count of kills, and say whether every round ended in the same bytes."""
-    given = config.parse(Soak, argv, "soak", __doc__ or "")
+    given = config.parse_settings(Soak, argv, "soak", __doc__ or "")
     with tempfile.TemporaryDirectory() as scratch:
         found = soak(given, Path(scratch))
     write_json(given.out / "soak.json", found)
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def soak(given: Soak, scratch: Path) -> dict:
     """Rounds, kills by stage, and how many rounds ended differently."""
-    drawn = tree.write(scratch / "tree", images_per_cell=1)
+    drawn = tree.write_tree(scratch / "tree", images_per_cell=1)
     started = time.monotonic()
     undisturbed = _experiment(drawn, scratch / "undisturbed")
     _, span_s = _killed_until_done(undisturbed, (3600.0, 3600.0), random.Random())
@@ -142,7 +142,7 @@ def _stage(experiment: Path) -> str:
 def _same(one: Path, other: Path) -> bool:
     """Equal bytes of predictions, equal weights, equal history but for its seconds."""
     tables = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in (one, other)]
-    weights = [network.load(run / "model.keras").get_weights() for run in (one, other)]
+    weights = [network.load_model(run / "model.keras").get_weights() for run in (one, other)]
     return (
         (one / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
         and tables[0].equals(tables[1])

@@ -22,7 +22,7 @@ def written(tiny_tree, tmp_path_factory):
     given = settings(tiny_tree, here, split={"n_folds": 2}).model_dump()
     for section, values in changes.items():
         given[section] |= values
-    (here / "story.yaml").write_text(config.to_yaml(config.Config.model_validate(given)))
+    (here / "story.yaml").write_text(config.dump_config(config.Config.model_validate(given)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablation, "SEEDS", range(1))
         patch.setattr(ablation, "TUNED", {"conv5 tuned": {"tune": {"part": "conv5", "epochs": 1}}})

@@ -82,7 +82,7 @@ def test_the_tree_of_any_source_is_the_same(tiny_tree: Path, tmp_path: Path, kin
     unpacked = archive.unpack(pack(members, tmp_path / kind), tmp_path / "root")
     assert unpacked == tmp_path / "root" / "BreaKHis_v1"
     assert contents(tmp_path / "root") == tree | {"BreaKHis_v1/Folds.csv": b"mag,grp\n"}
-    assert completeness.take(unpacked, TINY).is_whole
+    assert completeness.check_tree(unpacked, TINY).is_whole
 
 
 def test_a_folder_may_be_the_tree_itself(tiny_tree: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_what_a_killed_process_left_is_no_tree_and_is_replaced(tmp_path: Path) -
     root = tmp_path / "root"
     written({".BreaKHis_v1.unfinished/histology_slides.unfinished/half.png": b"half"}, root)
     with pytest.raises(DataError, match="no folder 'histology_slides'"):
-        index.root_of(config.Data(root=str(root)))
+        index.find_root(config.Data(root=str(root)))
     archive.unpack(zipped({IMAGE: b"image"}, tmp_path / "b.zip"), root)
     assert contents(root) == {IMAGE: b"image"}
 
@@ -284,10 +284,10 @@ def test_a_full_tree_is_whole_and_one_image_less_is_not(tmp_path: Path) -> None:
         first.parent.mkdir(parents=True)
         for sequence in range(1, n + 1):
             first.with_name(image_name(slide, magnification, sequence)).write_bytes(b"x")
-    found = completeness.take(tmp_path)
+    found = completeness.check_tree(tmp_path)
     assert found.is_whole and str(found) == f"{tmp_path} holds 7,909 of 7,909 images: it is whole"
     (tmp_path / names.official_path("SOB_B_A-14-22549AB-40-001.png")).unlink()
-    found = completeness.take(tmp_path)
+    found = completeness.check_tree(tmp_path)
     assert not found.is_whole and found.missing == ["SOB_B_A_14-22549AB 40X: 28 of 29"]
     assert str(found) == f"{tmp_path} holds 7,908 of 7,909 images; missing: SOB_B_A_14-22549AB 40X: 28 of 29"
 
@@ -299,7 +299,7 @@ def test_what_is_not_expected_is_told(tiny_tree: Path, tmp_path: Path) -> None:
     two.rename(two.parents[1] / "40X" / two.name)
     (one.parent / "holiday.png").write_bytes(b"sun")
     (root / names.official_path("SOB_B_A-14-22549AB-100-001.png")).write_bytes(b"")
-    found = completeness.take(root, TINY)
+    found = completeness.check_tree(root, TINY)
     assert found.missing == ["SOB_B_A_14-22549AB 100X: 0 of 1", "SOB_B_A_14-22549AB 200X: 0 of 2"]
     assert found.extra[0] == "SOB_B_A_14-22549AB 40X: 2 instead of 1"
     home = two.parent.relative_to(root).as_posix()

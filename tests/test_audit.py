@@ -12,7 +12,7 @@ from PIL import Image
 
 from breakhis_cls import audit, names
 from breakhis_cls.config import Data, Split
-from breakhis_cls.data import splits
+from breakhis_cls.data import protocols, splits
 
 
 def audited(tmp_path, *argv: str) -> tuple[int, dict]:
@@ -94,13 +94,13 @@ def test_a_mirrored_jpeg_under_another_name_is_found(tiny_tree, tmp_path):
         data=Data(root=str(root), cache=tmp_path / "cache", magnifications=(40,)),
         split=Split(protocol=str(tmp_path / "mine.csv")),
     )
-    found = audit.audited(settings).leaks
+    found = audit.run_audit(settings).leaks
     assert found[["kind", "key", "n_seen"]].to_numpy().tolist() == [["near_duplicate", seen, 1]]
 
 
 def test_kaggles_table_is_checked(tmp_path, capsys):
-    images = splits.official_images()
-    folds = [splits.seen_and_test(images, Split(protocol="spanhol", fold=fold)) for fold in range(5)]
+    images = protocols.official_images()
+    folds = [splits.assign_test(images, Split(protocol="spanhol", fold=fold)) for fold in range(5)]
     table = pd.concat(folds, ignore_index=True).assign(mag=lambda rows: rows["magnification"])
     table = table.assign(filename="BreaKHis_v1/" + table["file"], fold=table["fold"] + 1, grp=table["part"])
     table = table[["fold", "mag", "grp", "filename"]]

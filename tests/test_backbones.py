@@ -10,9 +10,9 @@ import pytest
 from breakhis_cls import config
 from breakhis_cls.errors import ConfigError, ModelError
 from breakhis_cls.modeling import fit, network
-from breakhis_cls.modeling.backbones import BACKBONES, CaffePreprocessing, end_of, torch_preprocessing
+from breakhis_cls.modeling.backbones import BACKBONES, CaffePreprocessing, stage_output, torch_preprocessing
 from breakhis_cls.modeling.weights import IMAGENET_FILES
-from breakhis_cls.pipeline.batches import Rows
+from breakhis_cls.pipeline.batches import TrainingRows
 
 MODULES = {
     "ResNet50": keras.applications.resnet50,
@@ -23,7 +23,7 @@ MODULES = {
 every_backbone = pytest.mark.parametrize("name", list(MODULES))
 PARTS = {"conv3": 8, "conv4": 16, "conv5": 32}
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
-ROWS = Rows(PIXELS, np.arange(8), np.eye(2)[np.arange(8) % 2])
+ROWS = TrainingRows(PIXELS, np.arange(8), np.eye(2)[np.arange(8) % 2])
 
 
 def _settings(name, **more):
@@ -40,7 +40,7 @@ def _joined(name, features=("conv5",)):
     keras.utils.set_random_seed(0)
     backbone = network.build_backbone(_settings(name, features=features))
     head = network.build_head(network.n_features(_settings(name, features=features)), 2, 0.2, 0)
-    return backbone, network.join(backbone, head, config.Image(height_px=64, width_px=64))
+    return backbone, network.join_model(backbone, head, config.Image(height_px=64, width_px=64))
 
 
 def test_all_that_can_be_set_are_known():
@@ -76,7 +76,7 @@ def test_features_are_those_that_keras_documents(name):
 @every_backbone
 def test_stages_end_at_an_eighth_sixteenth_and_thirtysecond(name):
     whole, stages = _whole(name), BACKBONES[name].stages
-    ends = keras.Model(whole.input, [end_of(whole, layer) for layer, _ in stages.values()])
+    ends = keras.Model(whole.input, [stage_output(whole, layer) for layer, _ in stages.values()])
     shapes = ends.compute_output_shape((1, 64, 96, 3))
     expected = [(1, 64 // part, 96 // part, stages[name][1]) for name, part in PARTS.items()]
     assert [tuple(shape) for shape in shapes] == expected
@@ -91,13 +91,13 @@ def test_tuning_goes_on_to_the_same_bits_and_holds_what_is_closed(name, tmp_path
     before = {weight.path: weight.numpy() for weight in backbone.weights}
     phase = config.Tune(epochs=2, batch_size=4, peak_lr=1e-3)
 
-    undisturbed = fit.fit(model, phase, ROWS, ROWS, whole, seed=0)
+    undisturbed = fit.fit_phase(model, phase, ROWS, ROWS, whole, seed=0)
     moved = {weight.path for weight in backbone.weights if not np.array_equal(weight, before[weight.path])}
     assert moved and moved <= {weight.path for weight in backbone.trainable_weights}
     assert not [path for path in moved if "moving_" in path]
 
     monkeypatch.setattr(fit, "_compile", lambda *_: None)  # the same graph: tracing is what costs here
-    resumed = fit.fit(model, phase, ROWS, ROWS, killed, seed=0)
+    resumed = fit.fit_phase(model, phase, ROWS, ROWS, killed, seed=0)
     assert resumed.drop(columns="seconds").equals(undisturbed.drop(columns="seconds"))
     expected, found = (_values(folder / "epoch-00002/last.weights.h5") for folder in (whole, killed))
     assert expected.keys() == found.keys()
@@ -106,14 +106,14 @@ def test_tuning_goes_on_to_the_same_bits_and_holds_what_is_closed(name, tmp_path
 
 def _copy_after_first_epoch(whole, killed, monkeypatch):
     """What a process leaves that is killed then."""
-    end = fit.Keeper.on_epoch_end
+    end = fit.EpochCheckpoint.on_epoch_end
 
     def and_copied(keeper, epoch, logs=None):
         end(keeper, epoch, logs)
         if epoch == 0 and keeper.folder == whole:
             shutil.copytree(whole, killed)
 
-    monkeypatch.setattr(fit.Keeper, "on_epoch_end", and_copied)
+    monkeypatch.setattr(fit.EpochCheckpoint, "on_epoch_end", and_copied)
 
 
 def _values(path):
@@ -136,7 +136,7 @@ def test_a_part_that_does_not_feed_the_head_is_refused(name):
 def test_a_saved_model_opens_safely_and_answers_the_same(name, tmp_path):
     _, model = _joined(name, ("conv4", "conv5"))
     model.save(tmp_path / "model.keras")
-    np.testing.assert_array_equal(network.load(tmp_path / "model.keras")(PIXELS[:2]), model(PIXELS[:2]))
+    np.testing.assert_array_equal(network.load_model(tmp_path / "model.keras")(PIXELS[:2]), model(PIXELS[:2]))
 
 
 @pytest.mark.parametrize("name", list(MODULES)[1:])
@@ -157,7 +157,7 @@ def test_dropout_is_still_where_a_stage_is_closed():
 
 def test_no_two_layers_drop_alike(tmp_path):
     _, model = _joined("EfficientNetV2B0")
-    keeper = fit.Keeper(tmp_path, config.Tune(), seed=3, first_epoch=0)
+    keeper = fit.EpochCheckpoint(tmp_path, config.Tune(), seed=3, first_epoch=0)
     keeper.set_model(model)
     keeper.on_epoch_begin(1)
     drawing = [layer for layer in model._flatten_layers() if hasattr(layer, "seed_generator")]

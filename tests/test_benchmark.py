@@ -89,7 +89,7 @@ def test_names_are_official_and_more_are_made_up():
     many = parts.official(2 * names.N_IMAGES + 5)
     assert len(set(many)) == len(many)
     assert all(names.official_path(Path(file).name) == file for file in many[-5:])
-    assert {names.parse(Path(file).name).magnification for file in parts.official(50, (200,))} == {200}
+    assert {names.parse_image_name(Path(file).name).magnification for file in parts.official(50, (200,))} == {200}
 
 
 def test_all_augmentations_means_all():

@@ -16,7 +16,7 @@ CONFIGS = sorted(Path(__file__).resolve().parents[1].glob("configs/*.yaml"))
 
 
 def _parse(*argv):
-    return config.parse(Config, list(argv), "test", "Test.")
+    return config.parse_settings(Config, list(argv), "test", "Test.")
 
 
 def _yaml(tmp_path, text):
@@ -37,14 +37,14 @@ def test_yaml_then_command_line(tmp_path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_that_ships_is_valid_and_names_its_command(path):
     is_sweep = re.search(r"^(base|set|axes|search):", path.read_text(), re.MULTILINE)
-    assert plan.runs(plan.read(path), {}) if is_sweep else config.from_yaml(path)
+    assert plan.expand_runs(plan.read_sweep(path), {}) if is_sweep else config.load_config(path)
     command = "sweep" if is_sweep else "train"
     assert re.search(rf"make demo|breakhis(_cls\.| ){command} --config configs/{path.name}", path.read_text())
 
 
 def test_resolved_settings_read_back_equal(tmp_path):
     settings = _parse("--split.seed", "3", "--run.deterministic", "False", "--model.features", "conv4", "conv5")
-    assert config.from_yaml(_yaml(tmp_path, config.to_yaml(settings))) == settings
+    assert config.load_config(_yaml(tmp_path, config.dump_config(settings))) == settings
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_resolved_settings_read_back_equal(tmp_path):
 )
 def test_wrong_yaml_is_told_in_one_sentence(tmp_path, text, told):
     with pytest.raises(ConfigError, match=re.escape(told)):
-        config.from_yaml(_yaml(tmp_path, text))
+        config.load_config(_yaml(tmp_path, text))
 
 
 def test_a_config_that_is_not_there_names_its_neighbour():
     with pytest.raises(ConfigError, match=r"did you mean .*binary_200x\.yaml"):
-        config.from_yaml(CONFIGS[0].with_name("binary_200.yaml"))
+        config.load_config(CONFIGS[0].with_name("binary_200.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def _no_network(*_):
 
 
 def _rows(settings=None, **topics):
-    return {finding.topic: finding for finding in doctor.examined(settings or config.Config(**topics))}
+    return {finding.topic: finding for finding in doctor.run_checks(settings or config.Config(**topics))}
 
 
 def test_a_tree_and_weights_are_enough(tiny_tree, capsys):
@@ -137,8 +137,8 @@ def test_little_memory_is_told_where_it_matters(monkeypatch):
 
 def test_gpus_by_name_and_what_auto_makes_of_them(monkeypatch):
     monkeypatch.setattr(devices, "prepare", lambda *_: None)
-    monkeypatch.setattr(devices, "names", lambda: ["Some GPU", "Some GPU"])
-    monkeypatch.setattr(devices, "precision", lambda wanted: "mixed_bfloat16")
+    monkeypatch.setattr(devices, "device_names", lambda: ["Some GPU", "Some GPU"])
+    monkeypatch.setattr(devices, "dtype_policy", lambda wanted: "mixed_bfloat16")
     card, policy = machine.devices(config.Run())
     assert (card.state, card.found) == ("ok", "Some GPU, Some GPU")
     assert policy.found == "mixed_bfloat16 (by auto)"

@@ -39,7 +39,7 @@ def run_folder(base: Path, root: Path, fold: int = 0, name: str = "tiny") -> Pat
         name=name, data=config.Data(root=str(root), cache=base / "cache"),
         split=config.Split(fold=fold, n_folds=2), run=config.Run(**where),
     )  # fmt: skip
-    (folder / "config.yaml").write_text(config.to_yaml(settings))
+    (folder / "config.yaml").write_text(config.dump_config(settings))
     return folder
 
 
@@ -61,7 +61,7 @@ def test_a_table_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_run_shows_what_only_it_holds(tmp_path: Path, tiny_tree: Path) -> None:
     folder = run_folder(tmp_path, tiny_tree)
-    report = evaluate.evaluate([folder])
+    report = evaluate.evaluate_runs([folder])
     assert report == tmp_path / "reports" / folder.name
     left = {path.name for path in report.iterdir()}
     assert {"learning_curves.png", "sample_sheet.png", "confident_errors.svg"} <= left
@@ -71,7 +71,7 @@ def test_a_run_shows_what_only_it_holds(tmp_path: Path, tiny_tree: Path) -> None
 
 def test_folds_of_one_experiment_are_pooled(tmp_path: Path, tiny_tree: Path) -> None:
     folders = [run_folder(tmp_path, tiny_tree, fold) for fold in (0, 1)]
-    report = evaluate.evaluate(folders)
+    report = evaluate.evaluate_runs(folders)
     assert report == tmp_path / "reports" / "tiny-2-runs"
     pooled = json.loads((report / "metrics.json").read_text())["pooled"]["image_accuracy"]
     assert (pooled["n_images"], pooled["n_cases"]) == (60, 13)
@@ -80,7 +80,7 @@ def test_folds_of_one_experiment_are_pooled(tmp_path: Path, tiny_tree: Path) -> 
 def test_a_bare_run_folder_is_enough(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     made().to_csv(tmp_path / "run" / "predictions.csv", index=False)
-    assert (evaluate.evaluate([tmp_path / "run"], tmp_path / "out") / "index.html").is_file()
+    assert (evaluate.evaluate_runs([tmp_path / "run"], tmp_path / "out") / "index.html").is_file()
 
 
 def test_bad_tables_end_with_2_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,14 +114,14 @@ def test_a_table_of_breakhis_s_size_takes_less_than_20_seconds(tmp_path: Path) -
     table["subtype"] = np.where(table["label"] == "malignant", "DC", "F")
     table.assign(protocol="case", data="breakhis-1a2b3c4d", model="net").to_csv(tmp_path / "p.csv", index=False)
     start_s = time.process_time()
-    report = evaluate.evaluate([tmp_path / "p.csv"], tmp_path / "out")
+    report = evaluate.evaluate_runs([tmp_path / "p.csv"], tmp_path / "out")
     assert time.process_time() - start_s < 20
     assert json.loads((report / "metrics.json").read_text())["intervals"]["n_resamples"] == 10_000
 
 
 def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
     made().to_csv(tmp_path / "p.csv", index=False)
-    folders = [evaluate.evaluate([tmp_path / "p.csv"], tmp_path / name) for name in ("a", "b")]
+    folders = [evaluate.evaluate_runs([tmp_path / "p.csv"], tmp_path / name) for name in ("a", "b")]
     first, again = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
     assert first == again
 
@@ -157,7 +157,7 @@ def test_tables_of_one_name_and_model_are_told_apart(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         made().to_csv(tmp_path / name / "predictions.csv", index=False)
-    evaluate.evaluate([tmp_path / name / "predictions.csv" for name in ("a", "b")], tmp_path / "out")
+    evaluate.evaluate_runs([tmp_path / name / "predictions.csv" for name in ("a", "b")], tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {
         "a-predictions",
         "b-predictions",
@@ -166,13 +166,13 @@ def test_tables_of_one_name_and_model_are_told_apart(tmp_path: Path) -> None:
 
 def test_swaps_by_hand() -> None:
     """Four cases that all favour one model: two of sixteen ways of swapping are as extreme."""
-    assert comparison.swapped(np.array([0.1, 0.2, 0.3, 0.1]), seed=0) == 2 / 16
-    assert comparison.swapped(np.zeros(30), seed=0) == 1
-    assert comparison.swapped(np.full(30, 0.1), seed=0) == pytest.approx(1 / 20_000)
+    assert comparison.permutation_p_value(np.array([0.1, 0.2, 0.3, 0.1]), seed=0) == 2 / 16
+    assert comparison.permutation_p_value(np.zeros(30), seed=0) == 1
+    assert comparison.permutation_p_value(np.full(30, 0.1), seed=0) == pytest.approx(1 / 20_000)
 
 
 def test_holm_by_hand() -> None:
-    assert comparison.holm([0.01, None, 0.04, 0.03]) == [0.03, None, 0.06, 0.06]
+    assert comparison.holm_adjust([0.01, None, 0.04, 0.03]) == [0.03, None, 0.06, 0.06]
 
 
 def test_mcnemar_by_hand() -> None:
@@ -190,7 +190,7 @@ def test_models_without_a_difference_are_rarely_told_apart() -> None:
     for seed in range(60):
         tables = [simulated(np.random.default_rng((seed, at)), 20, 12, 4) for at in (1, 2)]
         experiments = [experiments.Experiment(name, (), table) for name, table in zip("ab", tables, strict=True)]
-        for entry in comparison.compare(experiments, tables, seed):
+        for entry in comparison.compare_experiments(experiments, tables, seed):
             if entry["metric"] in p_values:
                 p_values[entry["metric"]].append(entry["p"])
     assert all(sum(p < 0.05 for p in found) <= 8 for found in p_values.values())

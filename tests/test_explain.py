@@ -19,7 +19,7 @@ from breakhis_cls.data import dataset as materials
 from breakhis_cls.errors import BAD_INPUT, DONE
 from breakhis_cls.files import write_text
 from breakhis_cls.modeling import gradcam
-from breakhis_cls.modeling.run_folder import Run
+from breakhis_cls.modeling.run_folder import RunFolder
 from breakhis_cls.pipeline.pixel_store import PixelStore
 from breakhis_cls.reports import embedding, saliency_report
 
@@ -35,14 +35,14 @@ def run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         tune=config.Tune(part="all"),
         run=config.Run(dir=folder, reports=folder / "reports"),
     )
-    material = materials.gather(settings)
+    material = materials.load_dataset(settings)
     store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
     keras.utils.set_random_seed(0)
     model = joined([layers.Conv2D(6, 5, 4, activation="relu")], 6, (23, 35))
-    made = Run(folder / "tiny-0-0-00000000", settings)
-    write_text(made.folder / "config.yaml", config.to_yaml(settings))
+    made = RunFolder(folder / "tiny-0-0-00000000", settings)
+    write_text(made.folder / "config.yaml", config.dump_config(settings))
     model.save(made.folder / "model.keras")
-    rows = store.rows[material.of("validation", "test")]
+    rows = store.rows[material.in_part("validation", "test")]
     made.write_predictions(material, model.predict(store.array[rows], verbose=0), "a convolution")
     return made.folder
 

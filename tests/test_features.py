@@ -32,12 +32,12 @@ def _settings(cache, **model):
 def _mean_model():
     image = keras.Input((HEIGHT, WIDTH, 3), dtype="uint8")
     cast = keras.layers.Rescaling(1 / 255)(image)
-    return features.compiled(keras.Model(image, keras.layers.GlobalAveragePooling2D()(cast)))
+    return features.compile_forward(keras.Model(image, keras.layers.GlobalAveragePooling2D()(cast)))
 
 
 def _means(folder, chosen=slice(None), build=_mean_model):
     index = np.arange(N)[chosen]
-    return features.outputs(build, HASHES[chosen], PIXELS, index, folder)
+    return features.cached_outputs(build, HASHES[chosen], PIXELS, index, folder)
 
 
 def _forbidden():
@@ -90,7 +90,7 @@ def _convolved(folder):
     cast = keras.layers.Rescaling(1 / 255)(image)
     convolved = keras.layers.Conv2D(16, 3, kernel_initializer=keras.initializers.GlorotUniform(seed=0))(cast)
     model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(convolved))
-    return features.outputs(lambda: features.compiled(model), HASHES, PIXELS, np.arange(N), Path(folder))
+    return features.cached_outputs(lambda: features.compile_forward(model), HASHES, PIXELS, np.arange(N), Path(folder))
 
 
 def _shards(folder):
@@ -111,10 +111,10 @@ def test_a_damaged_shard_is_computed_again(tmp_path, damage):
 
 def test_blocks_are_columns_of_one_extraction(tmp_path):
     rows = slice(0, 3)
-    both = features.of_backbone(
+    both = features.backbone_features(
         _settings(tmp_path, features=["conv4", "conv5"]), HASHES[rows], PIXELS, np.arange(3), (0, 5)
     )
-    late = features.of_backbone(_settings(tmp_path), HASHES[rows], PIXELS, np.arange(3), (0, 5))
+    late = features.backbone_features(_settings(tmp_path), HASHES[rows], PIXELS, np.arange(3), (0, 5))
     assert both.shape == (3, 2, 1024 + 2048)
     np.testing.assert_array_equal(both[:, :, 1024:], late)
     assert not np.allclose(late[:, 0], late[:, 1])
@@ -122,7 +122,7 @@ def test_blocks_are_columns_of_one_extraction(tmp_path):
 
 def test_features_equal_the_backbone(tmp_path):
     settings = _settings(tmp_path)
-    pooled = features.of_backbone(settings, HASHES[:5], PIXELS, np.arange(5), (0,))[:, 0]
+    pooled = features.backbone_features(settings, HASHES[:5], PIXELS, np.arange(5), (0,))[:, 0]
     keras.utils.set_random_seed(settings.run.seed)
     backbone = network.build_backbone(settings.model)
     np.testing.assert_allclose(pooled, backbone(PIXELS[:5], training=False), rtol=1e-4, atol=1e-5)
@@ -135,14 +135,14 @@ def test_a_head_on_features_trains_as_through_the_backbone(tmp_path):
     keras.utils.set_random_seed(settings.run.seed)
     backbone = network.build_backbone(settings.model)
     backbone.trainable = False
-    pooled = features.of_backbone(settings, HASHES[:n], PIXELS, np.arange(n), batches.ALL_VIEWS)
+    pooled = features.backbone_features(settings, HASHES[:n], PIXELS, np.arange(n), batches.ALL_VIEWS)
     phase = config.Head(epochs=3, batch_size=4, peak_lr=0.01)
     weights = []
     for source, through in ((pooled, False), (PIXELS[:n], True)):
         head = network.build_head(2048, 2, 0.0, seed=0)
-        model = network.join(backbone, head, settings.image) if through else head
-        rows = batches.Rows(source, np.arange(n), targets, views=batches.ALL_VIEWS)
-        fit.fit(model, phase, rows, rows, tmp_path / str(through) / "head", seed=0)
+        model = network.join_model(backbone, head, settings.image) if through else head
+        rows = batches.TrainingRows(source, np.arange(n), targets, views=batches.ALL_VIEWS)
+        fit.fit_phase(model, phase, rows, rows, tmp_path / str(through) / "head", seed=0)
         weights.append(head.get_layer("probabilities").get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
@@ -151,6 +151,6 @@ def test_a_head_on_features_trains_as_through_the_backbone(tmp_path):
 def test_every_row_is_computed_alone(tmp_path):
     """A row's bits depend on no neighbour: a subset extracted first changes nothing."""
     settings = _settings(tmp_path / "whole")
-    whole = features.of_backbone(settings, HASHES[:40], PIXELS, np.arange(40), (0,))
-    apart = features.of_backbone(_settings(tmp_path / "apart"), HASHES[33:37], PIXELS, np.arange(33, 37), (0,))
+    whole = features.backbone_features(settings, HASHES[:40], PIXELS, np.arange(40), (0,))
+    apart = features.backbone_features(_settings(tmp_path / "apart"), HASHES[33:37], PIXELS, np.arange(33, 37), (0,))
     np.testing.assert_array_equal(whole[33:37], apart)

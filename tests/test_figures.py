@@ -32,7 +32,7 @@ def words(figure: Figure) -> str:
 def test_confusion_counts_rows_true_and_columns_named() -> None:
     table = made()
     counts = plots.confusion(table)
-    truth, named = predictions.truth(table), predictions.predicted(table)
+    truth, named = predictions.true_labels(table), predictions.predicted_labels(table)
     assert counts.tolist() == [[((truth == t) & (named == n)).sum() for n in (0, 1)] for t in (0, 1)]
     said = words(plots.confusion_matrix(table))
     assert all(f"{count:,}" in said for count in counts.flat)
@@ -90,7 +90,7 @@ def test_equal_figures_give_equal_bytes(draw, tmp_path: Path) -> None:
 
 
 def test_surest_errors_are_wrong_and_at_most_two_of_a_slide() -> None:
-    rows = plots_images.surest_errors(made(), 50)
+    rows = plots_images.most_confident_errors(made(), 50)
     assert (rows["true"] != rows["named"]).all() and (rows["p"] >= 0.5).all() and rows["p"].is_monotonic_decreasing
     assert rows["slide"].value_counts().max() <= 2
 
@@ -100,5 +100,5 @@ def test_pictures_come_from_disk_or_not_at_all(tiny_tree: Path, tmp_path: Path) 
     sheet, errors = plots_images.sample_sheet(table, root), plots_images.confident_errors(table, root)
     assert sheet and errors
     assert sum(len(ax.images) for ax in sheet.axes) == 32
-    assert sum(len(ax.images) for ax in errors.axes) == len(plots_images.surest_errors(table))
+    assert sum(len(ax.images) for ax in errors.axes) == len(plots_images.most_confident_errors(table))
     assert plots_images.sample_sheet(table, tmp_path) is None and plots_images.confident_errors(table, tmp_path) is None

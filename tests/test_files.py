@@ -14,7 +14,7 @@ from breakhis_cls import files
 
 def test_replaced_is_whole_on_success_and_keeps_the_suffix(tmp_path):
     path = tmp_path / "deep" / "model.keras"
-    with files.replaced(path) as temporary:
+    with files.atomic_path(path) as temporary:
         assert temporary.suffix == ".keras" and temporary.parent == path.parent
         temporary.write_text("new")
         assert not path.exists()
@@ -25,7 +25,7 @@ def test_replaced_is_whole_on_success_and_keeps_the_suffix(tmp_path):
 def test_replaced_leaves_the_old_file_on_any_error(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), files.replaced(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), files.atomic_path(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old"
@@ -48,15 +48,15 @@ def test_nan_is_refused_and_leaves_nothing(tmp_path):
 def test_sha256_of_is_the_files_own(tmp_path):
     content = bytes(range(256)) * 5_000
     (tmp_path / "x").write_bytes(content)
-    assert files.sha256_of(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+    assert files.sha256_of_file(tmp_path / "x") == hashlib.sha256(content).hexdigest()
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers(), max_size=5))
 def test_a_digest_does_not_depend_on_the_order_of_keys(settings):
     backwards = dict(reversed(settings.items()))
-    assert files.digest("store", 1, settings) == files.digest("store", 1, backwards)
+    assert files.sha256_of_values("store", 1, settings) == files.sha256_of_values("store", 1, backwards)
 
 
 def test_a_digest_depends_on_every_part_and_its_place():
-    digests = {files.digest(*parts) for parts in [(), (1,), ("1",), (1, 2), (2, 1), ([1, 2],), ({"a": 1},)]}
+    digests = {files.sha256_of_values(*parts) for parts in [(), (1,), ("1",), (1, 2), (2, 1), ([1, 2],), ({"a": 1},)]}
     assert len(digests) == 7

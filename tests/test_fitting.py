@@ -8,7 +8,7 @@ import tensorflow as tf
 from breakhis_cls import config
 from breakhis_cls.errors import ModelError
 from breakhis_cls.modeling import fit, network
-from breakhis_cls.pipeline.batches import Rows
+from breakhis_cls.pipeline.batches import TrainingRows
 
 PHASE = config.Head(epochs=4, batch_size=4, peak_lr=0.05)
 
@@ -17,7 +17,7 @@ def _rows(seed, n=10):
     generator = np.random.default_rng(seed)
     truth = generator.integers(0, 2, n)
     features = generator.normal(size=(n, 8, 6)).astype("float32") + truth[:, None, None]
-    return Rows(features, np.arange(n), np.eye(2)[truth], views=range(8))
+    return TrainingRows(features, np.arange(n), np.eye(2)[truth], views=range(8))
 
 
 def _head():
@@ -26,7 +26,7 @@ def _head():
 
 def _fit(folder, phase=PHASE):
     head = _head()
-    history = fit.fit(head, phase, _rows(1), _rows(2), folder, seed=0)
+    history = fit.fit_phase(head, phase, _rows(1), _rows(2), folder, seed=0)
     return head, history
 
 
@@ -35,14 +35,14 @@ class _Interrupted(Exception):
 
 
 def _break_off_after(epoch, monkeypatch):
-    whole = fit.Keeper.on_epoch_end
+    whole = fit.EpochCheckpoint.on_epoch_end
 
     def broken(self, at, logs=None):
         whole(self, at, logs)
         if at == epoch:
             raise _Interrupted
 
-    monkeypatch.setattr(fit.Keeper, "on_epoch_end", broken)
+    monkeypatch.setattr(fit.EpochCheckpoint, "on_epoch_end", broken)
 
 
 WITH_ALL = PHASE.model_copy(update={"ema": 0.8, "accumulate": 2, "clip_norm": 0.5, "label_smoothing": 0.1})
@@ -94,14 +94,14 @@ def test_a_loss_that_is_no_number_is_told(tmp_path):
     rows = _rows(1)
     rows.source[0] = np.nan
     with pytest.raises(ModelError, match="a smaller peak_lr"):
-        fit.fit(_head(), PHASE, rows, _rows(2), tmp_path / "head", seed=0)
+        fit.fit_phase(_head(), PHASE, rows, _rows(2), tmp_path / "head", seed=0)
 
 
 def test_the_state_before_a_phase_competes(tmp_path):
     head = _head()
     before = head.get_weights()
     ruinous = config.Tune(epochs=2, batch_size=4, peak_lr=500.0, warmup_share=0.0)
-    fit.fit(head, ruinous, _rows(1), _rows(2), tmp_path / "tune", seed=0, baseline=True)
+    fit.fit_phase(head, ruinous, _rows(1), _rows(2), tmp_path / "tune", seed=0, baseline=True)
     for was, now in zip(before, head.get_weights(), strict=True):
         np.testing.assert_array_equal(was, now)
 
@@ -111,11 +111,11 @@ def test_killed_between_the_challenge_and_the_first_epoch_it_goes_on(tmp_path, m
 
     def tune(folder):
         head = _head()
-        fit.fit(head, phase, _rows(1), _rows(2), folder / "tune", seed=0, baseline=True)
+        fit.fit_phase(head, phase, _rows(1), _rows(2), folder / "tune", seed=0, baseline=True)
         return head.get_weights()
 
     with monkeypatch.context() as patched, pytest.raises(_Interrupted):
-        patched.setattr(fit.Keeper, "on_epoch_begin", _raise_interrupted)
+        patched.setattr(fit.EpochCheckpoint, "on_epoch_begin", _raise_interrupted)
         tune(tmp_path / "broken")
     for one, other in zip(tune(tmp_path / "undisturbed"), tune(tmp_path / "broken"), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -152,7 +152,7 @@ def test_two_half_batches_take_the_step_of_a_whole_one(tmp_path):
         phase = PHASE.model_copy(
             update={"batch_size": batch_size, "accumulate": accumulate, "warmup_share": 0.0, "epochs": 1}
         )
-        fit.fit(head, phase, rows, validation, tmp_path / str(accumulate) / "head", seed=0)
+        fit.fit_phase(head, phase, rows, validation, tmp_path / str(accumulate) / "head", seed=0)
         kept.append(head.get_layer("probabilities").kernel.numpy())
     moved = abs(kept[0] - network.build_head(6, 2, 0.0, seed=0).get_layer("probabilities").kernel.numpy()).max()
     assert moved > 0.05
@@ -181,7 +181,7 @@ def test_clipping_bounds_a_step(tmp_path):
 def _after_one_epoch(rows, folder, phase):
     head = _head()
     before = head.get_layer("probabilities").kernel.numpy()
-    fit.fit(head, phase, rows, _rows(2), folder / "head", seed=0)
+    fit.fit_phase(head, phase, rows, _rows(2), folder / "head", seed=0)
     return head.get_layer("probabilities").kernel.numpy() - before
 
 

@@ -45,43 +45,43 @@ def test_every_bad_image_is_listed_at_once_or_left_out(tree, tmp_path):
     for path, (content, _) in bad.items():
         path.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        index.load(settings(tree, tmp_path))
+        index.load_images(settings(tree, tmp_path))
     for path, (_, reason) in bad.items():
         assert any(path.name in line and reason in line for line in str(caught.value).splitlines())
     lenient = settings(tree, tmp_path, skip_broken=True)
-    left_out = index.broken(lenient)
+    left_out = index.list_unreadable(lenient)
     assert [Path(file).name for file in left_out["file"]] == [path.name for path in bad]
-    assert set(index.load(lenient)["file"]).isdisjoint(left_out["file"])
-    assert len(index.load(lenient)) == len(paths) - len(bad)
+    assert set(index.load_images(lenient)["file"]).isdisjoint(left_out["file"])
+    assert len(index.load_images(lenient)) == len(paths) - len(bad)
 
 
 def test_converted_images_are_named_in_a_warning(tree, tmp_path):
     for path, (content, _, _) in zip(sorted(tree.rglob("*.png")), CAN.values(), strict=False):
         path.write_bytes(content)
     with pytest.warns(UserWarning, match="6 images are not plain RGB") as caught:
-        images = index.load(settings(tree, tmp_path))
+        images = index.load_images(settings(tree, tmp_path))
     for (_, kind, _), file in zip(CAN.values(), images["file"], strict=False):
         assert not kind or f"{file}: {kind}" in "\n".join(str(warning.message) for warning in caught)
-    assert index.broken(settings(tree, tmp_path)).empty
+    assert index.list_unreadable(settings(tree, tmp_path)).empty
 
 
 def test_the_table_of_a_sound_tree(tiny_tree, tmp_path):
     data = settings(tiny_tree, tmp_path)
-    images = index.load(data)
+    images = index.load_images(data)
     assert list(images.columns) == list(index.COLUMNS)
     assert len(images) == 75 and images["file"].is_monotonic_increasing
     assert all(isinstance(case, str) for case in images["case"])
     assert images["magnification"].dtype == int and images["slide"].nunique() == 15
     row = images.set_index("file").loc[names.official_path(PAPILLARY)]
-    path = index.root_of(data) / row.name
+    path = index.find_root(data) / row.name
     assert (row["label"], row["case"], row["width_px"], row["height_px"]) == ("malignant", "190", 70, 46)
-    assert (row["bytes"], row["sha256"]) == (path.stat().st_size, index.files.sha256_of(path))
+    assert (row["bytes"], row["sha256"]) == (path.stat().st_size, index.files.sha256_of_file(path))
     assert row["pixel_sha256"] == index.pixel_sha256(np.asarray(Image.open(path)))
-    assert index.load(data).equals(images)
+    assert index.load_images(data).equals(images)
 
 
 def test_equal_pixels_in_different_bytes_are_seen(tiny_tree, tmp_path):
-    images = index.load(settings(tiny_tree, tmp_path))
+    images = index.load_images(settings(tiny_tree, tmp_path))
     twins = images[images.duplicated("pixel_sha256", keep=False)]
     assert set(twins["slide"]) == {"SOB_M_DC_14-13412", "SOB_M_LC_14-13412"} and len(twins) == 10
     assert images["sha256"].is_unique
@@ -89,18 +89,18 @@ def test_equal_pixels_in_different_bytes_are_seen(tiny_tree, tmp_path):
 
 def test_a_second_call_decodes_nothing_and_a_change_only_what_changed(tree, tmp_path, monkeypatch):
     data = settings(tree, tmp_path)
-    first = index.load(data)
+    first = index.load_images(data)
     decoded = []
     monkeypatch.setattr(index, "decode_bytes", lambda raw: decoded.append(raw) or png.decode_bytes(raw))
-    assert index.load(data).equals(first) and decoded == []
-    assert len(index.load(data.model_copy(update={"magnifications": (200,)}))) == 30 and decoded == []
+    assert index.load_images(data).equals(first) and decoded == []
+    assert len(index.load_images(data.model_copy(update={"magnifications": (200,)}))) == 30 and decoded == []
 
     changed, removed = image_in(tree), image_in(tree, PAPILLARY)
     added = image_in(tree, ADENOSIS.replace("001", "002"))
     changed.write_bytes(RGB)
     removed.unlink()
     added.write_bytes(RGB)
-    second = index.load(data)
+    second = index.load_images(data)
     assert len(decoded) == 2 and len(second) == 75
     hashes = second.set_index("file")["pixel_sha256"]
     assert hashes[names.official_path(changed.name)] == index.pixel_sha256(PIXELS)
@@ -112,12 +112,12 @@ def test_a_change_of_equal_size_is_noticed_by_its_time(tree, tmp_path):
     data = settings(tree, tmp_path)
     path = image_in(tree)
     path.write_bytes(RGB)
-    index.load(data)
+    index.load_images(data)
     before = path.stat()
     path.write_bytes(RGB[:2_000] + bytes([RGB[2_000] ^ 1]) + RGB[2_001:])
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     with pytest.raises(DataError, match="checksum"):
-        index.load(data)
+        index.load_images(data)
 
 
 def test_an_interrupted_index_goes_on(tree, tmp_path, monkeypatch):
@@ -129,32 +129,32 @@ def test_an_interrupted_index_goes_on(tree, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return png.decode_bytes(raw)
 
-    monkeypatch.setattr(parallel, "n_cores", lambda: 1)
+    monkeypatch.setattr(parallel, "count_cores", lambda: 1)
     monkeypatch.setattr(index, "decode_bytes", stops_at_40)
     with pytest.raises(KeyboardInterrupt):
-        index.load(data)
+        index.load_images(data)
     n_decoded.clear()
     monkeypatch.setattr(index, "decode_bytes", lambda raw: n_decoded.append(1) or png.decode_bytes(raw))
-    resumed = index.load(data)
+    resumed = index.load_images(data)
     assert len(n_decoded) == 75 - 39  # those before the one that stopped it were kept
-    assert resumed.equals(index.load(settings(tree, tmp_path / "other")))
+    assert resumed.equals(index.load_images(settings(tree, tmp_path / "other")))
 
 
 def test_progress_is_saved_every_few_seconds(tree, tmp_path, monkeypatch):
     saved, clock = [], itertools.count()
     monkeypatch.setattr(index, "time", types.SimpleNamespace(monotonic=lambda: next(clock) / 8))
     monkeypatch.setattr(index, "_save", lambda table, folder: saved.append(len(table)))
-    index.load(settings(tree, tmp_path))
+    index.load_images(settings(tree, tmp_path))
     assert saved == [0, 41, 75]  # the clock moves by an eighth of a second an image
 
 
 def test_a_kept_table_that_is_not_ours_is_made_anew(tree, tmp_path):
     data = settings(tree, tmp_path)
-    first = index.load(data)
+    first = index.load_images(data)
     (kept,) = tmp_path.rglob("images.csv")
     for content in (b"", b"a,b\n1,2\n", b"\xff\xfe\x00", kept.read_bytes()[:5_000]):
         kept.write_bytes(content)
-        assert index.load(data).equals(first)
+        assert index.load_images(data).equals(first)
 
 
 def test_rights_that_are_mended_are_noticed(tree, tmp_path):
@@ -162,16 +162,16 @@ def test_rights_that_are_mended_are_noticed(tree, tmp_path):
     path.unlink()
     path.symlink_to(tmp_path / "absent.png")
     with pytest.raises(DataError, match="cannot be read"):
-        index.load(settings(tree, tmp_path))
+        index.load_images(settings(tree, tmp_path))
     (tmp_path / "absent.png").write_bytes(RGB)
-    assert len(index.load(settings(tree, tmp_path))) == 75
+    assert len(index.load_images(settings(tree, tmp_path))) == 75
 
 
 def test_the_number_of_cores_changes_nothing(tree, tmp_path, monkeypatch):
     tables = []
     for n in (1, 5):
-        monkeypatch.setattr(parallel, "n_cores", lambda n=n: n)
-        tables.append(index.load(settings(tree, tmp_path / str(n))))
+        monkeypatch.setattr(parallel, "count_cores", lambda n=n: n)
+        tables.append(index.load_images(settings(tree, tmp_path / str(n))))
     assert tables[0].equals(tables[1])
 
 
@@ -182,7 +182,7 @@ def test_junk_is_ignored(tree, tmp_path):
     (tree / "BreaKHis_v1/histology_slides/__MACOSX/x").mkdir(parents=True)
     (tree / "BreaKHis_v1/histology_slides/__MACOSX/x/y.png").write_bytes(b"junk")
     (tree / "__MACOSX/histology_slides").mkdir(parents=True)
-    assert len(index.load(settings(tree, tmp_path))) == 75
+    assert len(index.load_images(settings(tree, tmp_path))) == 75
 
 
 def test_files_that_do_not_belong_are_listed_together(tree, tmp_path):
@@ -197,7 +197,7 @@ def test_files_that_do_not_belong_are_listed_together(tree, tmp_path):
         shutil.copy(image, tree / "BreaKHis_v1/histology_slides/readme.txt"),
     ]
     with pytest.raises(DataError, match="7 files do not belong") as caught:
-        index.load(settings(tree, tmp_path, skip_broken=True))
+        index.load_images(settings(tree, tmp_path, skip_broken=True))
     for path in wrong:
         assert Path(path).relative_to(tree / "BreaKHis_v1").as_posix() in str(caught.value)
     says = "its name says histology_slides/breast/benign/SOB/adenosis/SOB_B_A_14-22549AB/40X"
@@ -207,20 +207,20 @@ def test_files_that_do_not_belong_are_listed_together(tree, tmp_path):
 def test_the_root_is_found_at_any_depth_and_through_links(tiny_tree, tmp_path):
     holder = tiny_tree / "BreaKHis_v1"
     for root in (tiny_tree, holder, holder / "histology_slides"):
-        assert index.root_of(settings(root, tmp_path)) == holder
+        assert index.find_root(settings(root, tmp_path)) == holder
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "data").symlink_to(tiny_tree)
     (tmp_path / "links" / "loop").symlink_to(tmp_path / "links")
     linked = settings(tmp_path / "links", tmp_path)
-    assert index.root_of(linked) == tmp_path / "links/data/BreaKHis_v1"
-    assert len(index.load(linked)) == 75
+    assert index.find_root(linked) == tmp_path / "links/data/BreaKHis_v1"
+    assert len(index.load_images(linked)) == 75
 
 
 def test_of_several_roots_the_fullest_is_taken(tree, tmp_path):
     (tree / "A_first/histology_slides").mkdir(parents=True)
     (tree / "Z_last/histology_slides").mkdir(parents=True)
     (tree / "Z_last/histology_slides/x.png").touch()
-    assert index.root_of(settings(tree, tmp_path)).name == "BreaKHis_v1"
+    assert index.find_root(settings(tree, tmp_path)).name == "BreaKHis_v1"
 
 
 @pytest.mark.parametrize(("made", "said"), [
@@ -232,36 +232,36 @@ def test_no_root_says_what_was_found_and_what_to_do(made, said, tmp_path):
         path = tmp_path / name
         path.mkdir(parents=True) if name.endswith("/") else (path.parent.mkdir(exist_ok=True), path.touch())
     with pytest.raises(DataError, match=rf"{said}.*scripts/download\.py.*--data\.root"):
-        index.load(settings(tmp_path / "tree", tmp_path))
+        index.load_images(settings(tmp_path / "tree", tmp_path))
 
 
 def test_an_empty_tree_and_absent_magnifications_are_errors(tree, tmp_path):
     (tmp_path / "bare/histology_slides").mkdir(parents=True)
     with pytest.raises(DataError, match="holds no images"):
-        index.load(settings(tmp_path / "bare", tmp_path))
+        index.load_images(settings(tmp_path / "bare", tmp_path))
     for folder in tree.rglob("400X"):
         shutil.rmtree(folder)
     with pytest.raises(DataError, match="no images at 400X"):
-        index.load(settings(tree, tmp_path))
-    assert len(index.load(settings(tree, tmp_path, magnifications=(40, 200)))) == 45
+        index.load_images(settings(tree, tmp_path))
+    assert len(index.load_images(settings(tree, tmp_path, magnifications=(40, 200)))) == 45
 
 
 def test_a_broken_image_of_another_magnification_does_not_matter(tree, tmp_path):
     image_in(tree).write_bytes(b"")
-    assert len(index.load(settings(tree, tmp_path, magnifications=(200,)))) == 30
+    assert len(index.load_images(settings(tree, tmp_path, magnifications=(200,)))) == 30
     with pytest.raises(DataError, match="1 images cannot be read"):
-        index.load(settings(tree, tmp_path, magnifications=(40, 200)))
+        index.load_images(settings(tree, tmp_path, magnifications=(40, 200)))
 
 
 def test_a_small_tree_is_a_warning(tiny_tree, tmp_path):
     with pytest.warns(UserWarning, match="75 of BreakHis's 7,909"):
-        index.load(settings(tiny_tree, tmp_path))
+        index.load_images(settings(tiny_tree, tmp_path))
 
 
 def test_a_cache_that_cannot_be_written_is_named(tiny_tree, tmp_path):
     (tmp_path / "cache").touch()
     with pytest.raises(DataError, match=r"cannot write .*cache.*--data\.cache"):
-        index.load(settings(tiny_tree, tmp_path))
+        index.load_images(settings(tiny_tree, tmp_path))
 
 
 def test_the_synthetic_tree_is_found_and_is_never_too_small(tiny_tree, tmp_path, monkeypatch):
@@ -269,12 +269,12 @@ def test_the_synthetic_tree_is_found_and_is_never_too_small(tiny_tree, tmp_path,
     monkeypatch.setitem(sys.modules, "breakhis_cls.synthetic.tree", drawn)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(index.load(config.Data(root="synthetic", cache=tmp_path))) == 75
+        assert len(index.load_images(config.Data(root="synthetic", cache=tmp_path))) == 75
 
 
 def test_a_read_only_tree_is_left_as_it_was(tree, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
-    index.load(settings(tree, tmp_path))
+    index.load_images(settings(tree, tmp_path))
     assert {path: path.stat().st_mtime_ns for path in tree.rglob("*")} == before
 
 
@@ -284,7 +284,7 @@ def test_indexing_needs_no_tensorflow():
 
 
 def test_the_real_images(shared, tmp_path):
-    images = index.load(settings(shared / "breakhis/full", tmp_path))
+    images = index.load_images(settings(shared / "breakhis/full", tmp_path))
     assert len(images) == 151 and images["slide"].nunique() == 41
     odd = images[images["height_px"] != 460]
     assert set(odd["slide"]) == {"SOB_M_PC_14-12465"} and set(odd["magnification"]) == {100}

@@ -26,10 +26,12 @@ def simulated(rng: np.random.Generator, n_malignant: int, n_benign: int, n_image
 
 
 def interval(table: pd.DataFrame, name: str, n_behind: int, method: bootstrap.Method = "logit_t") -> bootstrap.Interval:
-    statistics, cases = case_statistics.of(table)
+    statistics, cases = case_statistics.compute_statistics(table)
     weights = bootstrap.case_weights(len(cases), 400, seed=1)
-    groups = bootstrap.groups_of(table, cases)
-    return bootstrap.of(statistics[name], weights, groups, n_behind, metrics.span_of(name, table), method)
+    groups = bootstrap.case_labels(table, cases)
+    return bootstrap.bootstrap_interval(
+        statistics[name], weights, groups, n_behind, metrics.metric_range(name, table), method
+    )
 
 
 def test_every_resample_draws_as_many_cases_as_there_are() -> None:
@@ -39,16 +41,16 @@ def test_every_resample_draws_as_many_cases_as_there_are() -> None:
 
 
 def test_intervals_repeat_and_hold_the_value() -> None:
-    first, again = (metrics.of(made(), n_resamples=300)["pooled"] for _ in range(2))
+    first, again = (metrics.compute_metrics(made(), n_resamples=300)["pooled"] for _ in range(2))
     assert first == again
     assert all(result["low"] <= result["value"] <= result["high"] for result in first.values())
-    other = metrics.of(made(), n_resamples=300, seed=1)["pooled"]
+    other = metrics.compute_metrics(made(), n_resamples=300, seed=1)["pooled"]
     assert other["roc_auc"]["value"] == first["roc_auc"]["value"] and other["roc_auc"]["low"] != first["roc_auc"]["low"]
 
 
 def test_images_taken_for_independent_give_too_narrow_an_interval() -> None:
     table = simulated(np.random.default_rng(0), 54, 16)
-    found = metrics.of(table, n_resamples=500)["pooled"]["roc_auc"]
+    found = metrics.compute_metrics(table, n_resamples=500)["pooled"]["roc_auc"]
     assert found["image_high"] - found["image_low"] < 0.6 * (found["high"] - found["low"])
 
 
@@ -71,7 +73,7 @@ def _covers(found: bootstrap.Interval, truth: float) -> bool:
 def test_too_few_cases_have_no_interval_and_say_so() -> None:
     table = made()
     few = table[table["case"].isin(["22549", "14134", "13412", "2980", "20629"])]  # two benign cases
-    found = metrics.of(few, n_resamples=200)["pooled"]
+    found = metrics.compute_metrics(few, n_resamples=200)["pooled"]
     assert (found["specificity"]["low"], found["specificity"]["no_interval"]) == (None, "too few cases: 2")
     assert found["sensitivity"]["low"] is not None and found["roc_auc"]["low"] is None
 
@@ -79,7 +81,7 @@ def test_too_few_cases_have_no_interval_and_say_so() -> None:
 def test_all_right_is_not_certain() -> None:
     """Of n cases that are all right, Clopper and Pearson's lower bound is 0.025 ** (1 / n)."""
     table = made().assign(p_malignant=lambda rows: (rows["label"] == "malignant") * 1.0)
-    found = metrics.of(table.assign(p_benign=1 - table["p_malignant"]), n_resamples=200)["pooled"]
+    found = metrics.compute_metrics(table.assign(p_benign=1 - table["p_malignant"]), n_resamples=200)["pooled"]
     assert (found["image_accuracy"]["low"], found["image_accuracy"]["high"]) == (
         pytest.approx(0.025 ** (1 / 13)),
         1,
@@ -111,7 +113,7 @@ def test_the_bootstrap_agrees_with_scipy_on_its_spread() -> None:
     table = simulated(np.random.default_rng(2), 30, 30, n_images=1)
     right = ((table["p_malignant"] >= 0.5) == (table["label"] == "malignant")).to_numpy(float)
     theirs = stats.bootstrap((right,), np.mean, method="percentile", n_resamples=5_000, rng=np.random.default_rng(0))
-    statistics, cases = case_statistics.of(table)
+    statistics, cases = case_statistics.compute_statistics(table)
     drawn = statistics["image_accuracy"](bootstrap.case_weights(len(cases), 5_000, seed=0))
     bounds = theirs.confidence_interval
     assert np.quantile(drawn, [0.025, 0.975]) == pytest.approx([bounds.low, bounds.high], abs=0.02)

@@ -11,10 +11,10 @@ from PIL import Image
 
 from breakhis_cls import names
 from breakhis_cls.config import Data, Split
-from breakhis_cls.data import index, leakage, splits
+from breakhis_cls.data import index, leakage, protocols, splits
 from breakhis_cls.data.png import decode, pixel_sha256
 
-IMAGES = splits.official_images()
+IMAGES = protocols.official_images()
 LEFT_RIGHT, UP_DOWN, QUARTER = (
     Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_90,
 )  # fmt: skip
@@ -43,7 +43,7 @@ def blobs(seed: int, width_px: int = 350, height_px: int = 230) -> Image.Image:
 
 
 def bits_between(one: Image.Image, other: Image.Image) -> int:
-    return leakage.distance(leakage.signs_of(np.asarray(one)), leakage.signs_of(np.asarray(other)))
+    return leakage.fingerprint_distance(leakage.fingerprint(np.asarray(one)), leakage.fingerprint(np.asarray(other)))
 
 
 def test_slides_and_cases_by_hand():
@@ -54,7 +54,7 @@ def test_slides_and_cases_by_hand():
             ("a2", "SOB_B_A_14-1B"), ("b2", "SOB_B_A_14-2"), ("d1", "SOB_M_DC_14-4"), ("e1", "SOB_B_F_14-5"),
         ],
     )  # fmt: skip
-    found = leakage.find(split)
+    found = leakage.find_leaks(split)
     rows = found[["file", "kind", "key", "seen_file", "n_seen"]].to_numpy().tolist()
     assert rows == [
         ["b2", "slide", "SOB_B_A_14-2", "b1", 1],
@@ -62,7 +62,7 @@ def test_slides_and_cases_by_hand():
         ["b2", "case", "2", "b1", 1],
     ]
     assert found.columns.tolist() == leakage.COLUMNS
-    [entry] = leakage.by_fold(split, found, with_images=False)
+    [entry] = leakage.summarize_folds(split, found, with_images=False)
     assert (entry["n_train"], entry["n_test"], entry["test_slides"], entry["test_cases"]) == (3, 4, 4, 4)
     case = {"keys": ["1", "2"], "test_images": 2, "test_share": 0.5, "benign_test_share": 2 / 3}
     assert entry["leaks"]["case"] == case
@@ -72,21 +72,21 @@ def test_slides_and_cases_by_hand():
 
 def test_a_clean_split_has_no_rows():
     split = split_of(train=[("a", "SOB_B_A_14-1")], test=[("b", "SOB_B_A_14-2")])
-    assert leakage.find(split).empty
+    assert leakage.find_leaks(split).empty
     signs = pd.DataFrame({"file": ["a", "b"], "pixel_sha256": ["1", "2"]})
-    signs["signs"] = [leakage.signs_of(np.asarray(blobs(seed))) for seed in (1, 2)]
-    found = leakage.find(split, signs)
+    signs["signs"] = [leakage.fingerprint(np.asarray(blobs(seed))) for seed in (1, 2)]
+    found = leakage.find_leaks(split, signs)
     assert found.empty and found.columns.tolist() == leakage.COLUMNS
-    [entry] = leakage.by_fold(split, found, with_images=True)
+    [entry] = leakage.summarize_folds(split, found, with_images=True)
     assert entry["leaks"]["pixels"] == {
         "keys": [], "test_images": 0, "test_share": 0.0, "benign_test_share": 0.0,
     }  # fmt: skip
 
 
 def test_the_published_folds_in_numbers():
-    folds = [splits.seen_and_test(IMAGES, Split(protocol="spanhol", fold=fold)) for fold in range(5)]
+    folds = [splits.assign_test(IMAGES, Split(protocol="spanhol", fold=fold)) for fold in range(5)]
     split = pd.concat(folds)
-    entries = leakage.by_fold(split, leakage.find(split), with_images=False)
+    entries = leakage.summarize_folds(split, leakage.find_leaks(split), with_images=False)
     assert [len(entry["leaks"]["slide"]["keys"]) for entry in entries] == [0] * 5
     assert [len(entry["leaks"]["case"]["keys"]) for entry in entries] == [8, 6, 7, 7, 6]
     shares = [round(entry["leaks"]["case"]["test_share"], 3) for entry in entries]
@@ -97,10 +97,10 @@ def test_the_published_folds_in_numbers():
 def test_a_weak_validation_is_told():
     cases = [("a", "SOB_B_A_14-1A"), ("b", "SOB_B_A_14-1B"), ("c", "SOB_B_A_14-2"), ("d", "SOB_B_A_14-3")]
     weak = split_of(train=cases[:1], validation=cases[1:2], test=cases[2:])
-    [told] = leakage.validation_complaints(weak)
+    [told] = leakage.validation_warnings(weak)
     assert "less strictly than test: it shares case numbers with train, test shares nothing" in told
     strict = split_of(train=cases[:1], validation=cases[2:3], test=cases[1:2])
-    assert leakage.validation_complaints(strict) == []
+    assert leakage.validation_warnings(strict) == []
 
 
 @pytest.mark.parametrize("turn", [None, LEFT_RIGHT, UP_DOWN, QUARTER, Image.Transpose.TRANSVERSE])
@@ -119,19 +119,19 @@ def test_pixels_and_near_duplicates_across_slides():
         test=[("a_again", "SOB_B_A_14-3"), ("b_copy", "SOB_B_A_14-4")],
     )
     prints = pd.DataFrame({"file": list(files), "pixel_sha256": ["1", "2", "1", "3"]})
-    prints["signs"] = [leakage.signs_of(np.asarray(picture)) for picture in files.values()]
-    rows = leakage.find(split, prints)[["file", "kind", "key", "seen_file", "n_seen"]].to_numpy().tolist()
+    prints["signs"] = [leakage.fingerprint(np.asarray(picture)) for picture in files.values()]
+    rows = leakage.find_leaks(split, prints)[["file", "kind", "key", "seen_file", "n_seen"]].to_numpy().tolist()
     assert rows == [["a_again", "pixels", "1", "a", 1], ["b_copy", "near_duplicate", "b", "b", 1]]
 
 
 def test_fingerprints_are_kept(tiny_tree, tmp_path, monkeypatch):
     data = Data(root=str(tiny_tree), cache=tmp_path)
-    images = index.load(data)
-    first = leakage.fingerprints(images, index.root_of(data), tmp_path)
+    images = index.load_images(data)
+    first = leakage.compute_fingerprints(images, index.find_root(data), tmp_path)
     assert first["file"].tolist() == images["file"].tolist()
     assert first["signs"].str.fullmatch("[0-9a-f]{64}").all()
     monkeypatch.setattr(leakage, "decode", None)  # a second call opens no image
-    assert leakage.fingerprints(images, index.root_of(data), tmp_path).equals(first)
+    assert leakage.compute_fingerprints(images, index.find_root(data), tmp_path).equals(first)
 
 
 def test_both_error_rates_on_real_images(shared):
@@ -139,9 +139,9 @@ def test_both_error_rates_on_real_images(shared):
     paths = sorted((shared / "breakhis" / "full").rglob("*.png"))
     pictures = [Image.fromarray(decode(path)) for path in paths]
     table = pd.DataFrame({"file": [path.name for path in paths]})
-    table["signs"] = [leakage.signs_of(np.asarray(picture)) for picture in pictures]
+    table["signs"] = [leakage.fingerprint(np.asarray(picture)) for picture in pictures]
     table["pixel_sha256"] = [pixel_sha256(np.asarray(picture)) for picture in pictures]
-    assert leakage.near_pairs(table).empty  # DC and LC of 13412 are equal pixels, not near ones
+    assert leakage.find_near_pairs(table).empty  # DC and LC of 13412 are equal pixels, not near ones
     copies = [copied(picture, LEFT_RIGHT, 224, 75) for picture in pictures[::3]]
     assert max(map(bits_between, pictures[::3], copies)) < 20
 
@@ -149,11 +149,11 @@ def test_both_error_rates_on_real_images(shared):
 def test_13412_is_found_by_its_pixels(shared, tmp_path):
     data = Data(root=str(shared / "breakhis" / "full"), cache=tmp_path)
     with pytest.warns(UserWarning, match="151 of BreakHis's 7,909"):
-        images = index.load(data)
-    groups = leakage.equal_pixels(images)
+        images = index.load_images(data)
+    groups = leakage.find_equal_pixels(images)
     assert len(groups) == 12 and all("DC-14-13412" in dc and "LC-14-13412" in lc for dc, lc in groups)
     rows = images.set_index("file")
     assert all(rows.loc[dc, "sha256"] != rows.loc[lc, "sha256"] for dc, lc in groups)
-    split = splits.seen_and_test(images, Split(protocol="spanhol"))
-    found = leakage.find(split, leakage.fingerprints(images, index.root_of(data), tmp_path))
+    split = splits.assign_test(images, Split(protocol="spanhol"))
+    found = leakage.find_leaks(split, leakage.compute_fingerprints(images, index.find_root(data), tmp_path))
     assert (found["kind"] == "pixels").sum() == 12

@@ -18,9 +18,9 @@ NAMES = ["stain", "scale", "contrast", "brightness"]
 
 @pytest.mark.parametrize("augment", [*ONE_EACH, ALL], ids=[*NAMES, "all"])
 def test_alike_eagerly_and_in_a_dataset(augment):
-    draws = augmentation.epoch_draws(6, 0, 0, augment)
-    eager = augmentation.augmented(tf.constant(IMAGES), tf.constant(draws), augment).numpy()
-    inside = tf.data.Dataset.from_tensors((IMAGES, draws)).map(lambda x, d: augmentation.augmented(x, d, augment))
+    draws = augmentation.draw_augmentations(6, 0, 0, augment)
+    eager = augmentation.augment_images(tf.constant(IMAGES), tf.constant(draws), augment).numpy()
+    inside = tf.data.Dataset.from_tensors((IMAGES, draws)).map(lambda x, d: augmentation.augment_images(x, d, augment))
     np.testing.assert_array_equal(eager, inside.get_single_element())
     assert eager.dtype == np.uint8 and inside.element_spec.shape == IMAGES.shape
     assert all((one != other).any() for one, other in zip(eager, IMAGES, strict=True))
@@ -29,20 +29,20 @@ def test_alike_eagerly_and_in_a_dataset(augment):
 @pytest.mark.parametrize("augment", [*ONE_EACH, ALL, Augment()], ids=[*NAMES, "all", "none"])
 def test_zero_draws_change_nothing(augment):
     zeros = tf.zeros((6, augmentation.N_DRAWS))
-    np.testing.assert_array_equal(augmentation.augmented(tf.constant(IMAGES), zeros, augment), IMAGES)
+    np.testing.assert_array_equal(augmentation.augment_images(tf.constant(IMAGES), zeros, augment), IMAGES)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (23, 35)])
 @pytest.mark.parametrize("spread", [0.01, 0.5, 0.99])
 def test_zoom_fits_every_size_and_spread(size, spread):
     flat = np.full((2, *size, 3), 99, np.uint8)
-    zoomed = augmentation.zoomed(tf.constant(flat), tf.constant([-spread, spread], tf.float32), spread)
+    zoomed = augmentation.zoom(tf.constant(flat), tf.constant([-spread, spread], tf.float32), spread)
     np.testing.assert_allclose(zoomed, flat, atol=1e-3)
 
 
 @pytest.mark.parametrize("draw", [-0.45, -0.1, 0.07, 0.45])
 def test_zoom_is_scipys_with_a_mirrored_border(draw):
-    zoomed = augmentation.zoomed(tf.constant(IMAGES[:1]), tf.constant([draw], tf.float32), 0.5).numpy()[0]
+    zoomed = augmentation.zoom(tf.constant(IMAGES[:1]), tf.constant([draw], tf.float32), 0.5).numpy()[0]
     middle = (np.array(IMAGES.shape[1:3]) - 1) / 2
     for channel in range(3):
         expected = ndimage.affine_transform(
@@ -56,7 +56,7 @@ def test_zoom_is_scipys_with_a_mirrored_border(draw):
 
 
 def test_contrast_is_tensorflows_about_the_mean():
-    relit = augmentation.relit(tf.constant(IMAGES), tf.fill((6, 1), 0.3), tf.zeros((6, 1)))
+    relit = augmentation.adjust_contrast_brightness(tf.constant(IMAGES), tf.fill((6, 1), 0.3), tf.zeros((6, 1)))
     expected = tf.image.adjust_contrast(tf.cast(IMAGES, tf.float32), 1.3)
     np.testing.assert_allclose(relit, expected, atol=1e-3)
 
@@ -65,7 +65,7 @@ def test_contrast_is_tensorflows_about_the_mean():
 def test_brightness_adds_its_share_of_255_and_clips(level, per_cent):
     grey = tf.constant(np.full((1, 2, 3, 3), level, np.uint8))
     draws = tf.constant([[0, 0, 0, 0, 0, 0, per_cent / 100]], tf.float32)
-    brighter = augmentation.augmented(grey, draws, Augment(brightness=0.99)).numpy()
+    brighter = augmentation.augment_images(grey, draws, Augment(brightness=0.99)).numpy()
     np.testing.assert_allclose(brighter, np.clip(level + 2.55 * per_cent, 0, 255), atol=0.501)
 
 
@@ -74,19 +74,19 @@ def test_rounded_and_clipped_once():
     step = np.zeros((1, 2, 2, 3), np.uint8)
     step[:, 0] = 200
     draws = np.array([[0, 0, 0, 0, 0, 0.8, -0.5]], np.float32)
-    changed = augmentation.augmented(
+    changed = augmentation.augment_images(
         tf.constant(step), tf.constant(draws), Augment(contrast=0.9, brightness=0.9)
     ).numpy()
     assert changed[0, 0, 0, 0] == round(100 + 1.8 * 100 - 127.5) and changed[0, 1, 0, 0] == 0
 
 
 def test_draws_are_a_function_of_seed_epoch_and_setting():
-    one, same = (augmentation.epoch_draws(50, 3, 1, ALL) for _ in range(2))
+    one, same = (augmentation.draw_augmentations(50, 3, 1, ALL) for _ in range(2))
     np.testing.assert_array_equal(one, same)
-    for other in (augmentation.epoch_draws(50, 3, 2, ALL), augmentation.epoch_draws(50, 4, 1, ALL)):
+    for other in (augmentation.draw_augmentations(50, 3, 2, ALL), augmentation.draw_augmentations(50, 4, 1, ALL)):
         assert (one != other).all()
     np.testing.assert_array_less(np.abs(one).max(axis=0), [0.2, 0.2, 0.2, 0.2, 0.3, 0.2, 0.1])
-    stain_alone = augmentation.epoch_draws(50, 3, 1, Augment(stain=0.2))
+    stain_alone = augmentation.draw_augmentations(50, 3, 1, Augment(stain=0.2))
     np.testing.assert_array_equal(stain_alone[:, :4], one[:, :4])  # one setting does not move another's draws
     assert not stain_alone[:, 4:].any()
 

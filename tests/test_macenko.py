@@ -18,7 +18,7 @@ NAMES = [f"SOB_{slide}-200-001.png" for slide in ("B_A-14-90001AB", "B_F-14-9000
 @pytest.fixture(scope="module")
 def fields() -> list[np.ndarray]:
     """Synthetic tissue of four cases."""
-    return [tree.draw(name)[0] for name in NAMES]
+    return [tree.draw_image(name)[0] for name in NAMES]
 
 
 def mixed(stains: np.ndarray, strengths: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -43,7 +43,7 @@ def mean_colours(images) -> np.ndarray:
 )
 def test_the_stains_of_a_mixture_are_found(stains):
     strengths = np.array([1.4, 0.9])
-    found, amounts = stain_normalization.stains_of(mixed(stains, strengths))
+    found, amounts = stain_normalization.estimate_stains(mixed(stains, strengths))
     np.testing.assert_allclose(found, stains, atol=0.03)
     np.testing.assert_allclose(amounts, strengths, rtol=0.05)
 
@@ -59,22 +59,22 @@ def test_the_stains_are_those_of_the_papers_svd(fields):
         on_plane /= np.linalg.norm(on_plane, axis=1, keepdims=True)
         extremes = np.percentile(np.arcsin(on_plane[:, 1]), [1, 99])
         expected = [np.cos(angle) * axes[0] + np.sin(angle) * axes[1] for angle in extremes]
-        found, _ = stain_normalization.stains_of(field[::8, ::8])
+        found, _ = stain_normalization.estimate_stains(field[::8, ::8])
         np.testing.assert_allclose(found, sorted(expected, key=lambda od: -od[0]), atol=1e-4)
 
 
 def test_the_reference_is_left_as_it_is():
     image = mixed(stain_normalization.STAINS, stain_normalization.STRENGTHS)
-    once = stain_normalization.normalised(image)
+    once = stain_normalization.normalize_stains(image)
     assert np.abs(once.astype(int) - image).mean() < 4
-    assert np.abs(stain_normalization.normalised(once).astype(int) - once).mean() < 1
+    assert np.abs(stain_normalization.normalize_stains(once).astype(int) - once).mean() < 1
 
 
 def test_twice_is_nearly_once(fields):
     for field in fields:
-        once = stain_normalization.normalised(field)
+        once = stain_normalization.normalize_stains(field)
         moved = np.abs(once.astype(int) - field).mean()
-        moved_again = np.abs(stain_normalization.normalised(once).astype(int) - once).mean()
+        moved_again = np.abs(stain_normalization.normalize_stains(once).astype(int) - once).mean()
         assert moved_again < 0.2 * moved and moved > 5
 
 
@@ -83,9 +83,9 @@ def test_two_stainings_of_one_tissue_come_together(fields, spread):
     draws = np.array([(*spread, 0, 0), (*(-part for part in spread), 0, 0)], np.float32)
     before, after = [], []
     for field in fields:
-        pair = stain_jitter.to_levels(stain_jitter.jittered(np.stack([field, field]), draws)).numpy()
+        pair = stain_jitter.to_levels(stain_jitter.jitter_stains(np.stack([field, field]), draws)).numpy()
         before += [_distance(pair)]
-        after += [_distance([stain_normalization.normalised(image) for image in pair])]
+        after += [_distance([stain_normalization.normalize_stains(image) for image in pair])]
     assert np.mean(after) < 0.5 * np.mean(before)
 
 
@@ -104,38 +104,38 @@ def test_any_image_is_answered_without_a_warning_and_white_stays_white(height, w
     image[glass] = 255
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        normalised = stain_normalization.normalised(image)
+        normalised = stain_normalization.normalize_stains(image)
     assert normalised.shape == image.shape and normalised.dtype == np.uint8
     assert (normalised[glass] == 255).all()
-    np.testing.assert_array_equal(stain_normalization.normalised(image), normalised)
+    np.testing.assert_array_equal(stain_normalization.normalize_stains(image), normalised)
 
 
 @pytest.mark.parametrize("level", [0, 100, 236, 255])
 def test_a_flat_field_is_returned_as_it_is(level):
     field = np.full((46, 70, 3), level, np.uint8)
-    assert stain_normalization.normalised(field) is field
+    assert stain_normalization.normalize_stains(field) is field
 
 
 def test_a_field_of_hardly_any_tissue_is_returned_as_it_is():
     field = np.full((460, 700, 3), 250, np.uint8)
     field[:40, :70] = mixed(stain_normalization.STAINS, stain_normalization.STRENGTHS)[:40, :70]  # 0.9 % of the field
-    assert stain_normalization.normalised(field) is field
+    assert stain_normalization.normalize_stains(field) is field
     field[:50, :70] = mixed(stain_normalization.STAINS, stain_normalization.STRENGTHS)[30:80, :70]
-    assert stain_normalization.normalised(field) is not field
+    assert stain_normalization.normalize_stains(field) is not field
 
 
 def test_one_pure_stain_is_returned_as_it_is():
     image = mixed(stain_normalization.STAINS, np.array([0, 1.5]))
-    assert stain_normalization.normalised(image) is image
+    assert stain_normalization.normalize_stains(image) is image
 
 
 def test_real_slides_come_closer_in_colour(shared):
     """The spread of the slides' mean OD, relative to its mean, and that of their hue; a third of the real fields."""
     paths = sorted((shared / "breakhis/full").rglob("*.png"))[::3]
     images = [np.asarray(Image.open(path).convert("RGB"))[::2, ::2] for path in paths]
-    slides = np.array([names.parse(path.name).slide for path in paths])
+    slides = np.array([names.parse_image_name(path.name).slide for path in paths])
     before, after = (
-        _spreads(found, slides) for found in (images, [stain_normalization.normalised(image) for image in images])
+        _spreads(found, slides) for found in (images, [stain_normalization.normalize_stains(image) for image in images])
     )
     assert after[0] < 0.7 * before[0]
     assert after[1] < 0.3 * before[1]

@@ -35,7 +35,7 @@ def small() -> pd.DataFrame:
         "magnification": 40,
     }
     subtype = table["label"].map({"benign": "F", "malignant": "DC"})
-    return predictions.checked(table.assign(**said, subtype=subtype, p_benign=1 - table["p_malignant"]))
+    return predictions.validate_predictions(table.assign(**said, subtype=subtype, p_benign=1 - table["p_malignant"]))
 
 
 GOLDEN = {
@@ -59,15 +59,15 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", metrics.NAMES)
 def test_golden_numbers(small: pd.DataFrame, name: str) -> None:
-    result = metrics.of(small, n_resamples=50)["pooled"][name]
+    result = metrics.compute_metrics(small, n_resamples=50)["pooled"][name]
     assert result["value"] == pytest.approx(GOLDEN[name])
     assert (result["n_images"], result["n_slides"], result["n_cases"]) == (8, 4, 3)
 
 
 def test_agreement_with_scikit_learn() -> None:
     table = made()
-    y, p = predictions.truth(table), table["p_malignant"].to_numpy()
-    named = predictions.predicted(table)
+    y, p = predictions.true_labels(table), table["p_malignant"].to_numpy()
+    named = predictions.predicted_labels(table)
     expected = {
         "image_accuracy": sk.accuracy_score(y, named), "balanced_accuracy": sk.balanced_accuracy_score(y, named),
         "sensitivity": sk.recall_score(y, named), "specificity": sk.recall_score(y, named, pos_label=0),
@@ -75,7 +75,7 @@ def test_agreement_with_scikit_learn() -> None:
         "average_precision": sk.average_precision_score(y, p), "brier": sk.brier_score_loss(y, p),
         "log_loss": sk.log_loss(y, p),
     }  # fmt: skip
-    pooled = metrics.of(table, n_resamples=50)["pooled"]
+    pooled = metrics.compute_metrics(table, n_resamples=50)["pooled"]
     assert {name: pooled[name]["value"] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
@@ -86,12 +86,14 @@ def subtypes(seed: int = 0) -> pd.DataFrame:
     logits[np.arange(len(table)), pd.Index(classes).get_indexer(table["subtype"])] += 1.5
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     scores = pd.DataFrame(scores, columns=[f"p_{name}" for name in classes])
-    return predictions.checked(pd.concat([table.drop(columns=["p_benign", "p_malignant"]), scores], axis=1))
+    return predictions.validate_predictions(
+        pd.concat([table.drop(columns=["p_benign", "p_malignant"]), scores], axis=1)
+    )
 
 
 def test_agreement_with_scikit_learn_on_eight_classes() -> None:
     table = subtypes()
-    y, p, named = predictions.truth(table), predictions.probabilities(table), predictions.predicted(table)
+    y, p, named = predictions.true_labels(table), predictions.probabilities(table), predictions.predicted_labels(table)
     hit = np.eye(8)[y]
     expected = {
         "image_accuracy": sk.accuracy_score(y, named), "balanced_accuracy": sk.balanced_accuracy_score(y, named),
@@ -100,7 +102,7 @@ def test_agreement_with_scikit_learn_on_eight_classes() -> None:
         "average_precision": sk.average_precision_score(hit, p, average="macro"), "log_loss": sk.log_loss(y, p),
         "brier": ((p - hit) ** 2).sum(axis=1).mean(),
     }  # fmt: skip
-    found = metrics.of(table, n_resamples=50)
+    found = metrics.compute_metrics(table, n_resamples=50)
     assert {name: found["pooled"][name]["value"] for name in expected} == pytest.approx(expected, rel=1e-6)
     assert found["by_class"]["DC"]["roc_auc"]["value"] == pytest.approx(sk.roc_auc_score(y == 4, p[:, 4]))
     assert "two subtypes" in found["pooled"]["case_vote_accuracy"]["undefined"]
@@ -109,13 +111,15 @@ def test_agreement_with_scikit_learn_on_eight_classes() -> None:
 def test_macro_metrics_run_over_the_classes_present() -> None:
     table = subtypes()
     table = table[table["subtype"].isin(["DC", "F"])]
-    y, named = predictions.truth(table), predictions.predicted(table)
+    y, named = predictions.true_labels(table), predictions.predicted_labels(table)
     expected = (np.mean(named[y == 4] == 4) + np.mean(named[y == 1] == 1)) / 2
-    assert metrics.of(table, n_resamples=50)["pooled"]["balanced_accuracy"]["value"] == pytest.approx(expected)
+    assert metrics.compute_metrics(table, n_resamples=50)["pooled"]["balanced_accuracy"]["value"] == pytest.approx(
+        expected
+    )
 
 
 def test_what_is_undefined_says_why(small: pd.DataFrame) -> None:
-    found = metrics.of(small, n_resamples=50)["by_subtype"]["DC"]
+    found = metrics.compute_metrics(small, n_resamples=50)["by_subtype"]["DC"]
     undefined = {name for name, result in found.items() if result["value"] is None}
     assert undefined == {"balanced_accuracy", "specificity", "f1", "mcc", "roc_auc", "average_precision"}
     assert found["roc_auc"]["undefined"] == "only malignant images here"
@@ -124,19 +128,19 @@ def test_what_is_undefined_says_why(small: pd.DataFrame) -> None:
 
 def test_a_constant_answer_has_no_correlation(small: pd.DataFrame) -> None:
     table = small.assign(p_malignant=1.0, p_benign=0.0)
-    pooled = metrics.of(table, n_resamples=50)["pooled"]
+    pooled = metrics.compute_metrics(table, n_resamples=50)["pooled"]
     assert pooled["mcc"]["value"] == 0 and pooled["roc_auc"]["value"] == 0.5
 
 
 def test_a_case_with_both_labels_has_no_vote(small: pd.DataFrame) -> None:
     table = small.assign(case="1")
-    assert "both labels" in metrics.of(table, n_resamples=50)["pooled"]["case_vote_accuracy"]["undefined"]
+    assert "both labels" in metrics.compute_metrics(table, n_resamples=50)["pooled"]["case_vote_accuracy"]["undefined"]
 
 
 def test_seeds_are_averaged_not_pooled() -> None:
     one, two = made(seed=0), made(seed=1)
-    both = metrics.of(pd.concat([one, two]), n_resamples=50)["pooled"]
-    alone = [metrics.of(table, n_resamples=50)["pooled"]["roc_auc"]["value"] for table in (one, two)]
+    both = metrics.compute_metrics(pd.concat([one, two]), n_resamples=50)["pooled"]
+    alone = [metrics.compute_metrics(table, n_resamples=50)["pooled"]["roc_auc"]["value"] for table in (one, two)]
     assert both["roc_auc"]["value"] == pytest.approx(np.mean(alone))
     assert (both["roc_auc"]["n_images"], both["roc_auc"]["n_cases"]) == (60, one["case"].nunique())
 
@@ -145,13 +149,13 @@ def test_only_test_rows_count_and_the_order_of_rows_does_not() -> None:
     table = made()
     validation = made(seed=5).assign(part="validation", fold=1, seed=0)
     shuffled = pd.concat([validation, table]).sample(frac=1, random_state=0)
-    plain = metrics.of(table, n_resamples=50)["pooled"]
-    mixed = metrics.of(shuffled, n_resamples=50)["pooled"]
+    plain = metrics.compute_metrics(table, n_resamples=50)["pooled"]
+    mixed = metrics.compute_metrics(shuffled, n_resamples=50)["pooled"]
     assert {n: mixed[n]["value"] for n in plain} == pytest.approx({n: plain[n]["value"] for n in plain})
 
 
 def test_metrics_json_has_the_promised_shape() -> None:
-    found = metrics.of(made(), n_resamples=200)
+    found = metrics.compute_metrics(made(), n_resamples=200)
     assert set(found["pooled"]) == set(found["by_magnification"]["40"]) == set(metrics.NAMES)
     assert list(found["by_magnification"]) == ["40", "100", "200", "400"]
     assert list(found["by_subtype"]) == list(names.SUBTYPES)
@@ -162,10 +166,10 @@ def test_metrics_json_has_the_promised_shape() -> None:
 def test_weights_mean_repetition() -> None:
     """A case drawn twice counts as if its rows stood there twice."""
     table = made()
-    statistics, cases = case_statistics.of(table)
+    statistics, cases = case_statistics.compute_statistics(table)
     weights = np.random.default_rng(0).integers(0, 3, (1, len(cases))).astype(float)
     copies = table.loc[np.repeat(table.index, weights[0][cases.get_indexer(table["case"])].astype(int))]
-    y, p = predictions.truth(copies), copies["p_malignant"]
+    y, p = predictions.true_labels(copies), copies["p_malignant"]
     assert statistics["roc_auc"](weights)[0] == pytest.approx(sk.roc_auc_score(y, p))
     assert statistics["average_precision"](weights)[0] == pytest.approx(sk.average_precision_score(y, p), rel=1e-6)
-    assert statistics["mcc"](weights)[0] == pytest.approx(sk.matthews_corrcoef(y, predictions.predicted(copies)))
+    assert statistics["mcc"](weights)[0] == pytest.approx(sk.matthews_corrcoef(y, predictions.predicted_labels(copies)))

@@ -20,7 +20,7 @@ magnifications = st.sampled_from(names.MAGNIFICATIONS)
 def test_a_name_reads_back_as_what_it_was_made_of(code, year, case, block, magnification, sequence):
     letter = names.SUBTYPES[code][1][0].upper()
     filename = f"SOB_{letter}_{code}-{year}-{case}{block}-{magnification}-{sequence:03}.png"
-    name = names.parse(filename)
+    name = names.parse_image_name(filename)
     slide = f"SOB_{letter}_{code}_{year}-{case}{block}"
     assert name == (names.SUBTYPES[code][1], code, slide, case, magnification, sequence)
     assert names.case_of(name.slide) == case
@@ -33,7 +33,7 @@ def test_the_official_path_says_what_the_name_says(code, year, case, block, magn
     letter = names.SUBTYPES[code][1][0].upper()
     filename = f"SOB_{letter}_{code}-{year}-{case}{block}-{magnification}-{sequence:03}.png"
     _, _, label, _, folder, slide, power, last = names.official_path(filename).split("/")
-    name = names.parse(filename)
+    name = names.parse_image_name(filename)
     assert (label, slide, power, last) == (name.label, name.slide, f"{name.magnification}X", filename)
     assert names.SUBTYPES[code] == (folder, label)
 
@@ -42,11 +42,11 @@ def test_the_official_path_says_what_the_name_says(code, year, case, block, magn
 def test_other_text_is_refused_and_quoted(text):
     if not names.IMAGE_NAME.fullmatch(text):
         with pytest.raises(DataError, match="no BreakHis image name"):
-            names.parse(text)
+            names.parse_image_name(text)
 
 
 def test_year_15_and_block_letters():
-    name = names.parse("SOB_M_PC-15-190EF-400-014.png")
+    name = names.parse_image_name("SOB_M_PC-15-190EF-400-014.png")
     assert name == ("malignant", "PC", "SOB_M_PC_15-190EF", "190", 400, 14)
     assert names.official_path("SOB_B_A-14-22549AB-40-001.png") == (
         "histology_slides/breast/benign/SOB/adenosis/SOB_B_A_14-22549AB/40X/SOB_B_A-14-22549AB-40-001.png"
@@ -63,7 +63,7 @@ def test_siblings_share_their_case_and_13412_lies_under_two_subtypes():
 ])  # fmt: skip
 def test_a_name_that_contradicts_itself_is_refused(filename):
     with pytest.raises(DataError, match="but subtype"):
-        names.parse(filename)
+        names.parse_image_name(filename)
 
 
 @pytest.mark.parametrize("filename", [
@@ -73,12 +73,12 @@ def test_a_name_that_contradicts_itself_is_refused(filename):
 ])  # fmt: skip
 def test_near_misses_are_refused(filename):
     with pytest.raises(DataError, match="expected one like"):
-        names.parse(filename)
+        names.parse_image_name(filename)
 
 
 def test_all_official_paths(shared):
     lines = (shared / "breakhis/facts/paths.txt").read_text().split()
-    parsed = [names.parse(line.rpartition("/")[2]) for line in lines]
+    parsed = [names.parse_image_name(line.rpartition("/")[2]) for line in lines]
     assert len(lines) == names.N_IMAGES
     assert len({name.slide for name in parsed}) == names.N_SLIDES
     assert len({name.case for name in parsed}) == names.N_CASES

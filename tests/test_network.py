@@ -7,7 +7,7 @@ import pytest
 from breakhis_cls import config
 from breakhis_cls.errors import ConfigError, ModelError
 from breakhis_cls.modeling import fit, network
-from breakhis_cls.pipeline.batches import Rows
+from breakhis_cls.pipeline.batches import TrainingRows
 
 RANDOM = config.Model(weights="random")
 PRETRAINED = config.Model(weights="imagenet")  # as far as freezing goes
@@ -18,13 +18,13 @@ def joined():
     keras.utils.set_random_seed(0)
     backbone = network.build_backbone(RANDOM)
     head = network.build_head(2048, 2, 0.2, 0)
-    return backbone, network.join(backbone, head, config.Image(height_px=32, width_px=48))
+    return backbone, network.join_model(backbone, head, config.Image(height_px=32, width_px=48))
 
 
 def _rows():
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (8, 32, 48, 3), dtype=np.uint8)
-    return Rows(pixels, np.arange(8), np.eye(2)[np.arange(8) % 2])
+    return TrainingRows(pixels, np.arange(8), np.eye(2)[np.arange(8) % 2])
 
 
 @pytest.mark.parametrize("part", ["conv5", "all"])
@@ -33,7 +33,7 @@ def test_tuning_at_rate_zero_moves_no_batch_norm(joined, part, tmp_path):
     network.set_trainable(backbone, PRETRAINED, part)
     before = [weight.numpy() for weight in backbone.weights]
     phase = config.Tune(epochs=1, peak_lr=0, batch_size=4)
-    fit.fit(model, phase, _rows(), _rows(), tmp_path, seed=0)
+    fit.fit_phase(model, phase, _rows(), _rows(), tmp_path, seed=0)
     assert all(np.array_equal(was, now.numpy()) for was, now in zip(before, backbone.weights, strict=True))
 
 
@@ -42,7 +42,7 @@ def test_training_from_scratch_moves_batch_norm(joined, tmp_path):
     network.set_trainable(backbone, RANDOM, "all")
     moving = [weight for weight in backbone.weights if weight.path.endswith("moving_mean")]
     before = [weight.numpy() for weight in moving]
-    fit.fit(model, config.Tune(epochs=1, batch_size=4), _rows(), _rows(), tmp_path, seed=0)
+    fit.fit_phase(model, config.Tune(epochs=1, batch_size=4), _rows(), _rows(), tmp_path, seed=0)
     assert len(moving) == 53
     assert all(not np.array_equal(was, now.numpy()) for was, now in zip(before, moving, strict=True))
 
@@ -78,17 +78,17 @@ def test_a_saved_model_opens_safely_and_answers_the_same(joined, tmp_path):
     _, model = joined
     model.save(tmp_path / "model.keras")
     pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(network.load(tmp_path / "model.keras")(pixels), model(pixels))
+    np.testing.assert_array_equal(network.load_model(tmp_path / "model.keras")(pixels), model(pixels))
     (tmp_path / "broken.keras").write_bytes(b"no zip")
     with pytest.raises(ModelError, match="not a Keras model"):
-        network.load(tmp_path / "broken.keras")
+        network.load_model(tmp_path / "broken.keras")
 
 
 def test_shared_weights_make_right_features(shared):
     """Pooled conv5 of ImageNet weights is neither dead nor wild on tissue; wrong preprocessing shows here."""
     weights = shared / "weights/resnet50_imagenet_notop.weights.h5"
     settings = config.Model(weights=str(weights))
-    assert network.title(settings) == "8-bit pruned ResNet50"
+    assert weights.weights_title(settings) == "8-bit pruned ResNet50"
     backbone = network.build_backbone(settings)
     plain = keras.applications.ResNet50(include_top=False, weights=str(weights), pooling="avg")
     pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
@@ -100,7 +100,7 @@ def test_mixed_precision_stays_inside_the_trunk():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         backbone = network.build_backbone(config.Model(weights="random"))
-        model = network.join(
+        model = network.join_model(
             backbone, network.build_head(2048, 2, 0.2, seed=0), config.Image(height_px=32, width_px=48)
         )
     finally:

@@ -89,7 +89,7 @@ def test_notebooks_that_share_a_run_share_its_settings():
 def smaller(tmp_path_factory):
     """A folder to run in, and a quarter of the synthetic images."""
     here = tmp_path_factory.mktemp("notebooks")
-    tree.write(here / "tissue", images_per_cell=1)
+    tree.write_tree(here / "tissue", images_per_cell=1)
     return here
 
 

@@ -57,12 +57,14 @@ def run(folder, table, **settings):
     }  # fmt: skip
     for section, more in settings.items():
         content[section] = content.get(section, {}) | more
-    (folder / "config.yaml").write_text(config.to_yaml(config.Config.model_validate(content)))
+    (folder / "config.yaml").write_text(config.dump_config(config.Config.model_validate(content)))
     return folder
 
 
 def rows_of(folders):
-    return paper_rows.of(experiments.experiments([experiments.read(one) for one in folders]), n_resamples=200)
+    return paper_rows.table_rows(
+        experiments.group_experiments([experiments.read_source(one) for one in folders]), n_resamples=200
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def test_published_results_stand_once_under_their_own_conditions(sweep):
     assert beside["spanhol", "40X", True] == amato
     assert beside["case", "200X", False] == []
     assert beside["spanhol", "all", True] == []  # two magnifications are not all of them
-    (one,) = published.of("spanhol", "binary", "200")
+    (one,) = published.published_results("spanhol", "binary", "200")
     assert one.scores == {"image_accuracy": (0.887, 0.032), "recognition_rate": (0.884, 0.032)}
     assert "ila_pla_avg_KNN.csv" in one.source
 
@@ -125,7 +127,7 @@ def test_four_of_the_subtypes_are_kaikos_task(tmp_path):
     (row,) = rows_of([run(tmp_path, table)])
     assert len(row.published) == 7 and all("selects on" in one.note for one in row.published)
     assert row.scores["image_accuracy"]["sd"] is None  # one fold has no deviation
-    assert plots_sweep.of([row], "as made up").get_suptitle() == "as made up"
+    assert plots_sweep.sweep_figure([row], "as made up").get_suptitle() == "as made up"
 
 
 def test_what_else_varies_is_said(tmp_path):
@@ -141,7 +143,7 @@ def test_what_else_varies_is_said(tmp_path):
 def written(sweep, tmp_path_factory):
     out = tmp_path_factory.mktemp("paper")
     subtypes = [run(out / "runs", as_subtypes(predicted(fold))) for fold in (0, 1)]
-    page = paper_table.write([*sweep, *subtypes], out, "A title with 100 % & more")
+    page = paper_table.write_sweep_table([*sweep, *subtypes], out, "A title with 100 % & more")
     return out, page
 
 

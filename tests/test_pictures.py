@@ -8,7 +8,7 @@ from breakhis_cls.reports import plots_images
 
 
 def test_a_sheet_shows_files_and_pixels_in_order_and_hides_the_rest(tiny_tree):
-    root = index.root_of(Data(root=str(tiny_tree)))
+    root = index.find_root(Data(root=str(tiny_tree)))
     file = min(root.rglob("*.png")).relative_to(root).as_posix()
     shown = [file, np.zeros((46, 70, 3), np.uint8)]
     figure = plots_images.sheet(shown, root, ["a file", "pixels\nall black"], "Two", 3)

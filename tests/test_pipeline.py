@@ -19,8 +19,8 @@ def _images(height, width, n=8):
 @pytest.mark.parametrize("size", SIZES)
 def test_views_alike_eagerly_and_in_a_dataset(size):
     images, views = _images(*size), np.arange(8)
-    eager = batches.turned(tf.constant(images), tf.constant(views)).numpy()
-    inside = tf.data.Dataset.from_tensors((images, views)).map(batches.turned).get_single_element().numpy()
+    eager = batches.apply_views(tf.constant(images), tf.constant(views)).numpy()
+    inside = tf.data.Dataset.from_tensors((images, views)).map(batches.apply_views).get_single_element().numpy()
     np.testing.assert_array_equal(eager, inside)
     assert eager.shape == images.shape and eager.dtype == np.uint8
 
@@ -28,7 +28,7 @@ def test_views_alike_eagerly_and_in_a_dataset(size):
 def test_views_of_a_square_are_the_eight_of_the_square():
     image = _images(5, 5, 1)
     repeated = np.repeat(image, 8, axis=0)
-    ours = {view.tobytes() for view in batches.turned(tf.constant(repeated), tf.range(8, dtype=tf.int64)).numpy()}
+    ours = {view.tobytes() for view in batches.apply_views(tf.constant(repeated), tf.range(8, dtype=tf.int64)).numpy()}
     quarter_turns = [np.rot90(image[0], k) for k in range(4)]
     expected = {view.tobytes() for turn in quarter_turns for view in (turn, turn[:, ::-1])}
     assert ours == expected
@@ -36,13 +36,13 @@ def test_views_of_a_square_are_the_eight_of_the_square():
 
 def test_turns_alone_mirror_nothing():
     image = np.repeat(_images(5, 5, 1), 4, axis=0)
-    ours = batches.turned(tf.constant(image), tf.constant(batches.TURNS, dtype=tf.int64)).numpy()
+    ours = batches.apply_views(tf.constant(image), tf.constant(batches.TURNS, dtype=tf.int64)).numpy()
     assert {view.tobytes() for view in ours} == {np.rot90(image[0], k).tobytes() for k in range(4)}
 
 
 def test_a_quarter_turn_of_an_oblong_keeps_the_middle_at_its_scale():
     image = _images(4, 8, 1)
-    turned = batches.turned(tf.constant(image), tf.constant([4], dtype=tf.int64)).numpy()[0]
+    turned = batches.apply_views(tf.constant(image), tf.constant([4], dtype=tf.int64)).numpy()[0]
     swapped = image[0].transpose(1, 0, 2)  # 8 x 4: rows 2...5 are kept, two columns are mirrored on each side
     np.testing.assert_array_equal(turned[:, 2:6], swapped[2:6])
     np.testing.assert_array_equal(turned[:, 1], turned[:, 2])
@@ -51,24 +51,28 @@ def test_a_quarter_turn_of_an_oblong_keeps_the_middle_at_its_scale():
 @given(n=st.integers(1, 30), seed=st.integers(0, 99), epoch=st.integers(0, 9), batch=st.integers(1, 9))
 @settings(max_examples=15, deadline=None)
 def test_an_epoch_shows_every_row_once(n, seed, epoch, batch):
-    rows = batches.Rows(np.arange(n, dtype=np.float32)[:, None, None], np.arange(n), np.eye(n))
-    seen = [x for inputs, _, _ in batches.training(rows, batch, seed, epoch, epoch + 1) for x in inputs.numpy()[:, 0]]
+    rows = batches.TrainingRows(np.arange(n, dtype=np.float32)[:, None, None], np.arange(n), np.eye(n))
+    seen = [
+        x
+        for inputs, _, _ in batches.training_batches(rows, batch, seed, epoch, epoch + 1)
+        for x in inputs.numpy()[:, 0]
+    ]
     assert sorted(seen) == list(range(n))
 
 
 def test_a_later_start_gives_the_later_epochs():
-    rows = batches.Rows(_images(4, 6, 7), np.arange(7), np.eye(7), views=batches.ALL_VIEWS)
-    whole = [x.numpy().tobytes() for x, _, _ in batches.training(rows, 3, 5, 0, 4)]
-    late = [x.numpy().tobytes() for x, _, _ in batches.training(rows, 3, 5, 2, 4)]
+    rows = batches.TrainingRows(_images(4, 6, 7), np.arange(7), np.eye(7), views=batches.ALL_VIEWS)
+    whole = [x.numpy().tobytes() for x, _, _ in batches.training_batches(rows, 3, 5, 0, 4)]
+    late = [x.numpy().tobytes() for x, _, _ in batches.training_batches(rows, 3, 5, 2, 4)]
     assert whole[6:] == late
     assert len(set(whole)) > 6  # epochs differ
 
 
 def test_stored_views_are_picked_as_pixels_are_turned():
     features = np.arange(6 * 8, dtype=np.float32).reshape(6, 8, 1)
-    picked = batches.Rows(features, np.arange(6), np.eye(6), views=batches.ALL_VIEWS)
+    picked = batches.TrainingRows(features, np.arange(6), np.eye(6), views=batches.ALL_VIEWS)
     order, views = batches.epoch_order(6, 1, 0), batches.epoch_views(6, 1, 0, picked.views)
-    ((inputs, targets, weights),) = batches.training(picked, 6, 1, 0, 1)
+    ((inputs, targets, weights),) = batches.training_batches(picked, 6, 1, 0, 1)
     np.testing.assert_array_equal(inputs[:, 0], features[order, views[order], 0])
     np.testing.assert_array_equal(targets, np.eye(6)[order])
     assert (weights.numpy() == 1).all()
@@ -76,7 +80,7 @@ def test_stored_views_are_picked_as_pixels_are_turned():
 
 def test_balanced_chances_by_hand():
     labels, cases = np.array([0, 0, 0, 1]), np.array(["a", "a", "b", "c"])
-    np.testing.assert_allclose(batches.balanced(labels, cases), [1 / 8, 1 / 8, 1 / 4, 1 / 2])
+    np.testing.assert_allclose(batches.sampling_probabilities(labels, cases), [1 / 8, 1 / 8, 1 / 4, 1 / 2])
     np.testing.assert_allclose(batches.class_weights(labels), [2 / 3, 2 / 3, 2 / 3, 2])
 
 
@@ -85,11 +89,11 @@ def test_balanced_chances_by_hand():
     [(1, 1, batches.ALL_VIEWS), (1, 0, batches.FLIPS), (0, 1, batches.TURNS), (0, 0, (0,))],
 )
 def test_settings_name_the_views(flips, turns, views):
-    assert batches.views_of(config.Augment(flips=bool(flips), turns=bool(turns))) == views
+    assert batches.allowed_views(config.Augment(flips=bool(flips), turns=bool(turns))) == views
 
 
 def test_in_order_keeps_the_order():
     images = _images(4, 6, 5)
     index = np.array([3, 0, 4])
-    got = np.concatenate([batch.numpy() for batch in batches.in_order(images, index, 2)])
+    got = np.concatenate([batch.numpy() for batch in batches.ordered_batches(images, index, 2)])
     np.testing.assert_array_equal(got, images[index])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from breakhis_cls import config, parallel
-from breakhis_cls.data import index
+from breakhis_cls.data import index, png
 from breakhis_cls.errors import DataError
 from breakhis_cls.pipeline import pixel_store, stain_normalization
 from breakhis_cls.synthetic import tree
@@ -29,7 +29,8 @@ SLOW_BUILDER = """
 import sys, time, warnings
 from pathlib import Path
 from breakhis_cls import config
-from breakhis_cls.data import index, pixels
+from breakhis_cls.data import index
+from breakhis_cls.pipeline import pixel_store
 warnings.simplefilter("ignore")
 root, cache = sys.argv[1], Path(sys.argv[2])
 data = config.Data(root=root, cache=cache)
@@ -58,12 +59,12 @@ def data(tiny_tree, tmp_path) -> config.Data:
 def n_decoded(monkeypatch) -> list[Path]:
     """The paths that have been decoded since the test began."""
     seen, decode = [], index.decode
-    monkeypatch.setattr(index, "decode", lambda path: seen.append(path) or decode(path))
+    monkeypatch.setattr(png, "decode", lambda path: seen.append(path) or decode(path))
     return seen
 
 
 def opened(data: config.Data, image: config.Image = SMALL) -> pixel_store.PixelStore:
-    return pixel_store.PixelStore.open(index.load(data), index.root_of(data), image, data.cache)
+    return pixel_store.PixelStore.open(index.load_images(data), index.find_root(data), image, data.cache)
 
 
 def elsewhere(data: config.Data, tmp_path: Path) -> config.Data:
@@ -76,20 +77,20 @@ def builder(data: config.Data) -> subprocess.Popen:
 
 
 def test_each_row_is_its_image_resized(data):
-    images, store = index.load(data), opened(data)
+    images, store = index.load_images(data), opened(data)
     assert store.array.shape == (75, 23, 35, 3) and store.array.dtype == np.uint8 and len(store) == 75
     assert isinstance(store.array, np.memmap) and not store.array.flags.writeable
     for row, file in enumerate(images["file"]):
-        expected = pixel_store.fit(index.decode(index.root_of(data) / file), SMALL)
+        expected = pixel_store.fit_image(index.decode(index.find_root(data) / file), SMALL)
         np.testing.assert_array_equal(store.array[store.rows[row]], expected)
     np.testing.assert_array_equal(np.load(store.path, mmap_mode="r"), store.array)
 
 
 def test_shuffled_images_share_the_store(data, n_decoded):
     store = opened(data)
-    images = index.load(data).sample(frac=1, random_state=0)
+    images = index.load_images(data).sample(frac=1, random_state=0)
     n_decoded.clear()
-    shuffled = pixel_store.PixelStore.open(images, index.root_of(data), SMALL, data.cache)
+    shuffled = pixel_store.PixelStore.open(images, index.find_root(data), SMALL, data.cache)
     assert n_decoded == [] and shuffled.path == store.path
     np.testing.assert_array_equal(shuffled.rows, images.index)
 
@@ -122,7 +123,7 @@ def test_the_key_does_not_follow_paths(data, tmp_path):
 def test_the_number_of_cores_changes_nothing(data, tmp_path, monkeypatch):
     contents = []
     for n in (1, 5):
-        monkeypatch.setattr(parallel, "n_cores", lambda n=n: n)
+        monkeypatch.setattr(parallel, "count_cores", lambda n=n: n)
         store = opened(data.model_copy(update={"cache": tmp_path / str(n)}))
         contents.append([file.read_bytes() for file in (store.path, store.path.with_name("chunks.txt"))])
     assert contents[0] == contents[1]
@@ -143,7 +144,7 @@ def test_a_killed_build_goes_on_to_equal_bytes(data, tmp_path, n_decoded):
 
 
 def test_two_builders_at_once_build_once(data, tmp_path):
-    index.load(data)
+    index.load_images(data)
     processes = [builder(data), builder(data)]
     outputs = [process.communicate(timeout=30) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
@@ -153,7 +154,7 @@ def test_two_builders_at_once_build_once(data, tmp_path):
 
 
 def test_a_builder_waits_for_the_one_before_it(data, tmp_path):
-    index.load(data)
+    index.load_images(data)
     folder = data.cache / "pixels" / opened(elsewhere(data, tmp_path)).path.parent.name
     with pixel_store._alone(folder):
         process = builder(data)
@@ -209,15 +210,15 @@ def test_a_damaged_store_is_mended_where_it_is_damaged(damage, n_made_again, dat
 
 
 def test_an_image_that_changed_since_the_index_is_refused(data, tiny_tree, tmp_path):
-    images = index.load(data)
+    images = index.load_images(data)
     images.loc[5, "pixel_sha256"] = "0" * 64
     with pytest.raises(DataError, match="has changed since it was indexed"):
-        pixel_store.PixelStore.open(images, index.root_of(data), SMALL, data.cache)
+        pixel_store.PixelStore.open(images, index.find_root(data), SMALL, data.cache)
     assert not list(data.cache.rglob("checked.json"))
 
 
 def test_a_cache_that_cannot_be_written_is_named(data):
-    images, root = index.load(data), index.root_of(data)
+    images, root = index.load_images(data), index.find_root(data)
     (data.cache / "file").touch()
     with pytest.raises(DataError, match=r"cannot write .*file.*--data\.cache"):
         pixel_store.PixelStore.open(images, root, SMALL, data.cache / "file")
@@ -233,7 +234,7 @@ def test_a_full_disk_is_noticed_before_decoding(data, monkeypatch, n_decoded):
 
 def test_no_images_is_an_error(data):
     with pytest.raises(DataError, match="no images"):
-        pixel_store.PixelStore.open(index.load(data).head(0), index.root_of(data), SMALL, data.cache)
+        pixel_store.PixelStore.open(index.load_images(data).head(0), index.find_root(data), SMALL, data.cache)
 
 
 def settings(fit: str, height_px: int = 230, width_px: int = 350) -> config.Image:
@@ -248,19 +249,19 @@ def noise(height_px: int, width_px: int) -> np.ndarray:
 def test_stretch_is_pillows_resize_of_the_whole_field(shape):
     image = noise(*shape)
     expected = np.asarray(Image.fromarray(image).resize((350, 230), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(pixel_store.fit(image, settings("stretch")), expected)
+    np.testing.assert_array_equal(pixel_store.fit_image(image, settings("stretch")), expected)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
 def test_an_image_of_the_wanted_size_is_kept_as_it_is(fit):
     image = noise(230, 350)
-    np.testing.assert_array_equal(pixel_store.fit(image, settings(fit)), image)
+    np.testing.assert_array_equal(pixel_store.fit_image(image, settings(fit)), image)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("shape", [(460, 700), (1, 1), (3, 2_000), (2_000, 3), (224, 224)])
 def test_every_shape_fits_and_a_flat_colour_stays_flat(fit, shape):
-    fitted = pixel_store.fit(np.full((*shape, 3), (200, 100, 50), np.uint8), settings(fit, 64, 48))
+    fitted = pixel_store.fit_image(np.full((*shape, 3), (200, 100, 50), np.uint8), settings(fit, 64, 48))
     assert fitted.shape == (64, 48, 3) and fitted.dtype == np.uint8
     colours = {tuple(colour) for colour in fitted.reshape(-1, 3).tolist()}
     glass = (pixel_store.GLASS,) * 3
@@ -270,9 +271,9 @@ def test_every_shape_fits_and_a_flat_colour_stays_flat(fit, shape):
 def test_crop_takes_the_centre_and_pad_keeps_all():
     image = np.zeros((100, 300, 3), np.uint8)
     image[:, 100:200] = 200  # the middle third
-    cropped = pixel_store.fit(image, settings("crop", 50, 50))
+    cropped = pixel_store.fit_image(image, settings("crop", 50, 50))
     assert (cropped[:, 1:-1] == 200).all() and (cropped > 150).all()  # the filter looks a pixel beyond
-    padded = pixel_store.fit(image, settings("pad", 60, 60))
+    padded = pixel_store.fit_image(image, settings("pad", 60, 60))
     assert (padded[:20] == pixel_store.GLASS).all() and (padded[40:] == pixel_store.GLASS).all()
     assert (padded[20:40, 22:38] == 200).all() and (padded[20:40, :18] == 0).all()
 
@@ -280,31 +281,35 @@ def test_crop_takes_the_centre_and_pad_keeps_all():
 @given(*[st.integers(1, 90)] * 4, st.sampled_from(["stretch", "crop", "pad"]))
 def test_no_shape_is_too_odd(height_px, width_px, to_height_px, to_width_px, fit):
     image = np.zeros((height_px, width_px, 3), np.uint8)
-    assert pixel_store.fit(image, settings(fit, to_height_px, to_width_px)).shape == (to_height_px, to_width_px, 3)
+    assert pixel_store.fit_image(image, settings(fit, to_height_px, to_width_px)).shape == (
+        to_height_px,
+        to_width_px,
+        3,
+    )
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
 def test_stains_are_normalised_on_the_field_at_its_full_size(fit):
-    field = tree.draw("SOB_M_DC-14-90008-200-001.png")[0]
+    field = tree.draw_image("SOB_M_DC-14-90008-200-001.png")[0]
     as_is = settings(fit, 64, 64)
-    expected = pixel_store.fit(stain_normalization.normalised(field), as_is)
-    fitted = pixel_store.fit(field, as_is.model_copy(update={"stains": "macenko"}))
+    expected = pixel_store.fit_image(stain_normalization.normalize_stains(field), as_is)
+    fitted = pixel_store.fit_image(field, as_is.model_copy(update={"stains": "macenko"}))
     np.testing.assert_array_equal(fitted, expected)
-    assert not np.array_equal(fitted, pixel_store.fit(field, as_is))
+    assert not np.array_equal(fitted, pixel_store.fit_image(field, as_is))
 
 
 def test_shrinking_averages_and_does_not_pick():
     stripes = np.zeros((460, 700, 3), np.uint8)
     stripes[:, ::2] = 255
-    shrunk = pixel_store.fit(stripes, settings("stretch", 46, 70))
+    shrunk = pixel_store.fit_image(stripes, settings("stretch", 46, 70))
     assert abs(int(shrunk[20, 20, 0]) - 127) <= 2
 
 
 def test_the_real_images(shared, tmp_path):
     data = config.Data(root=str(shared / "breakhis/full"), cache=tmp_path, magnifications=(100,))
-    images, store = index.load(data), opened(data, config.Image())
+    images, store = index.load_images(data), opened(data, config.Image())
     assert store.array.shape == (len(images), 230, 350, 3)
     odd = int(np.flatnonzero(images["height_px"] == 456)[0])
-    source = Image.open(index.root_of(data) / images["file"][odd])
+    source = Image.open(index.find_root(data) / images["file"][odd])
     expected = np.asarray(source.resize((350, 230), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(store.array[store.rows[odd]], expected)

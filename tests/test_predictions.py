@@ -37,12 +37,12 @@ def made(magnifications: tuple[int, ...] = names.MAGNIFICATIONS, seed: int = 0, 
         "model": "net",
         "seed": seed,
     }
-    return predictions.checked(table.assign(**said, p_benign=1 - table["p_malignant"]))
+    return predictions.validate_predictions(table.assign(**said, p_benign=1 - table["p_malignant"]))
 
 
 def refusal(table: pd.DataFrame) -> str:
     with pytest.raises(DataError) as caught:
-        predictions.checked(table, "p.csv")
+        predictions.validate_predictions(table, "p.csv")
     return str(caught.value)
 
 
@@ -51,7 +51,7 @@ def test_a_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
     table["case"] = "0" + table["case"]  # text, not a number
     table["file"] = table["file"].str.replace("SOB_", "own_")
     table.to_csv(tmp_path / "p.csv", index=False)
-    pd.testing.assert_frame_equal(predictions.read(tmp_path / "p.csv"), table)
+    pd.testing.assert_frame_equal(predictions.read_predictions(tmp_path / "p.csv"), table)
 
 
 def test_missing_columns_are_named() -> None:
@@ -65,7 +65,7 @@ def test_logits_are_taken_for_what_they_are() -> None:
     told = refusal(table)
     assert "7 of 60 rows" in told and "logits" in told and "add up to 0.75" in told and "and 2 more" in told
     rounded = made().round({"p_benign": 3, "p_malignant": 3})
-    predictions.checked(rounded)
+    predictions.validate_predictions(rounded)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, "high"])
@@ -77,7 +77,7 @@ def test_what_is_no_number_is_counted(wrong: object) -> None:
 
 def test_repeated_rows_are_counted_but_other_folds_are_none() -> None:
     assert "3 of 63 rows that repeat an image" in refusal(pd.concat([made(), made().head(3)]))
-    predictions.checked(pd.concat([made(), made(fold=1)]))
+    predictions.validate_predictions(pd.concat([made(), made(fold=1)]))
 
 
 def test_labels_that_contradict_the_name() -> None:
@@ -86,7 +86,7 @@ def test_labels_that_contradict_the_name() -> None:
     told = refusal(table)
     assert "1 of 60 rows that contradict their file name" in told and "label malignant, the name says benign" in told
     foreign = made().assign(file=[f"{at}.tif" for at in range(60)], label="malignant", subtype="DC")
-    predictions.checked(foreign)  # another grammar says nothing
+    predictions.validate_predictions(foreign)  # another grammar says nothing
 
 
 def test_every_kind_of_fault_is_told_at_once() -> None:
@@ -105,22 +105,22 @@ def test_a_table_without_test_rows_or_rows() -> None:
 
 def test_a_table_that_is_not_there_or_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such table"):
-        predictions.read(tmp_path / "p.csv")
+        predictions.read_predictions(tmp_path / "p.csv")
     (tmp_path / "p.csv").write_bytes(b"\x89PNG\r\n\x00\xff")
     with pytest.raises(DataError, match="cannot be read as CSV"):
-        predictions.read(tmp_path / "p.csv")
+        predictions.read_predictions(tmp_path / "p.csv")
 
 
 def test_the_order_of_columns_is_of_no_account() -> None:
     table = made()
     swapped = table[[*table.columns[:-2], "p_malignant", "p_benign"]]
-    assert predictions.classes(swapped) == names.LABELS
+    assert predictions.class_names(swapped) == names.LABELS
     np.testing.assert_array_equal(predictions.probabilities(swapped)[:, 1], table["p_malignant"])
 
 
 def test_half_is_malignant() -> None:
     table = made().assign(p_benign=0.5, p_malignant=0.5)
-    assert (predictions.predicted(table) == 1).all()
+    assert (predictions.predicted_labels(table) == 1).all()
 
 
 def test_disjoint_folds_are_pooled_and_repetitions_are_not() -> None:

@@ -12,7 +12,7 @@ from breakhis_cls import sweep, train
 from breakhis_cls.config import Config
 from breakhis_cls.errors import ConfigError
 from breakhis_cls.sweeping import plan, ray_cluster, shared, tasks
-from breakhis_cls.sweeping.progress import Board
+from breakhis_cls.sweeping.progress import SweepProgress
 from breakhis_cls.sweeping.tasks import Task
 
 N_RUNS, N_STEPS, STEP_S = 6, 16, 0.2
@@ -57,9 +57,9 @@ def cluster():
 def test_a_cluster_gives_the_bytes_of_one_process(cluster, tiny_tree, tmp_path):
     path = settings_file(tmp_path, tiny_tree)
     assert sweep.main(["--config", str(path), "--executor", "ray", "--ray_address", cluster[0].address]) == 0
-    for far in shared.named(plan.runs(plan.read(path), {})):
+    for far in shared.name_runs(plan.expand_runs(plan.read_sweep(path), {})):
         place = {"run": far.settings.run.model_copy(update={"dir": tmp_path / "lone"})}
-        lone = train.train(Config.model_validate(far.settings.model_copy(update=place)), report=False)
+        lone = train.train_run(Config.model_validate(far.settings.model_copy(update=place)), report=False)
         assert (far.folder / "predictions.csv").read_bytes() == (lone.folder / "predictions.csv").read_bytes()
 
 
@@ -81,7 +81,7 @@ def test_nothing_is_lost_or_done_twice_when_a_node_is_killed(cluster, tmp_path):
     assert steps == list(range(N_STEPS)), "it did not go on from its last step"
 
 
-class Killer(Board):
+class Killer(SweepProgress):
     """Kills the second node, its raylet and the worker, with SIGKILL as soon as a run of its own is half-way."""
 
     def __init__(self, node, folders):

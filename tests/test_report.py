@@ -83,8 +83,8 @@ def test_a_phone_shows_the_page_whole_and_readable(table: pd.DataFrame, tmp_path
 
 
 def written(table: pd.DataFrame, folder: Path) -> str:
-    experiment = experiments.experiments([experiments.Source(folder / "p.csv", table)])[0]
-    page = report.write(experiment, metrics.of(table, n_resamples=200), folder)
+    experiment = experiments.group_experiments([experiments.Source(folder / "p.csv", table)])[0]
+    page = report.write_report(experiment, metrics.compute_metrics(table, n_resamples=200), folder)
     return html.unescape(page.read_text(encoding="utf-8")).replace("\u00a0", " ")
 
 
@@ -154,6 +154,8 @@ def test_one_class_alone_is_told_not_scored(tmp_path: Path) -> None:
 
 
 def test_text_is_escaped(tmp_path: Path) -> None:
-    experiment = experiments.experiments([experiments.Source(tmp_path / "p.csv", made().assign(model="<b>net</b>"))])[0]
-    page = report.write(experiment, metrics.of(made(), n_resamples=50), tmp_path)
+    experiment = experiments.group_experiments(
+        [experiments.Source(tmp_path / "p.csv", made().assign(model="<b>net</b>"))]
+    )[0]
+    page = report.write_report(experiment, metrics.compute_metrics(made(), n_resamples=50), tmp_path)
     assert "<b>net" not in page.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ def _epoch(folder, phase, n_done):
 
 
 def test_history_grows_with_the_run_and_ends_as_the_table(tmp_path):
-    run = run_folder.Run(tmp_path, config.Config())
+    run = run_folder.RunFolder(tmp_path, config.Config())
     assert run.history.empty
     _epoch(tmp_path, "tune", 1)
     _epoch(tmp_path, "head", 3)

@@ -26,7 +26,7 @@ def joined(trunk_layers, n_features, image_px, n_classes=2):
     pooled = layers.GlobalAveragePooling2D()(trunk(scaled))
     backbone = keras.Model(outer, pooled, name="backbone")
     head = network.build_head(n_features, n_classes, 0.2, seed=1)
-    return network.join(backbone, head, config.Image(height_px=image_px[0], width_px=image_px[1]))
+    return network.join_model(backbone, head, config.Image(height_px=image_px[0], width_px=image_px[1]))
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def test_evidence_is_what_a_hand_works_out(linear):
     image[0, :, :, 0] = [[255, 0, 51], [0, 0, 102]]
     image[0, :, :, 1] = [[0, 255, 51], [0, 51, 0]]
     expected = [[2, -3, 2 * 0.2 - 3 * 0.2], [0, -0.6, 0.8]]
-    np.testing.assert_allclose(gradcam.evidence(linear, image, np.array([1]))[0], expected, atol=1e-6)
-    shown = gradcam.heat(gradcam.evidence(linear, image, np.array([1]))[0], (2, 3))
+    np.testing.assert_allclose(gradcam.class_evidence(linear, image, np.array([1]))[0], expected, atol=1e-6)
+    shown = gradcam.upsample_heat(gradcam.class_evidence(linear, image, np.array([1]))[0], (2, 3))
     np.testing.assert_allclose(shown, [[1, 0, 0], [0, 0, 0.4]], atol=1e-6)
 
 
@@ -76,13 +76,13 @@ def test_evidence_survives_a_softmax_that_is_sure_of_itself(linear):
     dense.set_weights([1000 * kernel, bias])
     image = np.full((1, 2, 3, 3), [255, 0, 0], np.uint8)
     assert linear.predict(image, verbose=0)[0, 1] == 1
-    np.testing.assert_allclose(gradcam.evidence(linear, image, np.array([1])), 2000, rtol=1e-5)
+    np.testing.assert_allclose(gradcam.class_evidence(linear, image, np.array([1])), 2000, rtol=1e-5)
     dense.set_weights([kernel, bias])
 
 
 def test_evidence_adds_up_to_the_log_odds(squares):
     model, images, labels, _ = squares
-    evidence = gradcam.evidence(model, images, labels)
+    evidence = gradcam.class_evidence(model, images, labels)
     log_p = np.log(model.predict(images, verbose=0).astype(float))
     log_odds = (log_p[:, 1] - log_p[:, 0]) * np.where(labels, 1, -1)
     bias = np.diff(model.get_layer("head").layers[-1].bias.numpy())[0] * np.where(labels, 1, -1)
@@ -99,14 +99,14 @@ def test_log_odds_of_many_classes():
 
 def test_a_batch_gives_what_single_images_give(squares):
     model, images, labels, _ = squares
-    together = gradcam.evidence(model, images[:20], labels[:20])  # more than a batch
-    alone = [gradcam.evidence(model, images[at : at + 1], labels[at : at + 1])[0] for at in (0, 7, 19)]
+    together = gradcam.class_evidence(model, images[:20], labels[:20])  # more than a batch
+    alone = [gradcam.class_evidence(model, images[at : at + 1], labels[at : at + 1])[0] for at in (0, 7, 19)]
     np.testing.assert_allclose(together[[0, 7, 19]], alone, atol=1e-5)
 
 
 def test_what_speaks_for_one_class_speaks_against_the_other(squares):
     model, images, _, _ = squares
-    benign, malignant = (gradcam.evidence(model, images[:4], np.full(4, at)) for at in (0, 1))
+    benign, malignant = (gradcam.class_evidence(model, images[:4], np.full(4, at)) for at in (0, 1))
     np.testing.assert_allclose(benign, -malignant, atol=1e-5)
     assert np.abs(malignant).max() > 0.1
 
@@ -116,42 +116,45 @@ def test_heat_is_where_the_square_is_until_the_head_forgets(squares):
     some = np.flatnonzero(labels)[:24]
 
     def ranked(of_model):
-        evidence = gradcam.evidence(of_model, images[some], labels[some])
+        evidence = gradcam.class_evidence(of_model, images[some], labels[some])
         return np.mean(
-            [gradcam.share_ranked(gradcam.heat(e, SIZE), masks[at]) for e, at in zip(evidence, some, strict=True)]
+            [
+                gradcam.localization_auc(gradcam.upsample_heat(e, SIZE), masks[at])
+                for e, at in zip(evidence, some, strict=True)
+            ]
         )
 
     assert ranked(model) > 0.85
-    assert abs(np.mean([ranked(gradcam.randomised(model, 0.0, seed)) for seed in range(12)]) - 0.5) < 0.2
+    assert abs(np.mean([ranked(gradcam.randomize_weights(model, 0.0, seed)) for seed in range(12)]) - 0.5) < 0.2
 
 
 def test_sanity_sees_that_the_model_forgot(squares):
     model, images, labels, _ = squares
-    table = gradcam.sanity(model, images[:8], labels[:8])
+    table = gradcam.randomization_check(model, images[:8], labels[:8])
     assert list(table.columns) == ["share", "draw", "image", "rho"]
     assert len(table) == len(gradcam.TOPS) * gradcam.N_DRAWS * 8
     assert table["rho"].between(-1, 1).all()
     assert table.groupby("share")["rho"].median().abs().max() < 0.8
-    assert gradcam.likeness(*gradcam.evidence(model, images[[0, 0]], labels[[0, 0]])) == pytest.approx(1)
+    assert gradcam.rank_correlation(*gradcam.class_evidence(model, images[[0, 0]], labels[[0, 0]])) == pytest.approx(1)
 
 
 def test_randomised_is_a_copy_that_forgets_from_the_top(squares):
     model = squares[0]
     before = [weight.copy() for weight in model.get_weights()]
-    head, half, whole = (gradcam.randomised(model, share, 0).get_weights() for share in (0.0, 0.5, 1.0))
+    head, half, whole = (gradcam.randomize_weights(model, share, 0).get_weights() for share in (0.0, 0.5, 1.0))
     for now, then in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
     kernels = [at for at, weight in enumerate(before) if weight.ndim > 1]  # two convolutions and the head
     forgot = [[not np.array_equal(some[at], before[at]) for at in kernels] for some in (head, half, whole)]
     assert forgot == [[False, False, True], [False, True, True], [True, True, True]]
-    np.testing.assert_array_equal(gradcam.randomised(model, 1.0, 0).get_weights()[0], whole[0])
-    assert not np.array_equal(gradcam.randomised(model, 1.0, 1).get_weights()[0], whole[0])
+    np.testing.assert_array_equal(gradcam.randomize_weights(model, 1.0, 0).get_weights()[0], whole[0])
+    assert not np.array_equal(gradcam.randomize_weights(model, 1.0, 1).get_weights()[0], whole[0])
 
 
 def test_a_copy_that_forgets_nothing_keeps_the_standardised_features(linear):
     standardise = linear.get_layer("head").get_layer("standardise")
     standardise.adapt(np.array([[0.2, 0.4], [0.6, 0.9]], np.float32))
-    copied = gradcam.randomised(linear, 0.0, 0).get_layer("head").get_layer("standardise")
+    copied = gradcam.randomize_weights(linear, 0.0, 0).get_layer("head").get_layer("standardise")
     features = np.array([[0.3, 0.3]], np.float32)
     np.testing.assert_array_equal(copied(features), standardise(features))
     standardise.adapt(np.array([[-1, -1], [1, 1]], np.float32))  # the identity again
@@ -162,9 +165,9 @@ def test_blocks_of_a_real_backbone_add_up(backbone):
     keras.utils.set_random_seed(0)
     model = config.Model(backbone=backbone, weights="random", features=("conv4", "conv5"))
     head = network.build_head(network.n_features(model), 2, 0.2, seed=0)
-    whole = network.join(network.build_backbone(model), head, config.Image(height_px=64, width_px=96))
+    whole = network.join_model(network.build_backbone(model), head, config.Image(height_px=64, width_px=96))
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3)).astype(np.uint8)
-    evidence = gradcam.evidence(whole, images, np.array([0, 1]))
+    evidence = gradcam.class_evidence(whole, images, np.array([0, 1]))
     assert evidence.shape == (2, 4, 6)
     if backbone == "ResNet50":  # pooled features reach the head as they are, so that the sum is exact
         p = whole.predict(images, verbose=0)[[0, 1], [0, 1]].astype(float)
@@ -173,10 +176,10 @@ def test_blocks_of_a_real_backbone_add_up(backbone):
 
 def test_heat_fills_the_field_and_stays_in_bounds():
     evidence = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
-    shown = gradcam.heat(evidence, (46, 70))
+    shown = gradcam.upsample_heat(evidence, (46, 70))
     assert shown.shape == (46, 70) and shown.dtype == np.float32
     assert shown.min() >= 0 and shown.max() == 1
-    assert not gradcam.heat(-np.ones((4, 6), np.float32), (46, 70)).any()
+    assert not gradcam.upsample_heat(-np.ones((4, 6), np.float32), (46, 70)).any()
 
 
 @pytest.mark.parametrize(("fit", "left", "right"), [("stretch", 0, 60), ("crop", 30, 60), ("pad", 0, 60)])
@@ -185,7 +188,7 @@ def test_heat_lies_where_the_network_saw_it(fit, left, right):
     its middle, or of the field between two margins above and below."""
     evidence = np.zeros((40, 40), np.float32)
     evidence[:20, :20] = 1
-    shown = gradcam.heat(evidence, (60, 120), config.Image(height_px=40, width_px=40, fit=fit)) > 0.5
+    shown = gradcam.upsample_heat(evidence, (60, 120), config.Image(height_px=40, width_px=40, fit=fit)) > 0.5
     expected = np.zeros((60, 120), bool)
     expected[:30, left:right] = True
     assert (shown != expected).mean() < 0.02
@@ -193,11 +196,11 @@ def test_heat_lies_where_the_network_saw_it(fit, left, right):
 
 def test_share_ranked_by_hand():
     heat = np.array([[0.9, 0.4], [0.4, 0.1]])
-    assert gradcam.share_ranked(heat, np.array([[1, 0], [0, 0]], bool)) == 1
-    assert gradcam.share_ranked(heat, np.array([[0, 0], [0, 1]], bool)) == 0
-    assert gradcam.share_ranked(heat, np.array([[1, 1], [0, 0]], bool)) == pytest.approx((2 + 0.5 + 1) / 4)
-    assert gradcam.share_ranked(np.zeros((2, 2)), np.array([[1, 0], [0, 0]], bool)) == 0.5
-    assert np.isnan(gradcam.share_ranked(heat, np.zeros((2, 2), bool)))
+    assert gradcam.localization_auc(heat, np.array([[1, 0], [0, 0]], bool)) == 1
+    assert gradcam.localization_auc(heat, np.array([[0, 0], [0, 1]], bool)) == 0
+    assert gradcam.localization_auc(heat, np.array([[1, 1], [0, 0]], bool)) == pytest.approx((2 + 0.5 + 1) / 4)
+    assert gradcam.localization_auc(np.zeros((2, 2)), np.array([[1, 0], [0, 0]], bool)) == 0.5
+    assert np.isnan(gradcam.localization_auc(heat, np.zeros((2, 2), bool)))
 
 
 def test_telling_nuclei_are_among_the_drawn_ones():

@@ -17,7 +17,7 @@ from test_story import settings as story_settings
 
 from breakhis_cls import config, train
 from breakhis_cls.errors import ConfigError, DataError, ModelError
-from breakhis_cls.modeling.run_folder import Run
+from breakhis_cls.modeling.run_folder import RunFolder
 from breakhis_cls.sweeping import search, study
 from breakhis_cls.sweeping.search import Range, Search
 
@@ -75,7 +75,7 @@ class Fake:
         here.mkdir(parents=True)
         off = abs(np.log10(settings.head.peak_lr) + 2) / 4 + 0.01 * settings.split.fold
         table(0.95 - off, self.p_of_test).to_csv(here / "predictions.csv", index=False)
-        return Run(here, settings)
+        return RunFolder(here, settings)
 
 
 def trials(folder):
@@ -100,7 +100,7 @@ def test_a_range_is_two_ends_or_choices(wrong):
 def test_a_search_ends_with_an_ordinary_config_of_the_best_trial(tmp_path, capsys):
     fake = Fake(tmp_path / "runs")
     best = search.search("tried", SPACE, runs_of, tmp_path / "study", fake)
-    found = config.from_yaml(best)
+    found = config.load_config(best)
     done = [one for one in trials(tmp_path / "study") if one.value is not None]
     top = min(done, key=lambda one: one.value)
     assert found.head.peak_lr == pytest.approx(top.params["head.peak_lr"], rel=1e-3)
@@ -231,8 +231,8 @@ STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
 def test_equal_settings_in_two_hands_wait_for_each_other(tmp_path):
     """With two values there are twins at once; a run's folder has room for one process."""
     with (
-        study.joined(tmp_path, "same", "minimize", 0) as first,
-        study.joined(tmp_path, "same", "minimize", 0) as second,
+        study.join_study(tmp_path, "same", "minimize", 0) as first,
+        study.join_study(tmp_path, "same", "minimize", 0) as second,
     ):
         one = {"a": optuna.distributions.CategoricalDistribution([1])}
         earlier, later = first.next_trial(2, one), second.next_trial(2, one)
@@ -252,9 +252,9 @@ def test_a_real_search_of_frozen_heads(tiny_tree, tmp_path):
         head = base.head.model_copy(update={setting.split(".")[1]: value for setting, value in values.items()})
         return [base.model_copy(update={"head": head})]
 
-    best = search.search("heads", space, heads, tmp_path / "study", lambda one: train.train(one, report=False))
+    best = search.search("heads", space, heads, tmp_path / "study", lambda one: train.train_run(one, report=False))
     runs = sorted(path.parent.name for path in (tmp_path / "runs").glob("*/metrics.json"))
     assert len(runs) == 2
-    found = config.from_yaml(best)
-    again = train.train(found, report=False)  # fold 0 of the best setting is there already
+    found = config.load_config(best)
+    again = train.train_run(found, report=False)  # fold 0 of the best setting is there already
     assert again.folder.name in runs and len(list((tmp_path / "runs").iterdir())) == 2

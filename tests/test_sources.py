@@ -19,8 +19,8 @@ def _run(fold, root, epochs=3):
 
 
 def test_folds_are_one_experiment_wherever_the_images_lie():
-    assert len(experiments.experiments([_run(0, "here"), _run(1, "there")])) == 1
+    assert len(experiments.group_experiments([_run(0, "here"), _run(1, "there")])) == 1
 
 
 def test_another_setting_is_another_experiment():
-    assert len(experiments.experiments([_run(0, "here"), _run(1, "here", epochs=4)])) == 2
+    assert len(experiments.group_experiments([_run(0, "here"), _run(1, "here", epochs=4)])) == 2

@@ -15,15 +15,15 @@ from breakhis_cls.config import Split
 from breakhis_cls.data import balanced_folds, protocols, splits
 from breakhis_cls.errors import ConfigError, DataError
 
-IMAGES = splits.official_images()
+IMAGES = protocols.official_images()
 GROUPS = {"case": "case", "slide": "slide", "spanhol": "slide", "kaiko_eva": "slide"}
 magnifications = st.sets(st.sampled_from(names.MAGNIFICATIONS), min_size=1)
 tasks = st.sampled_from(["binary", "subtype"])
 
 
 def all_folds(images: pd.DataFrame, **split) -> pd.DataFrame:
-    n_folds = splits.n_folds_of(Split(**split))
-    return pd.concat([splits.assign(images, Split(fold=fold, **split)) for fold in range(n_folds)])
+    n_folds = splits.count_folds(Split(**split))
+    return pd.concat([splits.assign_split(images, Split(fold=fold, **split)) for fold in range(n_folds)])
 
 
 # Facts
@@ -43,18 +43,18 @@ def test_official_names_count_as_they_must():
 
 
 def test_published_sizes():
-    spanhol = [splits.seen_and_test(IMAGES, Split(protocol="spanhol", fold=fold)) for fold in range(5)]
+    spanhol = [splits.assign_test(IMAGES, Split(protocol="spanhol", fold=fold)) for fold in range(5)]
     assert [(table["part"] == "test").sum() for table in spanhol] == [2_904, 2_403, 2_577, 2_698, 3_083]
-    kaiko = splits.seen_and_test(IMAGES, Split(protocol="kaiko_eva"))
+    kaiko = splits.assign_test(IMAGES, Split(protocol="kaiko_eva"))
     assert kaiko["part"].value_counts().to_dict() == {"train": 1_132, "test": 339}
     assert set(kaiko["magnification"]) == {40}
-    assert set(kaiko["subtype"]) == set(splits.classes_of("subtype", "kaiko_eva"))
+    assert set(kaiko["subtype"]) == set(splits.class_names("subtype", "kaiko_eva"))
 
 
 def test_classes():
-    assert splits.classes_of("binary", "kaiko_eva") == ("benign", "malignant")
-    assert splits.classes_of("subtype", "case") == ("A", "F", "PT", "TA", "DC", "LC", "MC", "PC")
-    assert splits.classes_of("subtype", "kaiko_eva") == ("TA", "MC", "F", "DC")
+    assert splits.class_names("binary", "kaiko_eva") == ("benign", "malignant")
+    assert splits.class_names("subtype", "case") == ("A", "F", "PT", "TA", "DC", "LC", "MC", "PC")
+    assert splits.class_names("subtype", "kaiko_eva") == ("TA", "MC", "F", "DC")
 
 
 # The frozen folds
@@ -96,24 +96,26 @@ def test_frozen_folds_are_balanced():
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 2_026])
 def test_new_folds_are_balanced_and_repeatable(seed):
-    folds = balanced_folds.allocate(IMAGES, "case", [0.2] * 5, (seed,))
+    folds = balanced_folds.allocate_groups(IMAGES, "case", [0.2] * 5, (seed,))
     assert is_balanced(folds)
-    assert folds.equals(balanced_folds.allocate(IMAGES.sample(frac=1, random_state=3), "case", [0.2] * 5, (seed,)))
+    assert folds.equals(
+        balanced_folds.allocate_groups(IMAGES.sample(frac=1, random_state=3), "case", [0.2] * 5, (seed,))
+    )
 
 
 def test_frozen_folds_hold_for_any_subset_of_images():
     some = IMAGES.sample(3_000, random_state=0)
-    whole = splits.seen_and_test(IMAGES, Split(fold=3)).set_index("file")["part"]
-    part = splits.seen_and_test(some, Split(fold=3)).set_index("file")["part"]
+    whole = splits.assign_test(IMAGES, Split(fold=3)).set_index("file")["part"]
+    part = splits.assign_test(some, Split(fold=3)).set_index("file")["part"]
     assert part.equals(whole[part.index])
 
 
 def test_a_seed_or_another_number_of_folds_makes_new_ones():
-    frozen = splits.seen_and_test(IMAGES, Split())["part"]
-    assert not frozen.equals(splits.seen_and_test(IMAGES, Split(seed=0))["part"])
-    assert splits.n_folds_of(Split(n_folds=3)) == 3
+    frozen = splits.assign_test(IMAGES, Split())["part"]
+    assert not frozen.equals(splits.assign_test(IMAGES, Split(seed=0))["part"])
+    assert splits.count_folds(Split(n_folds=3)) == 3
     foreign = IMAGES.assign(slide=IMAGES["slide"].replace("SOB_B_A_14-22549G", "SOB_B_A_14-22549H"))
-    assert not frozen.equals(splits.seen_and_test(foreign, Split())["part"])
+    assert not frozen.equals(splits.assign_test(foreign, Split())["part"])
 
 
 # Properties
@@ -134,10 +136,10 @@ def test_promises(protocol, seed, n_folds, magnified, task, share, data):
         magnified = magnified | {40}
     images = IMAGES.loc[IMAGES["magnification"].isin(magnified)]
     settings = {"protocol": protocol, "n_folds": n_folds, "seed": seed, "validation_share": share}
-    fold = data.draw(st.integers(0, splits.n_folds_of(Split(**settings)) - 1))
+    fold = data.draw(st.integers(0, splits.count_folds(Split(**settings)) - 1))
     split = Split(fold=fold, allow_leaks=protocol == "image", **settings)
-    images = splits.restricted(images, split)
-    table = splits.assign(images, split, task)
+    images = splits.select_images(images, split)
+    table = splits.assign_split(images, split, task)
     assert table["file"].tolist() == images["file"].tolist()
     assert not table["file"].duplicated().any()
     assert set(table["part"]) == {"train", "validation", "test"}
@@ -158,7 +160,7 @@ def test_every_image_is_tested_once(seed, n_folds, magnified):
     for protocol in ("case", "image"):
         split = {"protocol": protocol, "seed": seed, "n_folds": n_folds, "allow_leaks": True}
         tested = pd.concat(
-            splits.seen_and_test(images, Split(fold=fold, **split)).query("part == 'test'")["file"]
+            splits.assign_test(images, Split(fold=fold, **split)).query("part == 'test'")["file"]
             for fold in range(n_folds)
         )
         assert sorted(tested) == sorted(images["file"])
@@ -169,10 +171,10 @@ def test_every_image_is_tested_once(seed, n_folds, magnified):
 def test_small_samples_work_and_say_what_they_lack(seed, n_slides):
     chosen = np.random.default_rng(seed).choice(protocols.slides()["slide"], n_slides, replace=False)
     images = IMAGES.loc[IMAGES["slide"].isin(chosen)]
-    table = splits.assign(images, Split(n_folds=3, seed=seed))
+    table = splits.assign_split(images, Split(n_folds=3, seed=seed))
     n_labels = table.groupby("part")["label"].nunique()
     lacking = set(n_labels.index[n_labels < images["label"].nunique()])
-    told = splits.warnings_of(table)
+    told = splits.split_warnings(table)
     assert {part for part in lacking if any(line.startswith(part) for line in told)} == lacking
     train = table.loc[table["part"] != "test"]
     if (train.groupby("label")["case"].nunique() >= 2).all() and train["label"].nunique() == 2:
@@ -180,21 +182,21 @@ def test_small_samples_work_and_say_what_they_lack(seed, n_slides):
 
 
 def test_image_protocol_is_stratified_and_leaky():
-    table = splits.assign(IMAGES, Split(protocol="image", allow_leaks=True))
+    table = splits.assign_split(IMAGES, Split(protocol="image", allow_leaks=True))
     shares = (table["label"] == "benign").groupby(table["part"]).mean()
     assert (shares - 0.3136).abs().max() < 0.003
-    assert splits.warnings_of(table) == [
+    assert splits.split_warnings(table) == [
         "82 slides of fold 0 stand in test and in train or validation: 100.0% of the test images"
     ]
 
 
 def test_warnings_name_classes_and_shared_cases():
-    told = splits.warnings_of(splits.assign(IMAGES, Split(protocol="spanhol")), "subtype")
+    told = splits.split_warnings(splits.assign_split(IMAGES, Split(protocol="spanhol")), "subtype")
     assert told[-1].startswith("8 case numbers of fold 0 stand in test") and "39.4%" in told[-1]
-    told = splits.warnings_of(splits.assign(IMAGES, Split(fold=4)), "subtype")
+    told = splits.split_warnings(splits.assign_split(IMAGES, Split(fold=4)), "subtype")
     assert "test of fold 4 has no image of A, LC" in told
     benign = IMAGES.loc[IMAGES["label"] == "benign"]
-    assert "nothing to tell apart" in splits.warnings_of(splits.assign(benign, Split(n_folds=2)))[0]
+    assert "nothing to tell apart" in splits.split_warnings(splits.assign_split(benign, Split(n_folds=2)))[0]
 
 
 # Refusals
@@ -212,20 +214,20 @@ def test_warnings_name_classes_and_shared_cases():
 )
 def test_settings_that_cannot_be(split, message):
     with pytest.raises(ConfigError, match=message):
-        splits.assign(IMAGES, Split(**split))
+        splits.assign_split(IMAGES, Split(**split))
 
 
 def test_images_that_cannot_be_split():
     foreign = IMAGES.head(500).assign(slide="SOB_B_A_14-1", case="1")
     with pytest.raises(DataError, match="82 slides only, not SOB_B_A_14-1"):
-        splits.assign(pd.concat([IMAGES, foreign]), Split(protocol="spanhol"))
+        splits.assign_split(pd.concat([IMAGES, foreign]), Split(protocol="spanhol"))
     with pytest.raises(DataError, match="1 cases cannot fill 5 folds"):
-        splits.assign(foreign, Split())
+        splits.assign_split(foreign, Split())
     with pytest.raises(DataError, match=r"none of .* is of kaiko_eva, which is about 40X"):
-        splits.restricted(IMAGES.query("magnification == 200"), Split(protocol="kaiko_eva"))
+        splits.select_images(IMAGES.query("magnification == 200"), Split(protocol="kaiko_eva"))
     one_case = IMAGES.loc[IMAGES["case"] == "22549"]
     with pytest.raises(DataError, match=r"no test image|no train image"):
-        splits.assign(one_case, Split())
+        splits.assign_split(one_case, Split())
 
 
 # Duplicates
@@ -233,14 +235,14 @@ def test_images_that_cannot_be_split():
 
 def test_duplicates_by_policy():
     images = pd.DataFrame({"file": ["c", "a", "b", "d"], "pixel_sha256": ["1", "1", "2", "3"]})
-    kept, dropped = splits.without_duplicates(images, "auto", "binary")
+    kept, dropped = splits.drop_duplicates(images, "auto", "binary")
     assert (kept["file"].tolist(), dropped["file"].tolist()) == (["a", "b", "d"], ["c"])
-    kept, dropped = splits.without_duplicates(images, "auto", "subtype")
+    kept, dropped = splits.drop_duplicates(images, "auto", "subtype")
     assert (kept["file"].tolist(), dropped["file"].tolist()) == (["b", "d"], ["c", "a"])
-    kept, dropped = splits.without_duplicates(images, "keep", "subtype")
+    kept, dropped = splits.drop_duplicates(images, "keep", "subtype")
     assert (len(kept), len(dropped)) == (4, 0)
     with pytest.raises(ConfigError, match="expected auto, keep, first or drop"):
-        splits.without_duplicates(images, "some")
+        splits.drop_duplicates(images, "some")
 
 
 # Anyone's split
@@ -252,33 +254,33 @@ def written(path, table: pd.DataFrame) -> str:
 
 
 def kaggle_table() -> pd.DataFrame:
-    folds = [splits.seen_and_test(IMAGES, Split(protocol="spanhol", fold=fold)) for fold in range(5)]
+    folds = [splits.assign_test(IMAGES, Split(protocol="spanhol", fold=fold)) for fold in range(5)]
     table = pd.concat(folds, ignore_index=True)
     table = table.assign(fold=table["fold"] + 1, filename="BreaKHis_v1/" + table["file"])
     return table.rename(columns={"magnification": "mag", "part": "grp"})[["fold", "mag", "grp", "filename"]]
 
 
 def test_a_csv_of_slides(tmp_path):
-    table = protocols.listed("spanhol")
+    table = protocols.read_protocol("spanhol")
     mine = Split(protocol=written(tmp_path / "mine.csv", table.assign(fold=table["fold"] + 1)), fold=2)
-    assert splits.n_folds_of(mine) == 5
-    assert splits.assign(IMAGES, mine).equals(splits.assign(IMAGES, Split(protocol="spanhol", fold=2)))
+    assert splits.count_folds(mine) == 5
+    assert splits.assign_split(IMAGES, mine).equals(splits.assign_split(IMAGES, Split(protocol="spanhol", fold=2)))
 
 
 def test_a_csv_of_files_keeps_its_own_validation(tmp_path):
-    few = splits.assign(IMAGES.query("magnification == 40"), Split())
+    few = splits.assign_split(IMAGES.query("magnification == 40"), Split())
     table = few[["file", "part"]].assign(file="elsewhere/" + few["file"].str.rpartition("/")[2])
     table["part"] = table["part"].replace({"train": "Training", "validation": "val"})
     mine = Split(protocol=written(tmp_path / "mine.csv", table))
     with pytest.warns(UserWarning, match="leaves out files in fold 0: 5,914"):
-        images = splits.restricted(IMAGES, mine)
-    assert splits.assign(images, mine)["part"].tolist() == few["part"].tolist()
+        images = splits.select_images(IMAGES, mine)
+    assert splits.assign_split(images, mine)["part"].tolist() == few["part"].tolist()
 
 
 def test_kaggles_folds(tmp_path):
     split = Split(protocol=written(tmp_path / "Folds.csv", kaggle_table()), fold=1)
-    found = splits.seen_and_test(IMAGES, split)["part"].tolist()
-    assert found == splits.seen_and_test(IMAGES, Split(protocol="spanhol", fold=1))["part"].tolist()
+    found = splits.assign_test(IMAGES, split)["part"].tolist()
+    assert found == splits.assign_test(IMAGES, Split(protocol="spanhol", fold=1))["part"].tolist()
 
 
 def test_kaggles_folds_are_checked_row_by_row(tmp_path):
@@ -294,14 +296,14 @@ def test_kaggles_folds_are_checked_row_by_row(tmp_path):
 
 
 def test_lists_of_names(tmp_path):
-    table = splits.seen_and_test(IMAGES, Split())
+    table = splits.assign_test(IMAGES, Split())
     stems = table["file"].str.rpartition("/")[2]
     lists = {part: stems[table["part"] == part].tolist() for part in ("train", "test")}
     for part, lines in lists.items():
         (tmp_path / f"{part}.txt").write_text("\n".join(lines) + "\n")
     columns = pd.DataFrame({part: pd.Series(lines) for part, lines in lists.items()})
     for protocol in (str(tmp_path), written(tmp_path / "columns.csv", columns)):
-        found = splits.seen_and_test(IMAGES, Split(protocol=protocol))
+        found = splits.assign_test(IMAGES, Split(protocol=protocol))
         assert found["part"].tolist() == table["part"].tolist()
 
 
@@ -310,13 +312,13 @@ def test_names_that_are_wrong_are_told(tmp_path):
     table = pd.DataFrame(rows, columns=["slide", "part"])
     unknown = Split(protocol=written(tmp_path / "unknown.csv", table))
     with pytest.raises(DataError, match=r"1 slides that BreakHis does not have:\n  SOB_B_A_14-1"):
-        splits.restricted(IMAGES, unknown)
+        splits.select_images(IMAGES, unknown)
     twice = pd.concat([table.head(2), table.head(1).assign(part="test")])
     with pytest.raises(DataError, match="1 names stand in two parts"):
-        splits.n_folds_of(Split(protocol=written(tmp_path / "twice.csv", twice)))
+        splits.count_folds(Split(protocol=written(tmp_path / "twice.csv", twice)))
     some = Split(protocol=written(tmp_path / "some.csv", table.head(2)))
     with pytest.warns(UserWarning, match="names slides that are not among the images: 1, such as SOB_M_DC"):
-        splits.restricted(IMAGES.query("slide == 'SOB_B_A_14-22549AB'"), some)
+        splits.select_images(IMAGES.query("slide == 'SOB_B_A_14-22549AB'"), some)
 
 
 @pytest.mark.parametrize(
@@ -332,12 +334,12 @@ def test_names_that_are_wrong_are_told(tmp_path):
 def test_tables_that_are_wrong_are_told(tmp_path, content, message):
     (tmp_path / "mine.csv").write_text(content)
     with pytest.raises(DataError, match=message):
-        splits.assign(IMAGES, Split(protocol=str(tmp_path / "mine.csv")))
+        splits.assign_split(IMAGES, Split(protocol=str(tmp_path / "mine.csv")))
 
 
 def test_validation_stands_in_for_a_missing_test(tmp_path):
-    table = protocols.listed("kaiko_eva").replace("test", "val")[["slide", "part"]]
+    table = protocols.read_protocol("kaiko_eva").replace("test", "val")[["slide", "part"]]
     with pytest.warns(UserWarning, match="its validation is taken for the test"):
-        images = splits.restricted(IMAGES, Split(protocol=written(tmp_path / "mine.csv", table)))
-    found = splits.seen_and_test(images, Split(protocol=str(tmp_path / "mine.csv")))
+        images = splits.select_images(IMAGES, Split(protocol=written(tmp_path / "mine.csv", table)))
+    found = splits.assign_test(images, Split(protocol=str(tmp_path / "mine.csv")))
     assert set(found["part"]) == {"train", "test"}

@@ -27,19 +27,19 @@ def test_density_and_back_is_exact_for_every_level():
 
 
 def test_no_jitter_changes_nothing():
-    np.testing.assert_allclose(stain_jitter.jittered(RGB, np.zeros((4, 4), np.float32)), RGB, atol=0.01)
+    np.testing.assert_allclose(stain_jitter.jitter_stains(RGB, np.zeros((4, 4), np.float32)), RGB, atol=0.01)
 
 
 def test_alike_eagerly_and_in_a_dataset():
-    eager = stain_jitter.jittered(RGB, DRAWS).numpy()
-    inside = tf.data.Dataset.from_tensors((RGB, DRAWS)).map(stain_jitter.jittered)
+    eager = stain_jitter.jitter_stains(RGB, DRAWS).numpy()
+    inside = tf.data.Dataset.from_tensors((RGB, DRAWS)).map(stain_jitter.jitter_stains)
     np.testing.assert_array_equal(eager, inside.get_single_element())
     assert inside.element_spec.shape == RGB.shape and np.abs(eager - RGB).max() > 10
 
 
 def test_more_haematoxylin_is_more_haematoxylin():
     grey = np.full((1, 2, 2, 3), 120, np.uint8)
-    more = stain_jitter.jittered(grey, np.array([[0.5, 0, 0, 0]], np.float32))
+    more = stain_jitter.jitter_stains(grey, np.array([[0.5, 0, 0, 0]], np.float32))
     before, after = (
         stain_jitter.to_stains(stain_jitter.to_optical_density(image))[0, 0, 0].numpy() for image in (grey, more)
     )
@@ -47,12 +47,12 @@ def test_more_haematoxylin_is_more_haematoxylin():
 
 
 def test_each_image_has_its_own_draws_and_white_stays_bright():
-    alone = [stain_jitter.jittered(RGB[at : at + 1], DRAWS[at : at + 1])[0] for at in range(4)]
-    np.testing.assert_allclose(stain_jitter.jittered(RGB, DRAWS), alone, atol=1e-3)
-    assert stain_jitter.jittered(np.full((4, 2, 2, 3), 255, np.uint8), DRAWS).numpy().min() > 220
+    alone = [stain_jitter.jitter_stains(RGB[at : at + 1], DRAWS[at : at + 1])[0] for at in range(4)]
+    np.testing.assert_allclose(stain_jitter.jitter_stains(RGB, DRAWS), alone, atol=1e-3)
+    assert stain_jitter.jitter_stains(np.full((4, 2, 2, 3), 255, np.uint8), DRAWS).numpy().min() > 220
 
 
 def test_scaled_is_gain_and_offset_of_each_channel():
     images, gain, offset = RGB.astype(np.float32), 1 + DRAWS[:, :3], DRAWS[:, 1:]
     expected = images * gain[:, None, None] + offset[:, None, None]
-    np.testing.assert_array_equal(stain_jitter.scaled(images, gain, offset), expected)
+    np.testing.assert_array_equal(stain_jitter.scale_channels(images, gain, offset), expected)

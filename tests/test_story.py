@@ -36,7 +36,7 @@ def settings(tree, here, **more):
 def story(tiny_tree, tmp_path_factory):
     here = tmp_path_factory.mktemp("story")
     given = settings(tiny_tree, here)
-    return here, given, train.train(given)
+    return here, given, train.train_run(given)
 
 
 def test_a_run_leaves_its_files(story):
@@ -98,7 +98,7 @@ def test_the_report_is_whole(story):
 def test_the_same_command_again_does_nothing(story, capsys):
     _, given, run = story
     before = (run.folder / "predictions.csv").stat().st_mtime_ns
-    assert train.train(given).folder == run.folder
+    assert train.train_run(given).folder == run.folder
     assert "nothing to do" in capsys.readouterr().out
     assert (run.folder / "predictions.csv").stat().st_mtime_ns == before
 
@@ -107,14 +107,14 @@ def test_equal_commands_give_equal_bytes_and_one_name_wherever_things_lie(story,
     _, _, run = story
     moved = tmp_path / "elsewhere"
     shutil.copytree(tiny_tree, moved)
-    again = train.train(settings(moved, tmp_path))
+    again = train.train_run(settings(moved, tmp_path))
     assert again.folder.name == run.folder.name
     assert (again.folder / "predictions.csv").read_bytes() == (run.folder / "predictions.csv").read_bytes()
 
 
 def test_another_seed_gives_another_result(story, tiny_tree, tmp_path):
     _, _, run = story
-    other = train.train(settings(tiny_tree, tmp_path, run={"seed": 1}))
+    other = train.train_run(settings(tiny_tree, tmp_path, run={"seed": 1}))
     assert other.folder.name != run.folder.name
     assert not np.allclose(*(pd.read_csv(r.folder / "predictions.csv")["p_benign"] for r in (run, other)))
 
@@ -122,16 +122,16 @@ def test_another_seed_gives_another_result(story, tiny_tree, tmp_path):
 def test_a_run_that_is_open_is_refused_to_a_second(story):
     _, given, run = story
     with (
-        run_folder.opened(given, run.folder.name),
+        run_folder.open_run(given, run.folder.name),
         pytest.raises(RunError, match="in use by process"),
-        run_folder.opened(given, run.folder.name),
+        run_folder.open_run(given, run.folder.name),
     ):
         pass
 
 
 def test_predict_names_every_image_of_any_size(story, tiny_tree, tmp_path):
     _, _, run = story
-    table = predict.predict(run.folder, [tiny_tree])
+    table = predict.predict_images(run.folder, [tiny_tree])
     assert len(table) == sum(1 for _ in tiny_tree.rglob("*.png"))
     kept = pd.read_csv(run.folder / "predictions.csv").set_index("file")["p_malignant"]
     ours = table.assign(file=table["file"].str.extract(r"(histology_slides.*)")[0]).set_index("file")["p_malignant"]

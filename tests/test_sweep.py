@@ -14,8 +14,8 @@ from rich.console import Console
 from breakhis_cls import config, sweep
 from breakhis_cls.errors import ConfigError
 from breakhis_cls.sweeping import local, plan, tasks
-from breakhis_cls.sweeping.progress import Board
-from breakhis_cls.sweeping.tasks import Needs, Task
+from breakhis_cls.sweeping.progress import SweepProgress
+from breakhis_cls.sweeping.tasks import Resources, Task
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -27,7 +27,7 @@ def written(tmp_path, text, name="mine.yaml"):
 
 
 def quiet(n_tasks):
-    return Board("test", n_tasks, console=Console(quiet=True))
+    return SweepProgress("test", n_tasks, console=Console(quiet=True))
 
 
 # The plan
@@ -37,7 +37,7 @@ def test_every_combination_is_a_run_and_equal_ones_are_one(tmp_path):
     written(tmp_path, "head: {epochs: 7}\n", "base.yaml")
     axes = "{data.magnifications: [[40], [100, 200]], split.fold: [0, 1, 1]}"
     text = f"base: base.yaml\nset: {{tune.part: none}}\naxes: {axes}"
-    runs = plan.runs(plan.read(written(tmp_path, text)), {})
+    runs = plan.expand_runs(plan.read_sweep(written(tmp_path, text)), {})
     assert [(run.data.magnifications, run.split.fold) for run in runs] == [
         ((40,), 0), ((40,), 1), ((100, 200), 0), ((100, 200), 1),
     ]  # fmt: skip
@@ -45,10 +45,10 @@ def test_every_combination_is_a_run_and_equal_ones_are_one(tmp_path):
 
 
 def test_the_command_line_wins_over_axes_and_set(tmp_path):
-    sweeping = plan.read(written(tmp_path, "set: {head.epochs: 3}\naxes: {split.fold: [0, 1], run.seed: [0, 1]}"))
-    runs = plan.runs(sweeping, {"split.fold": 2, "head.epochs": 5})
+    sweeping = plan.read_sweep(written(tmp_path, "set: {head.epochs: 3}\naxes: {split.fold: [0, 1], run.seed: [0, 1]}"))
+    runs = plan.expand_runs(sweeping, {"split.fold": 2, "head.epochs": 5})
     assert [(run.split.fold, run.run.seed, run.head.epochs) for run in runs] == [(2, 0, 5), (2, 1, 5)]
-    assert len(plan.runs(sweeping, {})) == 4  # the sweep is as it was
+    assert len(plan.expand_runs(sweeping, {})) == 4  # the sweep is as it was
 
 
 def test_overrides_of_the_default_value_count_too(tmp_path):
@@ -71,7 +71,7 @@ def test_overrides_of_the_default_value_count_too(tmp_path):
 )
 def test_a_wrong_sweep_is_told_in_one_sentence(tmp_path, text, told):
     with pytest.raises(ConfigError, match=re.escape(told)):
-        plan.runs(plan.read(written(tmp_path, text)), {})
+        plan.expand_runs(plan.read_sweep(written(tmp_path, text)), {})
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_wrong_sweep_is_told_in_one_sentence(tmp_path, text, told):
     [("protocol_case", 15), ("protocol_spanhol", 150), ("protocol_kaiko_eva", 5), ("leak_penalty", 45)],
 )
 def test_the_sweeps_that_ship_have_the_runs_they_say(name, n_runs):
-    assert len(plan.runs(plan.read(CONFIGS / f"{name}.yaml"), {})) == n_runs
+    assert len(plan.expand_runs(plan.read_sweep(CONFIGS / f"{name}.yaml"), {})) == n_runs
 
 
 def test_bad_input_exits_with_2(tmp_path, capsys):
@@ -102,7 +102,7 @@ def test_a_failure_is_tried_again_and_does_not_stop_the_others(tmp_path):
     second_time = f"import os; there = os.path.exists('{tmp_path}/once'); open('{tmp_path}/once', 'w'); exit(not there)"
     todo = [task(tmp_path, "crashes", crash), task(tmp_path, "refused", refused), task(tmp_path, "once", second_time)]
     todo += [task(tmp_path, f"good-{at}", ran.format(str(tmp_path / f"good-{at}"))) for at in range(3)]
-    with local.Local(2, tasks.HEAD) as executor:
+    with local.LocalExecutor(2, tasks.HEAD) as executor:
         failures = tasks.fan_out(todo, executor, 1, quiet(len(todo)))
     assert {failure.task.name: failure.code for failure in failures} == {"crashes": -9, "refused": 2}
     assert (tmp_path / "crash").read_text() == "xx" and (tmp_path / "refused").read_text() == "x"
@@ -119,7 +119,7 @@ def test_no_more_processes_at_a_time_than_workers(tmp_path):
         open("{tmp_path}/seen", "a").write(str(len(os.listdir("{tmp_path}/at-work"))) + " ")
         time.sleep(0.2)
         os.remove(me)"""
-    with local.Local(2, tasks.HEAD) as executor:
+    with local.LocalExecutor(2, tasks.HEAD) as executor:
         assert not tasks.fan_out([task(tmp_path, str(at), code) for at in range(5)], executor, 0, quiet(5))
     assert max(map(int, (tmp_path / "seen").read_text().split())) <= 2
 
@@ -130,16 +130,16 @@ def test_each_process_has_a_gpu_of_its_own(tmp_path, monkeypatch):
         import os, time
         open("{tmp_path}/gpus", "a").write(os.environ["CUDA_VISIBLE_DEVICES"] + " ")
         time.sleep(0.3)"""
-    with local.Local(None, tasks.HEAD) as executor:
+    with local.LocalExecutor(None, tasks.HEAD) as executor:
         assert not tasks.fan_out([task(tmp_path, str(at), code) for at in range(2)], executor, 0, quiet(2))
     assert sorted((tmp_path / "gpus").read_text().split()) == ["3", "5"]
 
 
 def test_workers_fit_cores_memory_and_gpus():
-    assert local.good_workers(Needs(cores=1, gib=1.5), cores=8, gib=64, n_gpus=0) == 8
-    assert local.good_workers(Needs(cores=1, gib=1.5), cores=8, gib=4, n_gpus=0) == 2
-    assert local.good_workers(Needs(cores=4, gib=4), cores=2, gib=2, n_gpus=0) == 1
-    assert local.good_workers(Needs(cores=4, gib=4), cores=64, gib=512, n_gpus=3) == 3
+    assert local.default_workers(Resources(cores=1, gib=1.5), cores=8, gib=64, n_gpus=0) == 8
+    assert local.default_workers(Resources(cores=1, gib=1.5), cores=8, gib=4, n_gpus=0) == 2
+    assert local.default_workers(Resources(cores=4, gib=4), cores=2, gib=2, n_gpus=0) == 1
+    assert local.default_workers(Resources(cores=4, gib=4), cores=64, gib=512, n_gpus=3) == 3
 
 
 def sleeper(tmp_path):
@@ -159,7 +159,7 @@ def pid_of(tmp_path):
 
 
 def test_an_interrupted_sweep_ends_its_processes(tmp_path):
-    with pytest.raises(KeyboardInterrupt), local.Local(1, tasks.HEAD) as executor:
+    with pytest.raises(KeyboardInterrupt), local.LocalExecutor(1, tasks.HEAD) as executor:
         executor.submit(sleeper(tmp_path))
         pid_of(tmp_path)
         raise KeyboardInterrupt
@@ -194,7 +194,7 @@ def alive(pid):
 
 
 def test_the_board_counts(capsys):
-    board = Board("mine", 4, n_done_before=2)
+    board = SweepProgress("mine", 4, n_done_before=2)
     board.running(2)
     assert board.counts() == {"done": "2 of 6", "running": "2", "failed": "0", "waiting": "2", "left": "unknown"}
     board.ended("a", True)
@@ -229,7 +229,7 @@ def test_a_failed_run_is_told_and_the_next_command_makes_only_it(swept, capfd):
     from breakhis_cls.sweeping import shared
 
     here, path = swept
-    runs = shared.named(plan.runs(plan.read(path), {}))
+    runs = shared.name_runs(plan.expand_runs(plan.read_sweep(path), {}))
     (here / "runs").mkdir()
     runs[1].folder.write_text(
         "in the way"
@@ -262,7 +262,7 @@ def test_a_run_of_a_sweep_is_that_of_train(swept, tiny_tree):
     from breakhis_cls import train
 
     here, path = swept
-    lone = plan.runs(plan.read(path), {"run.dir": str(here / "lone")})[0]
-    run = train.train(config.Config.model_validate(lone.model_dump()), report=False)
+    lone = plan.expand_runs(plan.read_sweep(path), {"run.dir": str(here / "lone")})[0]
+    run = train.train_run(config.Config.model_validate(lone.model_dump()), report=False)
     kept = here / "runs" / run.folder.name / "predictions.csv"
     assert (run.folder / "predictions.csv").read_bytes() == kept.read_bytes()

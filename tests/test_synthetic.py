@@ -20,7 +20,7 @@ ONE = ("SOB_B_TA_14-90007",)
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
     """Four slides at four magnifications, one image each, seed 0."""
-    return tree.write(tmp_path_factory.mktemp("synthetic") / "tree", images_per_cell=1, slides=FEW)
+    return tree.write_tree(tmp_path_factory.mktemp("synthetic") / "tree", images_per_cell=1, slides=FEW)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -84,8 +84,8 @@ def test_all_other_pictures_differ(drawn):
 
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_equal_seeds_give_equal_bytes_whatever_the_number_of_threads(drawn, tmp_path, monkeypatch, n_threads):
-    monkeypatch.setattr(parallel, "n_cores", lambda: n_threads)
-    again = contents(tree.write(tmp_path / "again", images_per_cell=1, slides=FEW[:1]))
+    monkeypatch.setattr(parallel, "count_cores", lambda: n_threads)
+    again = contents(tree.write_tree(tmp_path / "again", images_per_cell=1, slides=FEW[:1]))
     first = contents(drawn)
     assert again == {name: first[name] for name in again}
     assert len(again) == 4
@@ -93,20 +93,20 @@ def test_equal_seeds_give_equal_bytes_whatever_the_number_of_threads(drawn, tmp_
 
 def test_another_seed_gives_another_picture(drawn, tmp_path):
     first = contents(drawn)
-    other = contents(tree.write(tmp_path / "other", seed=1, images_per_cell=1, slides=FEW[:1]))
+    other = contents(tree.write_tree(tmp_path / "other", seed=1, images_per_cell=1, slides=FEW[:1]))
     assert set(other) <= set(first)
     assert all(first[name] != sha256 for name, sha256 in other.items())
 
 
 def test_a_smaller_tree_is_a_part_of_a_larger_one(tmp_path):
-    one = contents(tree.write(tmp_path / "one", images_per_cell=1, slides=ONE))
-    two = contents(tree.write(tmp_path / "two", images_per_cell=2, slides=ONE))
+    one = contents(tree.write_tree(tmp_path / "one", images_per_cell=1, slides=ONE))
+    two = contents(tree.write_tree(tmp_path / "two", images_per_cell=2, slides=ONE))
     assert one.items() < two.items()
 
 
 def test_a_whole_tree_is_left_alone(drawn, monkeypatch):
-    monkeypatch.setattr(tree, "draw", lambda *_: pytest.fail("drawn again"))
-    assert tree.write(drawn, images_per_cell=1, slides=FEW) == drawn
+    monkeypatch.setattr(tree, "draw_image", lambda *_: pytest.fail("drawn again"))
+    assert tree.write_tree(drawn, images_per_cell=1, slides=FEW) == drawn
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
@@ -116,19 +116,19 @@ def test_an_interrupted_draw_leaves_nothing_and_can_be_repeated(tmp_path, monkey
             raise error
         return draw(filename, seed)
 
-    draw = tree.draw
+    draw = tree.draw_image
     with monkeypatch.context() as patched, pytest.raises(error):
-        patched.setattr(tree, "draw", dies)
-        tree.write(tmp_path / "tree", images_per_cell=1, slides=ONE)
+        patched.setattr(tree, "draw_image", dies)
+        tree.write_tree(tmp_path / "tree", images_per_cell=1, slides=ONE)
     assert list(tmp_path.iterdir()) == []
-    assert len(contents(tree.write(tmp_path / "tree", images_per_cell=1, slides=ONE))) == 4
+    assert len(contents(tree.write_tree(tmp_path / "tree", images_per_cell=1, slides=ONE))) == 4
 
 
 def test_what_a_killed_draw_left_is_removed_once_it_is_old(tmp_path, monkeypatch):
     leftover = tmp_path / ".tree.0123abcd" / "BreaKHis_v1"
     leftover.mkdir(parents=True)
     monkeypatch.setattr(tree, "STALE_S", -1.0)
-    tree.write(tmp_path / "tree", images_per_cell=1, slides=ONE)
+    tree.write_tree(tmp_path / "tree", images_per_cell=1, slides=ONE)
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
@@ -136,14 +136,14 @@ def test_what_a_killed_draw_left_is_removed_once_it_is_old(tmp_path, monkeypatch
 def test_a_folder_with_anything_else_is_refused_and_kept(drawn, other):
     before = contents(drawn)
     with pytest.raises(DataError, match="name another folder"):
-        tree.write(drawn, **({"images_per_cell": 1, "slides": FEW} | other))
+        tree.write_tree(drawn, **({"images_per_cell": 1, "slides": FEW} | other))
     assert contents(drawn) == before
 
 
 def test_the_default_tree_is_kept_under_the_cache(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(tree, "write", lambda folder: asked.append(folder) or folder)
-    assert tree.tree(tmp_path).parent == tmp_path / "synthetic"
+    monkeypatch.setattr(tree, "write_tree", lambda folder: asked.append(folder) or folder)
+    assert tree.default_tree(tmp_path).parent == tmp_path / "synthetic"
     assert f"v{tree.VERSION}" in asked[0].name
 
 

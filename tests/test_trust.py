@@ -24,7 +24,7 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 def _train(given, folder, **options):
     path = folder / "story.yaml"
-    path.write_text(config.to_yaml(given))
+    path.write_text(config.dump_config(given))
     command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(path)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **options)
 
@@ -90,11 +90,11 @@ def test_two_devices_train_as_one_does(tiny_tree, shared, tmp_path):
         settings(tiny_tree, tmp_path / name, model=plain, head={"epochs": 1}, tune={"epochs": 1, "peak_lr": 1e-3})
         for name in ("one", "two")
     )
-    (tmp_path / "two.yaml").write_text(config.to_yaml(two))
+    (tmp_path / "two.yaml").write_text(config.dump_config(two))
     command = [sys.executable, "-c", ON_TWO_DEVICES, str(tmp_path / "two.yaml")]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr[-2000:]
-    folders = train.train(one, report=False).folder, next((tmp_path / "two/runs").iterdir())
+    folders = train.train_run(one, report=False).folder, next((tmp_path / "two/runs").iterdir())
     before, after = (pd.read_csv(folder / "history.csv") for folder in folders)
     assert abs(before["val_loss"].diff().iloc[-1]) > 0.01, "fine-tuning moved nothing"
     np.testing.assert_allclose(before["loss"], after["loss"], rtol=1e-2)
@@ -103,29 +103,29 @@ def test_two_devices_train_as_one_does(tiny_tree, shared, tmp_path):
 
 def test_a_config_changed_under_a_run_is_told(tiny_tree, tmp_path):
     given = settings(tiny_tree, tmp_path)
-    with run_folder.opened(given, "story-0-0-abcdef01") as run:
+    with run_folder.open_run(given, "story-0-0-abcdef01") as run:
         text = (run.folder / "config.yaml").read_text()
     (run.folder / "config.yaml").write_text(re.sub(r"(head:\n\s+epochs:) 3", r"\1 7", text))
     with (
         pytest.raises(RunError, match=r"head.epochs is 7 there and 3 in this command; delete"),
-        run_folder.opened(given, run.folder.name),
+        run_folder.open_run(given, run.folder.name),
     ):
         pass
 
 
 def test_a_run_that_moved_is_still_the_same_run(tiny_tree, tmp_path):
     given = settings(tiny_tree, tmp_path)
-    with run_folder.opened(given, "story-0-0-abcdef01"):
+    with run_folder.open_run(given, "story-0-0-abcdef01"):
         pass
     elsewhere = settings(tiny_tree, tmp_path, data={"cache": tmp_path / "other"})
-    with run_folder.opened(elsewhere, "story-0-0-abcdef01"):
+    with run_folder.open_run(elsewhere, "story-0-0-abcdef01"):
         pass
 
 
 def test_a_folder_that_cannot_be_made_is_told(tiny_tree, tmp_path):
     (tmp_path / "file").write_text("")
     given = settings(tiny_tree, tmp_path, run={"dir": tmp_path / "file" / "runs"})
-    with pytest.raises(RunError, match=r"name another place: --run\.dir"), run_folder.opened(given, "story"):
+    with pytest.raises(RunError, match=r"name another place: --run\.dir"), run_folder.open_run(given, "story"):
         pass
 
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ..errors import DataError, first_few
+from ..errors import DataError, list_first
 from .sources import CHUNK_BYTES, TREE, DamagedError, Member, Source, opened, progress
 
 __all__ = ["FOLDER", "DamagedError", "check_free", "placed", "size", "unpack"]
@@ -52,7 +52,7 @@ def placed(source: Source) -> list[Placed]:
     files = [(member, parts) for member, parts in members if member.kind == "file"]
     in_a_tree = [parts for _, parts in files if TREE in parts[:-1] and not _is_junk(parts)]
     if not in_a_tree:
-        found = first_few(sorted({parts[0] for _, parts in members if parts})) or " nothing"
+        found = list_first(sorted({parts[0] for _, parts in members if parts})) or " nothing"
         raise DataError(f"no '{TREE}' in {source.path}; expected an archive of BreakHis, but it holds{found}")
     above = Counter(parts[: parts.index(TREE)] for parts in in_a_tree).most_common(1)[0][0]
     places = [(member, _place(parts, above)) for member, parts in files]

@@ -43,7 +43,7 @@ class Problem:
         return np.stack([self.counts[sides == side].sum(axis=0) for side in range(len(self.shares))])
 
 
-def allocate(
+def allocate_groups(
     images: pd.DataFrame, by: str, shares: list[float], seed: tuple[int, ...], n_starts: int = N_STARTS
 ) -> pd.Series:
     """The side (0, 1, ...) of each group of `images[by]`, indexed by group; the best of `n_starts` searches.

@@ -17,7 +17,7 @@ from .sources import TREE
 Group = tuple[str, int]  # slide, magnification
 
 
-class Census(NamedTuple):
+class Completeness(NamedTuple):
     """What was counted; `missing` and `extra` are one phrase each, sorted, and empty if the tree is whole."""
 
     root: Path
@@ -39,7 +39,7 @@ class Census(NamedTuple):
         return "; ".join([counted, *(title + _few(found) for title, found in faults if found)])
 
 
-def take(root: Path, expected: Mapping[Group, int] | None = None) -> Census:
+def check_tree(root: Path, expected: Mapping[Group, int] | None = None) -> Completeness:
     """Count the images of `root / "histology_slides"`; `expected` is by default the table of all 7,909.
 
     An image counts if its name is BreakHis's, it lies where the name says, and it is not empty.
@@ -56,7 +56,7 @@ def take(root: Path, expected: Mapping[Group, int] | None = None) -> Census:
     counts = [(*group, found[group], expected.get(group, 0)) for group in sorted({*found, *expected})]
     missing = [f"{slide} {m}X: {n} of {wanted}" for slide, m, n, wanted in counts if n < wanted]
     surplus = [f"{slide} {m}X: {n} instead of {wanted}" for slide, m, n, wanted in counts if n > wanted]
-    return Census(root, found.total(), sum(expected.values()), missing, surplus + extra)
+    return Completeness(root, found.total(), sum(expected.values()), missing, surplus + extra)
 
 
 def official() -> dict[Group, int]:
@@ -80,7 +80,7 @@ def _group(path: Path, root: Path) -> Group | str:
         return f"{place} (belongs under {Path(official_place).parent.as_posix()})"
     if path.stat().st_size == 0:
         return f"{place} (empty)"
-    image = names.parse(path.name)
+    image = names.parse_image_name(path.name)
     return image.slide, image.magnification
 
 

@@ -12,12 +12,12 @@ import pandas as pd
 
 from ..config import Config
 from ..errors import DataError
-from ..files import digest
-from . import index, splits
+from ..files import sha256_of_values
+from . import index, protocols, splits
 
 
 @dataclass(frozen=True)
-class Material:
+class Dataset:
     """images and split have the same rows in the same order; root is the folder to join `file` to."""
 
     root: Path
@@ -32,7 +32,7 @@ class Material:
     @property
     def sha256(self) -> str:
         """Of names and pixels, wherever they lie and however they are compressed."""
-        return digest(self.images[["file", "pixel_sha256"]].to_numpy().tolist())
+        return sha256_of_values(self.images[["file", "pixel_sha256"]].to_numpy().tolist())
 
     @property
     def name(self) -> str:
@@ -45,25 +45,25 @@ class Material:
     @property
     def is_synthetic(self) -> bool:
         """Drawn tissue has slides that BreakHis does not have."""
-        return not set(self.images["slide"]) <= set(splits.official_images()["slide"])
+        return not set(self.images["slide"]) <= set(protocols.official_images()["slide"])
 
     @property
     def is_complete(self) -> bool:
         """All official images at these magnifications are here."""
-        official = splits.official_images()
+        official = protocols.official_images()
         wanted = official["file"][official["magnification"].isin(set(self.images["magnification"]))]
         return set(wanted) <= set(self.images["file"]) | set(self.dropped["file"])
 
-    def targets(self) -> np.ndarray:
+    def one_hot_targets(self) -> np.ndarray:
         """(n, n_classes) one-hot float32, in the order of classes."""
         truth = self.split["label" if self.task == "binary" else "subtype"].to_numpy()
         return (truth[:, None] == np.asarray(self.classes)[None, :]).astype(np.float32)
 
-    def of(self, *parts: str) -> np.ndarray:
+    def in_part(self, *parts: str) -> np.ndarray:
         """(n,) whether a row is in one of the parts."""
         return self.split["part"].isin(parts).to_numpy()
 
-    def facts(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """For environment.json."""
         return {
             "name": self.name,
@@ -77,26 +77,26 @@ class Material:
         }
 
 
-def gather(settings: Config) -> Material:
+def load_dataset(settings: Config) -> Dataset:
     """Index, protocol, duplicates policy and split. Decodes only what was never decoded; imports no TensorFlow."""
     data = settings.data
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        images = splits.restricted(index.load(data), settings.split)
-        images, dropped = splits.without_duplicates(images, data.duplicates, data.task)
-        split = splits.assign(images, settings.split, data.task)
-        broken = index.broken(data)
+        images = splits.select_images(index.load_images(data), settings.split)
+        images, dropped = splits.drop_duplicates(images, data.duplicates, data.task)
+        split = splits.assign_split(images, settings.split, data.task)
+        broken = index.list_unreadable(data)
     _check_train(split, data.task)
-    told = list(dict.fromkeys(str(warning.message) for warning in caught)) + splits.warnings_of(split, data.task)
+    told = list(dict.fromkeys(str(warning.message) for warning in caught)) + splits.split_warnings(split, data.task)
     if settings.model.weights == "random" and settings.head.epochs:
         told.append("random weights have nothing to transfer; set head.epochs to 0 and tune.part to all")
-    return Material(
-        root=index.root_of(data),
+    return Dataset(
+        root=index.find_root(data),
         images=images.reset_index(drop=True),
         dropped=dropped,
         broken=broken,
         split=split.reset_index(drop=True),
-        classes=splits.classes_of(data.task, settings.split.protocol),
+        classes=splits.class_names(data.task, settings.split.protocol),
         task=data.task,
         warnings=told,
     )

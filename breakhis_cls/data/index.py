@@ -19,11 +19,9 @@ from typing import Any
 import pandas as pd
 
 from .. import config, files, names
-from ..errors import DataError, first_few
-from ..parallel import in_parallel
-from .png import decode, decode_bytes, kind_of, pixel_sha256, unreadable
-
-__all__ = ["broken", "decode", "load", "named", "root_of"]
+from ..errors import DataError, list_first
+from ..parallel import map_in_threads
+from .png import decode_bytes, pixel_sha256, png_kind, read_error
 
 VERSION = 1  # of what the kept table says about a file; a new number indexes every tree anew
 TREE = "histology_slides"
@@ -37,7 +35,7 @@ JUNK = {".ds_store", "thumbs.db", "__macosx", "folds.csv"}  # what systems and K
 SAVE_EVERY_S = 5.0
 
 
-def load(data: config.Data) -> pd.DataFrame:
+def load_images(data: config.Data) -> pd.DataFrame:
     """images.csv of the magnifications asked for, sorted by file; duplicates stay in.
 
     `file` is relative to `root_of(data)`, `case` is text. DataError if a file is foreign to its folder, if an
@@ -54,30 +52,30 @@ def load(data: config.Data) -> pd.DataFrame:
     return images.loc[:, list(COLUMNS)]
 
 
-def named(data: config.Data) -> pd.DataFrame:
+def list_images(data: config.Data) -> pd.DataFrame:
     """What the names alone say of the images asked for (images.csv up to `sequence`), sorted by file; opens none.
 
     DataError as of `load`.
     """
-    files_found = _files(root_of(data))["file"]
-    images = pd.DataFrame([{"file": file, **names.parse(Path(file).name)._asdict()} for file in files_found])
+    files_found = _files(find_root(data))["file"]
+    images = pd.DataFrame([{"file": file, **names.parse_image_name(Path(file).name)._asdict()} for file in files_found])
     images = images.loc[images["magnification"].isin(data.magnifications)].reset_index(drop=True)
     _check_magnifications(images, data)
     return images
 
 
-def broken(data: config.Data) -> pd.DataFrame:
+def list_unreadable(data: config.Data) -> pd.DataFrame:
     """(file, reason) of the images that cannot be read, of the magnifications asked for, sorted by file."""
     table = _asked_for(data)
     return table.loc[table["reason"] != "", ["file", "reason"]].reset_index(drop=True)
 
 
-def root_of(data: config.Data) -> Path:
+def find_root(data: config.Data) -> Path:
     """The folder that holds `histology_slides`, at any depth under `data.root`; of several, the fullest."""
     if data.root == "synthetic":
-        from ..synthetic.tree import tree
+        from ..synthetic.tree import default_tree
 
-        return _holder(tree(data.cache))
+        return _holder(default_tree(data.cache))
     return _holder(Path(data.root).expanduser())
 
 
@@ -89,8 +87,8 @@ def _check_magnifications(images: pd.DataFrame, data: config.Data) -> None:
 
 
 def _asked_for(data: config.Data) -> pd.DataFrame:
-    root = root_of(data)
-    table = _kept_up_to_date(root, data.cache / "index" / files.digest(VERSION, str(root.resolve()))[:16])
+    root = find_root(data)
+    table = _kept_up_to_date(root, data.cache / "index" / files.sha256_of_values(VERSION, str(root.resolve()))[:16])
     if len(table) < names.N_IMAGES and data.root != "synthetic":
         warnings.warn(f"{root} holds {len(table):,} of BreakHis's {names.N_IMAGES:,} images", stacklevel=3)
     return table.loc[table["magnification"].isin(data.magnifications)].reset_index(drop=True)
@@ -106,7 +104,7 @@ def _kept_up_to_date(root: Path, folder: Path) -> pd.DataFrame:
         _save(table, folder)  # which also shows, before minutes of work, that it can be kept
     if len(todo):
         stamps = list(todo.itertuples(index=False, name=None))
-        results = in_parallel(lambda stamp: _row(root, *stamp), stamps, "reading images")
+        results = map_in_threads(lambda stamp: _row(root, *stamp), stamps, "reading images")
         with contextlib.closing(results):
             table = _collected(results, table, folder)
     return table.sort_values("file", ignore_index=True)
@@ -131,7 +129,7 @@ def _collected(results: Iterator[dict[str, Any]], table: pd.DataFrame, folder: P
 
 def _row(root: Path, file: str, size: int, mtime_ns: int) -> dict[str, Any]:
     """What one image is; `reason` is not empty where it cannot be read."""
-    row = {"file": file, **names.parse(Path(file).name)._asdict(), "bytes": size, "mtime_ns": mtime_ns}
+    row = {"file": file, **names.parse_image_name(Path(file).name)._asdict(), "bytes": size, "mtime_ns": mtime_ns}
     row |= {"width_px": 0, "height_px": 0, "sha256": "", "pixel_sha256": ""}
     row |= {"converted_from": "", "reason": ""}
     try:
@@ -139,11 +137,11 @@ def _row(root: Path, file: str, size: int, mtime_ns: int) -> dict[str, Any]:
         row["sha256"] = hashlib.sha256(raw).hexdigest()
         rgb = decode_bytes(raw)
     except OSError as error:
-        return row | {"reason": unreadable(error)}
+        return row | {"reason": read_error(error)}
     except DataError as error:
         return row | {"reason": str(error)}
     row["height_px"], row["width_px"], _ = rgb.shape
-    kind = kind_of(raw)
+    kind = png_kind(raw)
     return row | {"pixel_sha256": pixel_sha256(rgb), "converted_from": "" if kind == "8-bit RGB" else kind}
 
 
@@ -159,7 +157,7 @@ def _files(root: Path) -> pd.DataFrame:
     if wrong:
         raise DataError(
             f"{len(wrong):,} files do not belong where they lie under {root}; move or remove them:"
-            + first_few(sorted(wrong), len(wrong))
+            + list_first(sorted(wrong), len(wrong))
         )
     if not stamps:
         raise DataError(f"{root / TREE} holds no images; run scripts/download.py, or name a --data.root")
@@ -183,7 +181,7 @@ def _stamp(path: Path, root: Path) -> tuple[str, int, int]:
 
 
 def _refuse(error: OSError) -> None:
-    raise DataError(f"{error.filename}: {unreadable(error)}; mend its rights, or images would be missed")
+    raise DataError(f"{error.filename}: {read_error(error)}; mend its rights, or images would be missed")
 
 
 def _walk(base: Path, refuse: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -244,7 +242,7 @@ def _read_kept(path: Path) -> pd.DataFrame:
 
 def _save(table: pd.DataFrame, folder: Path) -> None:
     try:
-        with files.replaced(folder / "images.csv") as temporary:
+        with files.atomic_path(folder / "images.csv") as temporary:
             table.to_csv(temporary, index=False)
     except OSError as error:
         raise DataError(f"cannot write under {folder} ({error}); name another --data.cache") from None
@@ -255,7 +253,7 @@ def _complaint(bad: pd.DataFrame) -> str:
     lines = [f"{file}: {reason}" for file, reason in pairs]
     return (
         f"{len(lines):,} images cannot be read as 8-bit RGB; replace them (scripts/download.py --verify), "
-        f"or leave them out with --data.skip_broken True:{first_few(lines, len(lines))}"
+        f"or leave them out with --data.skip_broken True:{list_first(lines, len(lines))}"
     )
 
 
@@ -264,4 +262,4 @@ def _warn_of_converted(images: pd.DataFrame) -> None:
     lines = [f"{file}: {kind}" for file, kind in pairs if kind]
     if lines:
         found = f"{len(lines):,} images are not plain RGB and were converted exactly"
-        warnings.warn(f"{found}:{first_few(lines, len(lines))}", stacklevel=3)
+        warnings.warn(f"{found}:{list_first(lines, len(lines))}", stacklevel=3)

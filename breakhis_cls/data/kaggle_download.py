@@ -25,7 +25,7 @@ BY_HAND = f"fetch the authors' tarball from\n  {AUTHORS}\nand name it with --fro
 ARCHIVE_BYTES = 4_300_000_000
 
 
-def from_kaggle(folder: Path, root: Path) -> Path:
+def fetch_archive(folder: Path, root: Path) -> Path:
     """Fetch `breakhis.zip` into `folder`, or go on with it, and return its path; the tree will lie in `root`.
 
     CredentialsError if Kaggle is not told, or does not accept, who asks; DownloadError if the zip cannot be
@@ -110,7 +110,7 @@ def _client() -> Any:
 
 
 def _who_asks(problem: str) -> str:
-    looked = "".join(f"\n  {place}: {'' if found else 'not '}there" for place, found in places().items())
+    looked = "".join(f"\n  {place}: {'' if found else 'not '}there" for place, found in credential_places().items())
     return (
         f"{problem}. Looked for a token in{looked}\n"
         "To make one, sign in at https://www.kaggle.com, open Settings > API > Generate New Token, and put\n"
@@ -118,7 +118,7 @@ def _who_asks(problem: str) -> str:
     )
 
 
-def places() -> dict[str, bool]:
+def credential_places() -> dict[str, bool]:
     """Where Kaggle's client looks for credentials, in its order, and whether something is there."""
     home, told = Path.home(), os.environ.get("KAGGLE_CONFIG_DIR")
     xdg = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"

@@ -17,7 +17,7 @@ from scipy.fft import dctn
 
 from .. import files
 from ..errors import DataError
-from ..parallel import in_parallel
+from ..parallel import map_in_threads
 from .png import decode
 
 KINDS = ("slide", "case", "pixels", "near_duplicate")
@@ -31,7 +31,7 @@ NEAR_BITS = 64
 CHUNK = 512
 
 
-def find(split: pd.DataFrame, fingerprints: pd.DataFrame | None = None) -> pd.DataFrame:
+def find_leaks(split: pd.DataFrame, fingerprints: pd.DataFrame | None = None) -> pd.DataFrame:
     """leaks.csv of one or more folds: a row for each test image and kind of leak; empty if there are none.
 
     `split` is split.csv, cut or not: train and validation together are the seen side. `fingerprints` (of the
@@ -39,7 +39,7 @@ def find(split: pd.DataFrame, fingerprints: pd.DataFrame | None = None) -> pd.Da
     slide, the case number, the pixel hash, or the name of the nearest seen image. `n_seen` counts images.
     """
     tables = []
-    pairs = None if fingerprints is None else near_pairs(fingerprints)
+    pairs = None if fingerprints is None else find_near_pairs(fingerprints)
     for fold, rows in split.groupby("fold", sort=True):
         seen, test = rows.loc[rows["part"] != "test"], rows.loc[rows["part"] == "test"]
         found = {kind: _shared(seen, test, kind) for kind in ("slide", "case")}
@@ -51,7 +51,7 @@ def find(split: pd.DataFrame, fingerprints: pd.DataFrame | None = None) -> pd.Da
     return pd.concat(tables, ignore_index=True)[COLUMNS] if tables else pd.DataFrame(columns=COLUMNS)
 
 
-def by_fold(split: pd.DataFrame, leaks: pd.DataFrame, with_images: bool) -> list[dict[str, Any]]:
+def summarize_folds(split: pd.DataFrame, leaks: pd.DataFrame, with_images: bool) -> list[dict[str, Any]]:
     """The entries of audit.json, one a fold.
 
     Shares are in [0, 1], null without test images. Without images, the numbers of pixels and near_duplicate
@@ -63,7 +63,7 @@ def by_fold(split: pd.DataFrame, leaks: pd.DataFrame, with_images: bool) -> list
     ]
 
 
-def validation_complaints(split: pd.DataFrame) -> list[str]:
+def validation_warnings(split: pd.DataFrame) -> list[str]:
     """A sentence for each fold whose validation is grouped less strictly than its test."""
     told = []
     for fold, rows in split.groupby("fold", sort=True):
@@ -78,7 +78,7 @@ def validation_complaints(split: pd.DataFrame) -> list[str]:
     return told
 
 
-def fingerprints(images: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
+def compute_fingerprints(images: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
     """file, pixel_sha256, signs (64 hex digits) of each image of images.csv below `root`.
 
     Computed on all cores with a progress bar and kept under `cache` by pixel hash: a second call is instant.
@@ -88,13 +88,13 @@ def fingerprints(images: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
     todo = images.loc[~images["pixel_sha256"].isin(kept["pixel_sha256"])].drop_duplicates("pixel_sha256")
     if len(todo):
         paths = [root / file for file in todo["file"]]
-        signs = list(in_parallel(lambda path: signs_of(decode(path)), paths, "fingerprints"))
+        signs = list(map_in_threads(lambda path: fingerprint(decode(path)), paths, "fingerprints"))
         kept = pd.concat([kept, pd.DataFrame({"pixel_sha256": todo["pixel_sha256"], "signs": signs})])
         _save(kept, kept_at)
     return images[["file", "pixel_sha256"]].merge(kept, on="pixel_sha256", how="left", validate="many_to_one")
 
 
-def signs_of(rgb: np.ndarray) -> str:
+def fingerprint(rgb: np.ndarray) -> str:
     """(height, width, 3) uint8 -> 256 bits as hex: which low cosine coefficients are positive."""
     grey = Image.fromarray(rgb).convert("L").resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
     low = dctn(np.asarray(grey, dtype=np.float32), norm="ortho")[:N_LOW, :N_LOW]
@@ -103,17 +103,17 @@ def signs_of(rgb: np.ndarray) -> str:
     return np.packbits(positive).tobytes().hex()
 
 
-def distance(one: str, other: str) -> int:
+def fingerprint_distance(one: str, other: str) -> int:
     """How many of 255 bits differ, at the best of the eight flips and quarter turns."""
     return int(_distances(_unpacked([one]), _unpacked([other]))[0, 0])
 
 
-def near_pairs(fingerprints: pd.DataFrame) -> pd.DataFrame:
+def find_near_pairs(fingerprints: pd.DataFrame) -> pd.DataFrame:
     """file, other, n_bits: pairs of different pixels within NEAR_BITS, each in both orders; nearest first."""
     unique = fingerprints.drop_duplicates("pixel_sha256")
     signs = _unpacked(unique["signs"].tolist())
     starts = range(0, len(signs), CHUNK)
-    found = list(in_parallel(lambda start: _near_from(signs, start), starts, "comparing images"))
+    found = list(map_in_threads(lambda start: _near_from(signs, start), starts, "comparing images"))
     at = np.concatenate(found) if found else np.empty((0, 3), int)
     hashes = unique["pixel_sha256"].to_numpy()
     pairs = pd.DataFrame({"one": hashes[at[:, 0]], "two": hashes[at[:, 1]], "n_bits": at[:, 2]})
@@ -123,7 +123,7 @@ def near_pairs(fingerprints: pd.DataFrame) -> pd.DataFrame:
     return pairs.sort_values(["n_bits", "file", "other"], ignore_index=True)[["file", "other", "n_bits"]]
 
 
-def equal_pixels(images: pd.DataFrame) -> list[list[str]]:
+def find_equal_pixels(images: pd.DataFrame) -> list[list[str]]:
     """Groups of files with equal pixels, whatever their bytes and parts; sorted."""
     groups = images.sort_values("file").groupby("pixel_sha256")["file"].agg(list)
     return sorted(group for group in groups if len(group) > 1)
@@ -214,7 +214,7 @@ def _no_signs() -> pd.DataFrame:
 
 def _save(table: pd.DataFrame, path: Path) -> None:
     try:
-        with files.replaced(path) as temporary:
+        with files.atomic_path(path) as temporary:
             table.to_csv(temporary, index=False)
     except OSError as error:
         raise DataError(f"cannot write {path} ({error}); name another place with --data.cache") from None

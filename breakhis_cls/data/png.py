@@ -29,7 +29,7 @@ def decode(path: Path) -> np.ndarray:
     try:
         return decode_bytes(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{path}: {unreadable(error)}") from None
+        raise DataError(f"{path}: {read_error(error)}") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -62,7 +62,7 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))
 
 
-def kind_of(raw: bytes) -> str:
+def png_kind(raw: bytes) -> str:
     """`8-bit palette` and the like, from the header of a PNG that decodes."""
     return f"{raw[24]}-bit {COLOURS[raw[25]]}"
 
@@ -75,7 +75,7 @@ def pixel_sha256(rgb: np.ndarray) -> str:
     return hashed.hexdigest()
 
 
-def unreadable(error: OSError) -> str:
+def read_error(error: OSError) -> str:
     """The reason when not the content but the disk, the rights or a link is at fault."""
     return f"cannot be read ({error.strerror or error})"
 
@@ -116,7 +116,7 @@ def _check_header(raw: bytes) -> None:
     if width_px * height_px > MAX_PX:
         raise DataError(f"{width_px:,} x {height_px:,} pixels; refused above {MAX_PX:,}")
     if depth == 16:
-        raise DataError(f"{kind_of(raw)}: 8-bit RGB would lose half of each value")
+        raise DataError(f"{png_kind(raw)}: 8-bit RGB would lose half of each value")
 
 
 def _check_last_row(picture: Image.Image, raw: bytes) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from .. import names
-from ..errors import ConfigError, DataError, first_few
+from ..errors import ConfigError, DataError, list_first
 from . import split_files
 
 TABLES = Path(__file__).parent / "tables"
@@ -77,7 +77,7 @@ def frozen_sha256(table: pd.DataFrame) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def listed(protocol: str) -> pd.DataFrame:
+def read_protocol(protocol: str) -> pd.DataFrame:
     """A protocol that is a table: fold (from 0), part, and slide or file (a name without folder and suffix).
 
     `protocol` is spanhol, kaiko_eva, or a path: a CSV with a file or slide column, a part column and perhaps
@@ -108,7 +108,7 @@ def _published(protocol: str) -> pd.DataFrame:
 @functools.lru_cache(maxsize=4)
 def _read_once(path: Path, stamp: tuple[tuple[int, int], ...]) -> tuple[pd.DataFrame, list[str]]:
     """The tidy table, and what its reader should be told; a file that has changed is read again."""
-    return split_files.read(path)
+    return split_files.read_split_file(path)
 
 
 def _no_such_protocol(protocol: str) -> str:
@@ -119,20 +119,20 @@ def _no_such_protocol(protocol: str) -> str:
     return f"split.protocol is '{protocol}', which is no protocol and no file; {hint}"
 
 
-def part_of_each(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
+def assign_parts(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
     """The part of each image in one fold of a listed protocol, NaN where the protocol does not name it."""
-    table = listed(protocol)
+    table = read_protocol(protocol)
     table = table.loc[table["fold"] == fold]
     if "slide" in table.columns:
         part = images["slide"].map(table.set_index("slide")["part"])
     else:
-        part = images["file"].map(split_files.stem_of).map(table.set_index("file")["part"])
+        part = images["file"].map(split_files.image_stem).map(table.set_index("file")["part"])
     if protocol == "kaiko_eva":
         part = part.where(images["magnification"] == 40)
     return part
 
 
-def told_of(images: pd.DataFrame, protocol: str, fold: int) -> list[str]:
+def protocol_warnings(images: pd.DataFrame, protocol: str, fold: int) -> list[str]:
     """What a table names that BreakHis and the images lack, and what it leaves out: a sentence each.
 
     DataError if names are unknown: neither BreakHis's nor of an image at hand.
@@ -142,11 +142,11 @@ def told_of(images: pd.DataFrame, protocol: str, fold: int) -> list[str]:
     table, told = _read(protocol)
     table = table.loc[table["fold"] == fold]
     kind = "slide" if "slide" in table.columns else "file"
-    official = slides()["slide"] if kind == "slide" else _official()["file"].map(split_files.stem_of)
-    here = set(images["slide"] if kind == "slide" else images["file"].map(split_files.stem_of))
+    official = slides()["slide"] if kind == "slide" else _official()["file"].map(split_files.image_stem)
+    here = set(images["slide"] if kind == "slide" else images["file"].map(split_files.image_stem))
     named = set(table[kind])
     if unknown := sorted(named - set(official) - here):
-        found = f"{len(unknown):,} {kind}s that BreakHis does not have:{first_few(unknown)}"
+        found = f"{len(unknown):,} {kind}s that BreakHis does not have:{list_first(unknown)}"
         raise DataError(f"{protocol} names {found}")
     found = {
         f"names {kind}s that are not among the images": sorted(named - here),
@@ -170,9 +170,9 @@ def kaggle_disagreements(path: Path) -> pd.DataFrame:
         columns = ", ".join(table.columns)
         raise DataError(f"{path} has the columns {columns}; expected fold, mag, grp, filename")
     found = table.rename(columns={"filename": "file", "grp": "found"})
-    found = found.assign(file=found["file"].map(split_files.stem_of), fold=split_files.ranks(found["fold"]))
-    official = _official().assign(file=_official()["file"].map(split_files.stem_of))
-    expected = official.merge(listed("spanhol"), on="slide").rename(columns={"part": "expected"})
+    found = found.assign(file=found["file"].map(split_files.image_stem), fold=split_files.fold_numbers(found["fold"]))
+    official = _official().assign(file=_official()["file"].map(split_files.image_stem))
+    expected = official.merge(read_protocol("spanhol"), on="slide").rename(columns={"part": "expected"})
     both: Any = expected[["fold", "file", "magnification", "expected"]].merge(
         found[["fold", "file", "mag", "found"]], on=["fold", "file"], how="outer"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from .. import names
-from ..errors import DataError, first_few
+from ..errors import DataError, list_first
 
 PARTS = {   # as others write them
     "train": "train", "training": "train", "trn": "train",
@@ -18,7 +18,7 @@ FILE_COLUMNS = ("file", "filename", "path", "image", "image_path", "name")
 PART_COLUMNS = ("part", "grp", "split", "set", "subset", "group")
 
 
-def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
+def read_split_file(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """(fold from 0, part, slide or file) of a CSV or a folder of lists, and what its reader should be told.
 
     The forms are those of `protocols.listed`. DataError says what is wrong.
@@ -62,7 +62,7 @@ def _from_folder(folder: Path) -> pd.DataFrame:
 def _from_lists(lists: dict[str, list[str]]) -> pd.DataFrame:
     rows = [(line.strip(), "0", name) for name, lines in lists.items() for line in lines if line.strip()]
     table = pd.DataFrame(rows, columns=["file", "fold", "part"])
-    by_slide = table["file"].map(lambda name: names.SLIDE_NAME.fullmatch(stem_of(name)) is not None)
+    by_slide = table["file"].map(lambda name: names.SLIDE_NAME.fullmatch(image_stem(name)) is not None)
     return table.rename(columns={"file": "slide"}) if len(table) and by_slide.all() else table
 
 
@@ -75,12 +75,12 @@ def _tidy(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
     parts = table["part"].str.strip().str.lower()
     if foreign := sorted(set(parts) - set(PARTS)):
         raise DataError(f"{path} has the parts {', '.join(foreign)}; expected train, validation or test")
-    table = table.assign(part=parts.map(PARTS), fold=ranks(table["fold"]))
-    table[kind] = table[kind].map(stem_of)
+    table = table.assign(part=parts.map(PARTS), fold=fold_numbers(table["fold"]))
+    table[kind] = table[kind].map(image_stem)
     table = table.drop_duplicates(ignore_index=True)
     twice = table.loc[table.duplicated([kind, "fold"]), kind]
     if len(twice):
-        found = first_few(list(twice))
+        found = list_first(list(twice))
         raise DataError(f"{path}: {len(twice):,} names stand in two parts of one fold:{found}")
     if "test" in set(table["part"]):
         return table, []
@@ -88,13 +88,13 @@ def _tidy(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
     return table.assign(part=table["part"].replace("validation", "test")), told
 
 
-def ranks(folds: pd.Series) -> pd.Series:
+def fold_numbers(folds: pd.Series) -> pd.Series:
     """Any fold names -> 0, 1, ... in their order; numbers as numbers."""
     found = sorted(set(folds.str.strip()), key=lambda fold: (len(fold) if fold.isdigit() else 99, fold))
     return folds.str.strip().map({fold: rank for rank, fold in enumerate(found)})
 
 
-def stem_of(name: str) -> str:
+def image_stem(name: str) -> str:
     """`any/folder/SOB_B_A-14-22549AB-40-001.jpg` -> `SOB_B_A-14-22549AB-40-001`."""
     last = name.strip().replace("\\", "/").rstrip("/").rpartition("/")[2]
     stem, dot, suffix = last.rpartition(".")

@@ -15,46 +15,40 @@ from .. import names
 from ..config import Split
 from ..errors import ConfigError, DataError
 from . import protocols
-from .balanced_folds import allocate
-from .protocols import official_images
-
-__all__ = [
-    "assign", "classes_of", "n_folds_of", "official_images", "restricted", "seen_and_test", "warnings_of",
-    "without_duplicates",
-]  # fmt: skip
+from .balanced_folds import allocate_groups
 
 COLUMNS = ["file", "slide", "case", "magnification", "label", "subtype", "fold", "part"]  # of split.csv
 KAIKO_EVA_CLASSES = ("TA", "MC", "F", "DC")
 FOLDS, VALIDATION = 0, 1  # what a random draw is for
 
 
-def classes_of(task: str, protocol: str) -> tuple[str, ...]:
+def class_names(task: str, protocol: str) -> tuple[str, ...]:
     """The classes in the order of a model's outputs; malignant is the last of the binary task's."""
     if task == "binary":
         return names.LABELS
     return KAIKO_EVA_CLASSES if protocol == "kaiko_eva" else tuple(names.SUBTYPES)
 
 
-def n_folds_of(split: Split) -> int:
+def count_folds(split: Split) -> int:
     """How many folds the protocol has; `split.n_folds` counts for case, slide and image only."""
     if split.protocol in protocols.MADE_HERE:
         return split.n_folds
-    return int(protocols.listed(split.protocol)["fold"].max()) + 1
+    return int(protocols.read_protocol(split.protocol)["fold"].max()) + 1
 
 
-def restricted(images: pd.DataFrame, split: Split) -> pd.DataFrame:
+def select_images(images: pd.DataFrame, split: Split) -> pd.DataFrame:
     """The images that this fold is about: 40X of four subtypes for kaiko_eva, those that are named for a CSV.
 
     Warns of names that are not among the images, and of images that a CSV leaves out. DataError if none is
     left, or if a CSV has names that BreakHis does not have.
     """
     _check_fold(split)
-    for sentence in protocols.told_of(images, split.protocol, split.fold):
+    for sentence in protocols.protocol_warnings(images, split.protocol, split.fold):
         warnings.warn(sentence, stacklevel=2)
     return _of_protocol(images, split)
 
 
-def seen_and_test(images: pd.DataFrame, split: Split, task: str = "binary") -> pd.DataFrame:
+def assign_test(images: pd.DataFrame, split: Split, task: str = "binary") -> pd.DataFrame:
     """split.csv of one fold before a validation part is cut, in the order of images.
 
     Part is train or test; validation only where a CSV has one of its own. Images that the protocol is not
@@ -66,17 +60,17 @@ def seen_and_test(images: pd.DataFrame, split: Split, task: str = "binary") -> p
     if split.protocol in protocols.MADE_HERE:
         part = np.where(_folds_of(images, split) == split.fold, "test", "train")
     else:
-        part = protocols.part_of_each(images, split.protocol, split.fold)
+        part = protocols.assign_parts(images, split.protocol, split.fold)
     return images.assign(fold=split.fold, part=part)[COLUMNS]
 
 
-def assign(images: pd.DataFrame, split: Split, task: str = "binary") -> pd.DataFrame:
+def assign_split(images: pd.DataFrame, split: Split, task: str = "binary") -> pd.DataFrame:
     """split.csv (COLUMNS) of fold `split.fold`, rows in the order of images.
 
     Every image of the protocol is in exactly one of train, validation and test. The same images, settings and
     seed give the same parts, whatever the order of rows. DataError if a part would be empty.
     """
-    table = seen_and_test(images, split, task)
+    table = assign_test(images, split, task)
     for part in ("train", "test"):
         if not (table["part"] == part).any():
             raise DataError(
@@ -86,7 +80,7 @@ def assign(images: pd.DataFrame, split: Split, task: str = "binary") -> pd.DataF
     return table if (table["part"] == "validation").any() else _with_validation(table, split)
 
 
-def warnings_of(split_table: pd.DataFrame, task: str = "binary") -> list[str]:
+def split_warnings(split_table: pd.DataFrame, task: str = "binary") -> list[str]:
     """What a reader of a fold's numbers should know, a sentence each: what parts lack and what they share."""
     column = "label" if task == "binary" else "subtype"
     known = [value for value in (*names.LABELS, *names.SUBTYPES) if value in set(split_table[column])]
@@ -102,7 +96,7 @@ def warnings_of(split_table: pd.DataFrame, task: str = "binary") -> list[str]:
     return told
 
 
-def without_duplicates(
+def drop_duplicates(
     images: pd.DataFrame, policy: str = "auto", task: str = "binary"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(kept, dropped) by `data.duplicates`: what is done with equal pixels in different files.
@@ -121,7 +115,7 @@ def without_duplicates(
 
 
 def _check_fold(split: Split) -> None:
-    n_folds = n_folds_of(split)
+    n_folds = count_folds(split)
     if split.fold >= n_folds:
         has, expected = (f"{n_folds} folds", f"0 to {n_folds - 1}") if n_folds > 1 else ("one fold", "0")
         raise ConfigError(f"split.fold is {split.fold}, but {split.protocol} has {has}; expected {expected}")
@@ -135,7 +129,7 @@ def _check_fold(split: Split) -> None:
 def _of_protocol(images: pd.DataFrame, split: Split) -> pd.DataFrame:
     if split.protocol in protocols.MADE_HERE:
         return images
-    part = protocols.part_of_each(images, split.protocol, split.fold)
+    part = protocols.assign_parts(images, split.protocol, split.fold)
     if part.isna().all():
         about = "40X images of TA, MC, F and DC" if split.protocol == "kaiko_eva" else "what it names"
         raise DataError(f"none of {len(images):,} images is of {split.protocol}, which is about {about}")
@@ -155,7 +149,7 @@ def _folds_of(images: pd.DataFrame, split: Split) -> np.ndarray:
     n_groups = images[by].nunique()
     if n_groups < split.n_folds:
         raise DataError(f"{n_groups} {by}s cannot fill {split.n_folds} folds; lower split.n_folds")
-    folds = allocate(images, by, [1 / split.n_folds] * split.n_folds, (split.seed or 0, FOLDS))
+    folds = allocate_groups(images, by, [1 / split.n_folds] * split.n_folds, (split.seed or 0, FOLDS))
     return images[by].map(folds).to_numpy()
 
 
@@ -189,7 +183,7 @@ def _with_validation(table: pd.DataFrame, split: Split) -> pd.DataFrame:
     else:
         if train["case"].nunique() < 2:
             raise DataError(f"train of fold {split.fold} has one case: no validation can be cut; add slides")
-        chosen = train["case"].map(allocate(train, "case", [1 - share, share], seed)) == 1
+        chosen = train["case"].map(allocate_groups(train, "case", [1 - share, share], seed)) == 1
     part = table["part"].copy()
     part.loc[train.index[np.asarray(chosen)]] = "validation"
     return table.assign(part=part)

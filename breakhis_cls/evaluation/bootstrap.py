@@ -42,28 +42,28 @@ def case_weights(n_cases: int, n_resamples: int, seed: int) -> np.ndarray:
     return rng.multinomial(n_cases, np.full(n_cases, 1 / n_cases), n_resamples).astype(np.float64)
 
 
-def seed_of(name: str, seed: int) -> int:
+def named_seed(name: str, seed: int) -> int:
     """A stratum's own seed, the same on every machine."""
     return zlib.crc32(f"{seed}/{name}".encode())
 
 
-def groups_of(rows: pd.DataFrame, cases: pd.Index) -> np.ndarray:
+def case_labels(rows: pd.DataFrame, cases: pd.Index) -> np.ndarray:
     """(n_cases,) the label of each case, 0 benign or 1 malignant: cases of one label vary alike."""
     malignant = (rows["label"] == "malignant").groupby(rows["case"]).mean()
     return (malignant.loc[cases].to_numpy() >= 0.5).astype(int)
 
 
-def value(statistic: Statistic, n_cases: int) -> float:
+def statistic_value(statistic: Statistic, n_cases: int) -> float:
     """The metric itself: every case counted once. NaN where undefined."""
     return float(statistic(np.ones((1, n_cases)))[0])
 
 
-def without_each(statistic: Statistic, n_cases: int) -> np.ndarray:
+def jackknife_values(statistic: Statistic, n_cases: int) -> np.ndarray:
     """(n_cases,) the metric with one case left out: the jackknife, and each case's influence."""
     return statistic(1 - np.eye(n_cases))
 
 
-def of(
+def bootstrap_interval(
     statistic: Statistic, weights: np.ndarray, groups: np.ndarray, n_behind: int,
     span: Span = (0, 1), method: Method = METHOD,
 ) -> Interval:  # fmt: skip
@@ -78,10 +78,10 @@ def of(
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) < len(weights) / 2:
         return Interval(None, None, "undefined in most resamples")
-    found = value(statistic, weights.shape[1])
+    found = statistic_value(statistic, weights.shape[1])
     if found in span and np.ptp(drawn) == 0:
         return _exact(found, span, n_behind)
-    left_out = without_each(statistic, weights.shape[1])
+    left_out = jackknife_values(statistic, weights.shape[1])
     if method == "logit_t":
         bounds = _logit_t(drawn, found, degrees_of_freedom(left_out, groups), span)
     else:
@@ -107,9 +107,9 @@ def degrees_of_freedom(left_out: np.ndarray, groups: np.ndarray) -> float:
     return float(1 / (shares**2 / freedoms).sum())
 
 
-def spread(statistic: Statistic, groups: np.ndarray) -> tuple[float, float]:
+def jackknife_se(statistic: Statistic, groups: np.ndarray) -> tuple[float, float]:
     """The standard error that the jackknife over cases finds, and its degrees of freedom."""
-    left_out = without_each(statistic, len(groups))
+    left_out = jackknife_values(statistic, len(groups))
     known = left_out[np.isfinite(left_out)]
     error = np.sqrt((len(known) - 1) * np.mean((known - known.mean()) ** 2)) if len(known) > 1 else np.inf
     return float(error), degrees_of_freedom(left_out, groups)

@@ -16,7 +16,9 @@ BOUNDS = (0.05, 20.0)  # of the temperature
 MODEL = ["fold", "seed"]  # each pair is a model of its own, with a validation of its own
 
 
-def reliability(table: pd.DataFrame, of_answer: bool = False, n_resamples: int = 2_000, seed: int = 0) -> pd.DataFrame:
+def reliability_curve(
+    table: pd.DataFrame, of_answer: bool = False, n_resamples: int = 2_000, seed: int = 0
+) -> pd.DataFrame:
     """One row for each bin of equal mass: stated (mean probability), came_true (share), low, high, n_images,
     n_cases.
 
@@ -24,17 +26,19 @@ def reliability(table: pd.DataFrame, of_answer: bool = False, n_resamples: int =
     The band is the 95 % percentile interval of came_true over resampled cases.
     """
     case, n_cases = _cases(table)
-    scores, truth = predictions.probabilities(table), predictions.truth(table)
-    stated, came_true = case_statistics.confidence(scores, truth)
+    scores, truth = predictions.probabilities(table), predictions.true_labels(table)
+    stated, came_true = case_statistics.predicted_and_observed(scores, truth)
     if of_answer:
         stated, came_true = scores.max(axis=1), (scores.argmax(axis=1) == truth).astype(float)
     bins = case_statistics.equal_mass_bins(stated, N_SHOWN)
-    weights = bootstrap.case_weights(n_cases, n_resamples, bootstrap.seed_of("reliability", seed))
+    weights = bootstrap.case_weights(n_cases, n_resamples, bootstrap.named_seed("reliability", seed))
     rows = []
     for at in np.unique(bins):
         inside = bins == at
         hits = np.bincount(case[inside], came_true[inside], n_cases)
-        drawn = case_statistics.ratio(hits, np.bincount(case[inside], minlength=n_cases).astype(float))(weights)
+        drawn = case_statistics.ratio_statistic(hits, np.bincount(case[inside], minlength=n_cases).astype(float))(
+            weights
+        )
         low, high = np.nanquantile(drawn, [0.025, 0.975])
         n_inside = len(np.unique(case[inside]))
         rows.append((stated[inside].mean(), came_true[inside].mean(), low, high, inside.sum(), n_inside))
@@ -47,7 +51,9 @@ def brier_parts(table: pd.DataFrame) -> dict[str, float]:
     brier = miscalibration - resolution + uncertainty + within_bins. The last is what binning hides. For more
     than two classes the score is of the top probability.
     """
-    stated, came_true = case_statistics.confidence(predictions.probabilities(table), predictions.truth(table))
+    stated, came_true = case_statistics.predicted_and_observed(
+        predictions.probabilities(table), predictions.true_labels(table)
+    )
     bins = pd.DataFrame({"stated": stated, "true": came_true, "bin": case_statistics.equal_mass_bins(stated)})
     means = bins.groupby("bin")[["stated", "true"]].transform("mean")
     base = came_true.mean()
@@ -61,10 +67,10 @@ def brier_parts(table: pd.DataFrame) -> dict[str, float]:
     return parts | {"within_bins": rest}
 
 
-def temperature(validation: pd.DataFrame) -> float:
+def fit_temperature(validation: pd.DataFrame) -> float:
     """The T that minimises the log loss of softmax(log p / T) (Guo et al. 2017);
     in [0.05, 20]. Above 1: overconfident."""
-    logits, truth = _logits(validation), predictions.truth(validation)
+    logits, truth = _logits(validation), predictions.true_labels(validation)
 
     def loss(log_t: float) -> float:
         scaled = logits / np.exp(log_t)
@@ -74,16 +80,16 @@ def temperature(validation: pd.DataFrame) -> float:
     return float(np.exp(found.x))
 
 
-def scaled(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
+def apply_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
     """The table with softmax(log p / T) for probabilities;
     the order of images does not change for two classes."""
     logits = _logits(table) / temperature
     probabilities = np.exp(logits - _log_sum_exp(logits)[:, None])
-    columns = [f"p_{name}" for name in predictions.classes(table)]
+    columns = [f"p_{name}" for name in predictions.class_names(table)]
     return table.assign(**{name: probabilities[:, at] for at, name in enumerate(columns)})
 
 
-def calibrated(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def calibrate_test_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Test rows with each model's temperature from its own validation rows, and those temperatures.
 
     A model (fold and seed) without validation rows, or with one class there, keeps its raw probabilities and
@@ -91,26 +97,26 @@ def calibrated(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]
     """
     pieces, fitted = [], []
     for (fold, seed), rows in table.groupby(MODEL, sort=True):
-        test, validation = predictions.of_part(rows, "test"), predictions.of_part(rows, "validation")
-        if len(test) and len(np.unique(predictions.truth(validation))) > 1:
-            found = temperature(validation)
-            test = scaled(test, found)
+        test, validation = predictions.select_part(rows, "test"), predictions.select_part(rows, "validation")
+        if len(test) and len(np.unique(predictions.true_labels(validation))) > 1:
+            found = fit_temperature(validation)
+            test = apply_temperature(test, found)
             fitted.append({"fold": int(fold), "seed": int(seed), "temperature": found, "n_images": len(validation)})
         pieces.append(test)
     return pd.concat(pieces, ignore_index=True), fitted
 
 
-def before_and_after(table: pd.DataFrame, seed: int = 0) -> dict[str, Any] | None:
+def compare_calibration(table: pd.DataFrame, seed: int = 0) -> dict[str, Any] | None:
     """ECE, Brier and log loss of the test rows, raw and with temperature;
     None where no temperature could be fitted."""
-    after, fitted = calibrated(table)
+    after, fitted = calibrate_test_rows(table)
     if not fitted:
         return None
     from . import metrics
 
-    names, raw = ("ece", "brier", "log_loss"), predictions.of_part(table, "test")
+    names, raw = ("ece", "brier", "log_loss"), predictions.select_part(table, "test")
     found = {
-        name: metrics.of_rows(rows, "calibration", bootstrap.N_RESAMPLES // 5, seed, only=names)
+        name: metrics.compute_stratum(rows, "calibration", bootstrap.N_RESAMPLES // 5, seed, only=names)
         for name, rows in (("raw", raw), ("with_temperature", after))
     }
     parts = {"raw": brier_parts(raw), "with_temperature": brier_parts(after)}

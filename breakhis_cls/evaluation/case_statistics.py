@@ -19,41 +19,41 @@ from .ranking import Statistic, average_precision, divide, roc_auc, sum_by_case,
 N_BINS = 15  # of equal mass, for ECE
 
 
-def of(table: pd.DataFrame, threshold: float = 0.5) -> tuple[dict[str, Statistic], pd.Index]:
+def compute_statistics(table: pd.DataFrame, threshold: float = 0.5) -> tuple[dict[str, Statistic], pd.Index]:
     """The fourteen metrics of a table by name, averaged over its replicates,
     and the cases that weights refer to."""
     cases = pd.Index(sorted(table["case"].unique()))
     pieces = [_of_piece(piece, cases, threshold) for piece in predictions.replicates(table)]
-    return {name: mean([piece[name] for piece in pieces]) for name in pieces[0]}, cases
+    return {name: mean_statistic([piece[name] for piece in pieces]) for name in pieces[0]}, cases
 
 
-def by_class(table: pd.DataFrame) -> tuple[dict[str, dict[str, Statistic]], pd.Index]:
+def statistics_by_class(table: pd.DataFrame) -> tuple[dict[str, dict[str, Statistic]], pd.Index]:
     """For each class against the rest: sensitivity, specificity, F1, ROC AUC, average precision;
     and the cases."""
     cases = pd.Index(sorted(table["case"].unique()))
     pieces = [_each_class(piece, cases) for piece in predictions.replicates(table)]
     merged = {
-        name: {metric: mean([piece[name][metric] for piece in pieces]) for metric in pieces[0][name]}
+        name: {metric: mean_statistic([piece[name][metric] for piece in pieces]) for metric in pieces[0][name]}
         for name in pieces[0]
     }
     return merged, cases
 
 
-def mean(statistics: list[Statistic]) -> Statistic:
+def mean_statistic(statistics: list[Statistic]) -> Statistic:
     """The mean of several statistics under the same weights, over those that are defined."""
     if len(statistics) == 1:
         return statistics[0]
     return lambda weights: _nanmean(np.stack([statistic(weights) for statistic in statistics]))
 
 
-def ratio(top: np.ndarray, bottom: np.ndarray) -> Statistic:
+def ratio_statistic(top: np.ndarray, bottom: np.ndarray) -> Statistic:
     """Weighted sum over weighted sum of two per-case arrays (n_cases,)."""
     return lambda weights: divide(weights @ top, weights @ bottom)
 
 
 def _of_piece(rows: pd.DataFrame, cases: pd.Index, threshold: float) -> dict[str, Statistic]:
-    case, truth = cases.get_indexer(rows["case"]), predictions.truth(rows)
-    scores, named = predictions.probabilities(rows), predictions.predicted(rows, threshold)
+    case, truth = cases.get_indexer(rows["case"]), predictions.true_labels(rows)
+    scores, named = predictions.probabilities(rows), predictions.predicted_labels(rows, threshold)
     n_classes = scores.shape[1]
     confusion = np.zeros((len(cases), n_classes, n_classes))
     np.add.at(confusion, (case, truth, named), 1)
@@ -63,18 +63,22 @@ def _of_piece(rows: pd.DataFrame, cases: pd.Index, threshold: float) -> dict[str
     return (
         _votes(rows, case, len(cases), threshold)
         | _counted(confusion, binary)
-        | {"roc_auc": mean([roc_auc(score, y, case, len(cases)) for score, y in ranked] or [undefined])}
-        | {"average_precision": mean([average_precision(s, y, case, len(cases)) for s, y in ranked] or [undefined])}
+        | {"roc_auc": mean_statistic([roc_auc(score, y, case, len(cases)) for score, y in ranked] or [undefined])}
+        | {
+            "average_precision": mean_statistic(
+                [average_precision(s, y, case, len(cases)) for s, y in ranked] or [undefined]
+            )
+        }
         | _scored(scores, truth, case, len(cases))
     )
 
 
 def _each_class(rows: pd.DataFrame, cases: pd.Index) -> dict[str, dict[str, Statistic]]:
-    case, truth = cases.get_indexer(rows["case"]), predictions.truth(rows)
-    scores, named = predictions.probabilities(rows), predictions.predicted(rows)
+    case, truth = cases.get_indexer(rows["case"]), predictions.true_labels(rows)
+    scores, named = predictions.probabilities(rows), predictions.predicted_labels(rows)
     return {
         name: _one_against_rest(scores[:, at], truth == at, named == at, case, len(cases))
-        for at, name in enumerate(predictions.classes(rows))
+        for at, name in enumerate(predictions.class_names(rows))
     }
 
 
@@ -89,29 +93,29 @@ def _one_against_rest(score, y, named, case, n_cases) -> dict[str, Statistic]:
 
 
 def _votes(rows: pd.DataFrame, case: np.ndarray, n_cases: int, threshold: float) -> dict[str, Statistic]:
-    truth = predictions.truth(rows)
-    correct = (predictions.predicted(rows, threshold) == truth).astype(float)
+    truth = predictions.true_labels(rows)
+    correct = (predictions.predicted_labels(rows, threshold) == truth).astype(float)
     slides = pd.DataFrame({"slide": rows["slide"].to_numpy(), "case": case, "share": correct})
     slides = slides.groupby("slide", sort=True).agg(case=("case", "first"), share=("share", "mean"))
-    by_slide = vote(rows, "slide", threshold).loc[slides.index]
+    by_slide = vote_by(rows, "slide", threshold).loc[slides.index]
     at, n_slides = slides["case"].to_numpy(), sum_by_case(slides["case"].to_numpy(), None, n_cases)
     return {
-        "image_accuracy": ratio(sum_by_case(case, correct, n_cases), sum_by_case(case, None, n_cases)),
-        "recognition_rate": ratio(sum_by_case(at, slides["share"].to_numpy(), n_cases), n_slides),
-        "slide_vote_accuracy": ratio(sum_by_case(at, by_slide["correct"].to_numpy(float), n_cases), n_slides),
+        "image_accuracy": ratio_statistic(sum_by_case(case, correct, n_cases), sum_by_case(case, None, n_cases)),
+        "recognition_rate": ratio_statistic(sum_by_case(at, slides["share"].to_numpy(), n_cases), n_slides),
+        "slide_vote_accuracy": ratio_statistic(sum_by_case(at, by_slide["correct"].to_numpy(float), n_cases), n_slides),
         "case_vote_accuracy": _case_vote(rows, case, n_cases, threshold),
     }
 
 
-def vote(rows: pd.DataFrame, group: str, threshold: float = 0.5) -> pd.DataFrame:
+def vote_by(rows: pd.DataFrame, group: str, threshold: float = 0.5) -> pd.DataFrame:
     """Mean probabilities of each slide or case, then threshold or most probable class: p_<class>, truth,
     voted, correct, n_images, sorted by group. Truth is -1 where a group carries two classes."""
-    columns = [f"p_{name}" for name in predictions.classes(rows)]
-    truth = pd.Series(predictions.truth(rows), index=rows.index)
+    columns = [f"p_{name}" for name in predictions.class_names(rows)]
+    truth = pd.Series(predictions.true_labels(rows), index=rows.index)
     grouped = rows.groupby(group, sort=True)
     voted = grouped[columns].mean()
     truths = truth.groupby(rows[group], sort=True).agg(["min", "max"])
-    named = predictions.predicted(voted, threshold)
+    named = predictions.predicted_labels(voted, threshold)
     answer = np.where(truths["min"] == truths["max"], truths["min"], -1)
     return voted.assign(truth=answer, voted=named, correct=named == answer, n_images=grouped.size())
 
@@ -119,11 +123,11 @@ def vote(rows: pd.DataFrame, group: str, threshold: float = 0.5) -> pd.DataFrame
 def _case_vote(rows: pd.DataFrame, case: np.ndarray, n_cases: int, threshold: float) -> Statistic:
     if not predictions.is_binary(rows):
         return undefined
-    voted = vote(rows, "case", threshold)
+    voted = vote_by(rows, "case", threshold)
     if (voted["truth"] < 0).any():
         return undefined
     at = pd.Series(case, index=rows["case"].to_numpy()).groupby(level=0).first().loc[voted.index].to_numpy()
-    return ratio(sum_by_case(at, voted["correct"].to_numpy(float), n_cases), sum_by_case(at, None, n_cases))
+    return ratio_statistic(sum_by_case(at, voted["correct"].to_numpy(float), n_cases), sum_by_case(at, None, n_cases))
 
 
 def _counted(per_case: np.ndarray, binary: bool) -> dict[str, Statistic]:
@@ -188,13 +192,13 @@ def _scored(scores: np.ndarray, truth: np.ndarray, case: np.ndarray, n_cases: in
     surprise = -np.log(np.clip(scores[np.arange(len(truth)), truth], eps, 1 - eps))
     n_images = sum_by_case(case, None, n_cases)
     return {
-        "brier": ratio(sum_by_case(case, squares, n_cases), n_images),
-        "log_loss": ratio(sum_by_case(case, surprise, n_cases), n_images),
-        "ece": ece(*confidence(scores, truth), case, n_cases),
+        "brier": ratio_statistic(sum_by_case(case, squares, n_cases), n_images),
+        "log_loss": ratio_statistic(sum_by_case(case, surprise, n_cases), n_images),
+        "ece": ece(*predicted_and_observed(scores, truth), case, n_cases),
     }
 
 
-def confidence(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def predicted_and_observed(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(stated, came true): p_malignant and malignant for two classes,
     else the top probability and whether right."""
     if scores.shape[1] == 2:

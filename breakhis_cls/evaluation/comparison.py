@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..errors import DataError, first_few
+from ..errors import DataError, list_first
 from . import bootstrap, case_statistics, predictions
 from .experiments import Experiment
 
@@ -23,7 +23,7 @@ EXACT_UP_TO = 14  # cases: 2^14 ways of swapping are all tried
 POWER = 0.8
 
 
-def aligned(experiments: list[Experiment], common: bool = False) -> list[pd.DataFrame]:
+def align_experiments(experiments: list[Experiment], common: bool = False) -> list[pd.DataFrame]:
     """Test rows of each experiment, of the same images; with `common` cut to the images that all of them
     tested.
 
@@ -39,15 +39,17 @@ def aligned(experiments: list[Experiment], common: bool = False) -> list[pd.Data
         sizes = [f"{one.name}: {len(files):,} test images, {len(files - shared):,} of its own" for one, files in pairs]
         raise DataError(
             f"the test sets differ, {len(shared):,} images are common; --common True compares those:"
-            + first_few(sizes, len(sizes))
+            + list_first(sizes, len(sizes))
         )
-    kinds = {predictions.classes(table) for table in tables}
+    kinds = {predictions.class_names(table) for table in tables}
     if len(kinds) > 1:
         raise DataError("the experiments name different classes; compare models of one task")
     return [table[table["file"].isin(shared)].reset_index(drop=True) for table in tables]
 
 
-def compare(experiments: list[Experiment], tables: list[pd.DataFrame], seed: int = 0) -> list[dict[str, Any]]:
+def compare_experiments(
+    experiments: list[Experiment], tables: list[pd.DataFrame], seed: int = 0
+) -> list[dict[str, Any]]:
     """`tables` as `aligned` gives them. One entry for each pair and metric: a, b, metric, difference (b minus
     a), low, high, p, p_holm, detectable.
 
@@ -56,15 +58,15 @@ def compare(experiments: list[Experiment], tables: list[pd.DataFrame], seed: int
     smallest difference that this many cases show with 80 % power at 5 %: a smaller one would mostly have been
     missed.
     """
-    tallied = [case_statistics.of(table) for table in tables]
+    tallied = [case_statistics.compute_statistics(table) for table in tables]
     cases = tallied[0][1]
     sizes = tables[0]["case"].value_counts(normalize=True).loc[cases].to_numpy()
-    groups = bootstrap.groups_of(tables[0], cases)
+    groups = bootstrap.case_labels(tables[0], cases)
     entries = []
     for metric in COMPARED:
         pairs = list(combinations(range(len(tables)), 2))
         found = [_difference(metric, tallied[a][0], tallied[b][0], sizes, groups, seed) for a, b in pairs]
-        for (a, b), entry, p in zip(pairs, found, holm([entry["p"] for entry in found]), strict=True):
+        for (a, b), entry, p in zip(pairs, found, holm_adjust([entry["p"] for entry in found]), strict=True):
             named = {"a": experiments[a].name, "b": experiments[b].name, "metric": metric}
             entries.append(named | entry | {"p_holm": p})
     return entries
@@ -78,20 +80,20 @@ def _difference(
         return b[metric](drawn) - a[metric](drawn)
 
     n_cases = len(groups)
-    value = bootstrap.value(statistic, n_cases)
+    value = bootstrap.statistic_value(statistic, n_cases)
     if not np.isfinite(value):
         return {"difference": None, "low": None, "high": None, "p": None, "detectable": None}
-    spread, freedom = bootstrap.spread(statistic, groups)
+    spread, freedom = bootstrap.jackknife_se(statistic, groups)
     reach = stats.t.ppf((1 + bootstrap.LEVEL) / 2, freedom)
     p = float(2 * stats.t.sf(abs(value) / spread, freedom)) if spread > 0 else 1.0
     if metric in ADDITIVE:
-        p = swapped(statistic(np.eye(n_cases)) * sizes, seed)
+        p = permutation_p_value(statistic(np.eye(n_cases)) * sizes, seed)
     detectable = (reach + stats.t.ppf(POWER, freedom)) * spread
     bounds = {"low": value - reach * spread, "high": value + reach * spread}
     return {"difference": value, **bounds, "p": p, "detectable": float(detectable)}
 
 
-def swapped(per_case: np.ndarray, seed: int) -> float:
+def permutation_p_value(per_case: np.ndarray, seed: int) -> float:
     """Two-sided p of a difference that is a sum over cases (n_cases,), when each case's answers may change
     places.
 
@@ -107,7 +109,7 @@ def swapped(per_case: np.ndarray, seed: int) -> float:
     return float(np.mean(sums >= abs(per_case.sum()) - 1e-12))
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
+def holm_adjust(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's (1979) step-down correction; None stays None."""
     known = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
@@ -118,21 +120,21 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def votes(experiments: list[Experiment], tables: list[pd.DataFrame]) -> list[dict[str, Any]]:
+def compare_votes(experiments: list[Experiment], tables: list[pd.DataFrame]) -> list[dict[str, Any]]:
     """McNemar's exact test of each pair's slide votes and, of the binary task, case votes;
     Holm over the pairs."""
     entries = []
     for group in ("slide", "case") if predictions.is_binary(tables[0]) else ("slide",):
         pairs = list(combinations(range(len(tables)), 2))
         found = [mcnemar(tables[a], tables[b], group) for a, b in pairs]
-        for (a, b), entry, p in zip(pairs, found, holm([entry["p"] for entry in found]), strict=True):
+        for (a, b), entry, p in zip(pairs, found, holm_adjust([entry["p"] for entry in found]), strict=True):
             entries.append({"a": experiments[a].name, "b": experiments[b].name, "votes": group} | entry | {"p_holm": p})
     return entries
 
 
 def mcnemar(a: pd.DataFrame, b: pd.DataFrame, group: str) -> dict[str, Any]:
     """Exact McNemar test of slide or case votes: only_a and only_b (right with one model alone) and p."""
-    votes = [case_statistics.vote(table, group)["correct"] for table in (a, b)]
+    votes = [case_statistics.vote_by(table, group)["correct"] for table in (a, b)]
     only_a, only_b = int((votes[0] & ~votes[1]).sum()), int((votes[1] & ~votes[0]).sum())
     differ = only_a + only_b
     p = float(stats.binomtest(only_a, differ, 0.5).pvalue) if differ else 1.0

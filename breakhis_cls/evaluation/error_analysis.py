@@ -11,10 +11,10 @@ from .. import names
 from . import bootstrap, case_statistics, predictions
 
 
-def by_subtype_and_magnification(table: pd.DataFrame) -> pd.DataFrame:
+def errors_by_stratum(table: pd.DataFrame) -> pd.DataFrame:
     """One row for each subtype and magnification present: n_images, n_cases,
     error (share of images named wrongly)."""
-    wrong = predictions.predicted(table) != predictions.truth(table)
+    wrong = predictions.predicted_labels(table) != predictions.true_labels(table)
     grouped = table.assign(wrong=wrong).groupby(["subtype", "magnification"])
     rows = grouped.agg(n_images=("file", "nunique"), n_cases=("case", "nunique"), error=("wrong", "mean"))
     order = {code: at for at, code in enumerate(names.SUBTYPES)}
@@ -24,7 +24,7 @@ def by_subtype_and_magnification(table: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def cases(table: pd.DataFrame) -> pd.DataFrame:
+def case_table(table: pd.DataFrame) -> pd.DataFrame:
     """One row for each case, worst first: label, subtypes, n_slides, n_images, image_accuracy, p_<class>
     (means), vote, vote_correct, influence_roc_auc, influence_balanced_accuracy.
 
@@ -32,19 +32,19 @@ def cases(table: pd.DataFrame) -> pd.DataFrame:
     down. NaN where the metric is undefined without the case. `vote` is empty for the subtype task, whose
     votes are of slides.
     """
-    right = predictions.predicted(table) == predictions.truth(table)
+    right = predictions.predicted_labels(table) == predictions.true_labels(table)
     grouped = table.assign(right=right).groupby("case", sort=True)
     rows = grouped.agg(
         label=("label", _joined), subtypes=("subtype", _joined), n_slides=("slide", "nunique"),
         n_images=("file", "nunique"), image_accuracy=("right", "mean"),
     )  # fmt: skip
-    voted = case_statistics.vote(table, "case")
+    voted = case_statistics.vote_by(table, "case")
     binary = predictions.is_binary(table)
-    for name in predictions.classes(table):
+    for name in predictions.class_names(table):
         rows[f"p_{name}"] = voted[f"p_{name}"]
     rows["vote"] = [names.LABELS[at] if binary else "" for at in voted["voted"]]
     rows["vote_correct"] = voted["correct"] if binary else ""
-    statistics, found = case_statistics.of(table)
+    statistics, found = case_statistics.compute_statistics(table)
     for metric in ("roc_auc", "balanced_accuracy"):
         rows[f"influence_{metric}"] = influence(statistics[metric], found)
     return rows.reset_index().sort_values(["image_accuracy", "case"], ignore_index=True)
@@ -53,7 +53,7 @@ def cases(table: pd.DataFrame) -> pd.DataFrame:
 def influence(statistic: case_statistics.Statistic, cases: pd.Index) -> pd.Series:
     """The metric with all cases minus the metric without each one, by case."""
     n_cases = len(cases)
-    pulls = bootstrap.value(statistic, n_cases) - bootstrap.without_each(statistic, n_cases)
+    pulls = bootstrap.statistic_value(statistic, n_cases) - bootstrap.jackknife_values(statistic, n_cases)
     return pd.Series(pulls, index=cases)
 
 
@@ -78,9 +78,9 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
 
 def _votes(table: pd.DataFrame) -> pd.DataFrame:
     """The class voted for, slides by magnifications; NaN where a slide has no image of one."""
-    columns = [f"p_{name}" for name in predictions.classes(table)]
+    columns = [f"p_{name}" for name in predictions.class_names(table)]
     means = table.groupby(["slide", "magnification"])[columns].mean()
-    voted = pd.Series(predictions.predicted(means), index=means.index, dtype=float)
+    voted = pd.Series(predictions.predicted_labels(means), index=means.index, dtype=float)
     return voted.unstack("magnification")
 
 

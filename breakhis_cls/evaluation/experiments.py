@@ -12,7 +12,7 @@ import pandas as pd
 
 from .. import config
 from ..errors import DataError
-from ..files import digest
+from ..files import sha256_of_values
 from ..modeling import run_folder
 from . import predictions
 
@@ -47,46 +47,48 @@ class Experiment:
     @property
     def test(self) -> pd.DataFrame:
         """Rows of part test."""
-        return predictions.of_part(self.table, "test")
+        return predictions.select_part(self.table, "test")
 
     @property
     def validation(self) -> pd.DataFrame:
         """Rows of part validation; may be empty."""
-        return predictions.of_part(self.table, "validation")
+        return predictions.select_part(self.table, "validation")
 
     @property
     def settings(self) -> config.Config | None:
         """Of the first run."""
         return self.sources[0].settings
 
-    def said(self, column: str) -> str:
+    def meta(self, column: str) -> str:
         """What the rows say in one of `protocol`, `data`, `model`."""
         return ", ".join(self.table[column].unique())
 
 
-def read(path: Path) -> Source:
+def read_source(path: Path) -> Source:
     """A run's folder, of which all but predictions.csv may be missing, or a table of predictions."""
     if not path.is_dir():
-        return Source(path, predictions.read(path))
+        return Source(path, predictions.read_predictions(path))
     if not (path / "predictions.csv").is_file():
         raise DataError(f"{path} holds no predictions.csv; finish the run with the same train command")
     settings = path / "config.yaml"
     return Source(
         path,
-        predictions.read(path / "predictions.csv"),
-        config.from_yaml(settings) if settings.is_file() else None,
+        predictions.read_predictions(path / "predictions.csv"),
+        config.load_config(settings) if settings.is_file() else None,
         _json(path / "environment.json"),
         _history(path / "history.csv"),
     )
 
 
-def experiments(sources: list[Source]) -> list[Experiment]:
+def group_experiments(sources: list[Source]) -> list[Experiment]:
     """Sources of one experiment together, in the order given; a table that holds several is cut apart."""
     groups: dict[str, list[Source]] = {}
     for source in sources:
         for said, rows in source.table.groupby(IDENTITY, sort=False):
             piece = Source(source.path, rows, source.settings, source.environment, source.history)
-            _add(groups, digest(*said, list(predictions.classes(rows)), _settings_but_fold(source)), piece)
+            _add(
+                groups, sha256_of_values(*said, list(predictions.class_names(rows)), _settings_but_fold(source)), piece
+            )
     return _distinct([_experiment(group) for group in groups.values()])
 
 

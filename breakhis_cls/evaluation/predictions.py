@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import names
-from ..errors import DataError, first_few
+from ..errors import DataError, list_first
 
 TEXT = ("file", "slide", "case", "label", "subtype", "part", "protocol", "data", "model")
 WHOLE = ("magnification", "fold", "seed")
@@ -32,7 +32,7 @@ NAMED = ("label", "subtype", "slide", "case", "magnification")  # what an offici
 TOLERANCE = 1e-3  # of a row's sum: eight classes rounded to four decimals are off by 4e-4 at most
 
 
-def read(path: Path, only: str | None = None) -> pd.DataFrame:
+def read_predictions(path: Path, only: str | None = None) -> pd.DataFrame:
     """A predictions.csv, checked; `case` is text, probabilities are float64.
 
     `only` names a part: rows of others are dropped as text, before anything in them is looked at.
@@ -46,10 +46,10 @@ def read(path: Path, only: str | None = None) -> pd.DataFrame:
         raise DataError(f"{path} cannot be read as CSV: {' '.join(str(error).split())}") from None
     if only is not None and "part" in table:
         table = table[table["part"] == only]
-    return checked(table, str(path), only or "test")
+    return validate_predictions(table, str(path), only or "test")
 
 
-def checked(table: pd.DataFrame, source: str = "the table", needed: str = "test") -> pd.DataFrame:
+def validate_predictions(table: pd.DataFrame, source: str = "the table", needed: str = "test") -> pd.DataFrame:
     """The table with its columns in their types, or a DataError that
     names every kind of fault found in it; rows of part `needed` must be there."""
     missing = [name for name in COLUMNS if name not in table]
@@ -69,7 +69,7 @@ def checked(table: pd.DataFrame, source: str = "the table", needed: str = "test"
     return _whole_numbers(table)
 
 
-def classes(table: pd.DataFrame) -> tuple[str, ...]:
+def class_names(table: pd.DataFrame) -> tuple[str, ...]:
     """The classes that have a probability, in the table's order;
     the binary task always as (benign, malignant)."""
     found = tuple(column[2:] for column in _probability_columns(table))
@@ -78,26 +78,26 @@ def classes(table: pd.DataFrame) -> tuple[str, ...]:
 
 def is_binary(table: pd.DataFrame) -> bool:
     """Whether the task is benign or malignant; otherwise it is the subtypes, or some of them."""
-    return set(classes(table)) == set(names.LABELS)
+    return set(class_names(table)) == set(names.LABELS)
 
 
-def truth(table: pd.DataFrame) -> np.ndarray:
+def true_labels(table: pd.DataFrame) -> np.ndarray:
     """(n,) index of the true class in `classes(table)`."""
-    return pd.Index(classes(table)).get_indexer(table["label" if is_binary(table) else "subtype"])
+    return pd.Index(class_names(table)).get_indexer(table["label" if is_binary(table) else "subtype"])
 
 
 def probabilities(table: pd.DataFrame) -> np.ndarray:
     """(n, n_classes) float64 in [0, 1], raw as in the table."""
-    return table[[f"p_{name}" for name in classes(table)]].to_numpy(np.float64)
+    return table[[f"p_{name}" for name in class_names(table)]].to_numpy(np.float64)
 
 
-def predicted(table: pd.DataFrame, threshold: float = 0.5) -> np.ndarray:
+def predicted_labels(table: pd.DataFrame, threshold: float = 0.5) -> np.ndarray:
     """(n,) index of the predicted class: malignant from `threshold` on, or the most probable subtype."""
     scores = probabilities(table)
     return (scores[:, 1] >= threshold).astype(int) if is_binary(table) else scores.argmax(axis=1)
 
 
-def of_part(table: pd.DataFrame, part: str) -> pd.DataFrame:
+def select_part(table: pd.DataFrame, part: str) -> pd.DataFrame:
     """The rows of one part, numbered anew."""
     return table[table["part"] == part].reset_index(drop=True)
 
@@ -134,8 +134,8 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _whole_numbers(table: pd.DataFrame) -> pd.DataFrame:
-    order = [*COLUMNS, *(f"p_{name}" for name in classes(table))]
-    floats = {f"p_{name}": np.float64 for name in classes(table)}
+    order = [*COLUMNS, *(f"p_{name}" for name in class_names(table))]
+    floats = {f"p_{name}": np.float64 for name in class_names(table)}
     return table.astype(dict.fromkeys(WHOLE, np.int64) | floats)[order].reset_index(drop=True)
 
 
@@ -178,7 +178,7 @@ def _wrong_parts(table: pd.DataFrame) -> str:
 
 
 def _wrong_labels(table: pd.DataFrame) -> str:
-    wrong = (truth(table) < 0) | ~table["label"].isin(names.LABELS).to_numpy()
+    wrong = (true_labels(table) < 0) | ~table["label"].isin(names.LABELS).to_numpy()
     column = "label" if is_binary(table) else "subtype"
     found = f"whose {column} has no probability column, or whose label is neither benign nor malignant"
     return _complaint(table, wrong, found, lambda row: f"{row['file']}: {row['label']}, {row['subtype']}")
@@ -198,7 +198,7 @@ def _said(file: str) -> tuple | None:
     if not names.IMAGE_NAME.fullmatch(filename):
         return None
     try:
-        return names.parse(filename)[: len(NAMED)]
+        return names.parse_image_name(filename)[: len(NAMED)]
     except DataError:  # a name that contradicts itself agrees with no row
         return ()
 
@@ -219,7 +219,7 @@ def _complaint(table: pd.DataFrame, wrong: np.ndarray, what: str, show) -> str:
     if not wrong.any():
         return ""
     rows = [row for _, row in table[wrong].iterrows()]
-    return f"{len(rows):,} of {len(table):,} rows {what}:" + first_few([show(row) for row in rows])
+    return f"{len(rows):,} of {len(table):,} rows {what}:" + list_first([show(row) for row in rows])
 
 
 CHECKS = (

@@ -11,7 +11,7 @@ import pandas as pd
 from . import case_statistics, predictions
 from .calibration import MODEL
 
-WANTED = (0.95, 0.98, 0.99)
+TARGET_SENSITIVITIES = (0.95, 0.98, 0.99)
 
 
 def threshold_for(scores: np.ndarray, sensitivity: float) -> float:
@@ -20,7 +20,7 @@ def threshold_for(scores: np.ndarray, sensitivity: float) -> float:
     return float(ordered[int(np.ceil(sensitivity * len(ordered) - 1e-9)) - 1])
 
 
-def chosen(table: pd.DataFrame, wanted: tuple[float, ...] = WANTED) -> list[dict[str, Any]]:
+def choose_thresholds(table: pd.DataFrame, wanted: tuple[float, ...] = TARGET_SENSITIVITIES) -> list[dict[str, Any]]:
     """thresholds.json: for each model (fold and seed) and wanted sensitivity, the threshold and what it was
     chosen on.
 
@@ -42,19 +42,19 @@ def chosen(table: pd.DataFrame, wanted: tuple[float, ...] = WANTED) -> list[dict
 
 
 def _source(table: pd.DataFrame, rows: pd.DataFrame, fold: int, seed: int) -> tuple[str, pd.DataFrame]:
-    validation = predictions.of_part(rows, "validation")
+    validation = predictions.select_part(rows, "validation")
     if (validation["label"] == "malignant").any():
         return "validation", validation
     others = table[(table["seed"] == seed) & (table["fold"] != fold) & (table["part"] == "test")]
     return "test rows of the other folds", others[~others["case"].isin(rows["case"])]
 
 
-def applied(table: pd.DataFrame, thresholds: list[dict[str, Any]], sensitivity: float) -> pd.DataFrame:
+def apply_thresholds(table: pd.DataFrame, thresholds: list[dict[str, Any]], sensitivity: float) -> pd.DataFrame:
     """Test rows whose p_malignant is 1 where the model's threshold is reached and else 0.
 
     Rows of models that have no threshold are left out.
     """
-    test = predictions.of_part(table, "test")
+    test = predictions.select_part(table, "test")
     known = pd.DataFrame(thresholds)
     known = known.loc[known["sensitivity"] == sensitivity, [*MODEL, "threshold"]]
     joined = test.merge(known, on=MODEL)
@@ -62,7 +62,9 @@ def applied(table: pd.DataFrame, thresholds: list[dict[str, Any]], sensitivity: 
     return joined.assign(p_malignant=called, p_benign=1 - called).drop(columns="threshold")
 
 
-def reached(table: pd.DataFrame, thresholds: list[dict[str, Any]], n_resamples: int, seed: int) -> list[dict[str, Any]]:
+def operating_points(
+    table: pd.DataFrame, thresholds: list[dict[str, Any]], n_resamples: int, seed: int
+) -> list[dict[str, Any]]:
     """For each wanted sensitivity: the sensitivity and specificity that the test really shows,
     with intervals."""
     from . import metrics
@@ -70,23 +72,23 @@ def reached(table: pd.DataFrame, thresholds: list[dict[str, Any]], n_resamples: 
     rows = []
     for want in sorted({entry["sensitivity"] for entry in thresholds}):
         used = [entry["threshold"] for entry in thresholds if entry["sensitivity"] == want]
-        answers = applied(table, thresholds, want)
-        found = metrics.of_rows(answers, f"at-{want}", n_resamples, seed, only=("sensitivity", "specificity"))
+        answers = apply_thresholds(table, thresholds, want)
+        found = metrics.compute_stratum(answers, f"at-{want}", n_resamples, seed, only=("sensitivity", "specificity"))
         rows.append({"wanted": want, "lowest_threshold": min(used), "highest_threshold": max(used), **found})
     return rows
 
 
-def risk_coverage(table: pd.DataFrame) -> pd.DataFrame:
+def risk_coverage_curve(table: pd.DataFrame) -> pd.DataFrame:
     """Cases referred to a human, the least certain first, and how the rest fares: referred (share), n_kept,
     accuracy.
 
     A case's certainty is the top of its mean probabilities (El-Yaniv and Wiener 2010). Rows run from none
     referred to all but one. Several seeds or repeated folds are averaged before.
     """
-    columns = [f"p_{name}" for name in predictions.classes(table)]
+    columns = [f"p_{name}" for name in predictions.class_names(table)]
     once = table.groupby(["file", "slide", "case", "label", "subtype"], as_index=False)[columns].mean()
     group = "case" if predictions.is_binary(table) else "slide"
-    voted = case_statistics.vote(once, group)
+    voted = case_statistics.vote_by(once, group)
     certainty = voted[columns].max(axis=1).to_numpy()
     right = voted["correct"].to_numpy(float)[np.argsort(-certainty, kind="stable")]
     kept = np.arange(len(right), 0, -1)

@@ -71,7 +71,7 @@ BACKBONES = {
 }
 
 
-def end_of(network: keras.Model, layer: str) -> keras.KerasTensor:
+def stage_output(network: keras.Model, layer: str) -> keras.KerasTensor:
     """What a stage puts out: the output of `layer`, or of the sum that follows it and is no layer (ConvNeXt's `+`)."""
     operations = network.operations
     at = [operation.name for operation in operations].index(layer)
@@ -80,6 +80,6 @@ def end_of(network: keras.Model, layer: str) -> keras.KerasTensor:
     return operations[at + is_sum].output
 
 
-def from_end_of(trunk: keras.Model, layer: str) -> list[layers.Layer]:
+def layers_after(trunk: keras.Model, layer: str) -> list[layers.Layer]:
     """The layers after `layer`. Keras sorts layers by depth, and nothing runs past the end of a stage."""
     return trunk.layers[[of_trunk.name for of_trunk in trunk.layers].index(layer) + 1 :]

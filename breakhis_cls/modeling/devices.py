@@ -34,10 +34,10 @@ def prepare(deterministic: bool, wanted_precision: str = "float32") -> None:
         _make_repeatable(tf)
     import keras
 
-    keras.config.set_dtype_policy(precision(wanted_precision))
+    keras.config.set_dtype_policy(dtype_policy(wanted_precision))
 
 
-def precision(wanted: str) -> str:
+def dtype_policy(wanted: str) -> str:
     """`auto` -> a Keras dtype policy: mixed where every GPU is good at it, float32 elsewhere. Others stay as they are.
 
     bfloat16 from compute capability 8.0 on, float16 from 7.0 on (NVIDIA's tensor cores).
@@ -52,7 +52,7 @@ def precision(wanted: str) -> str:
     return "mixed_bfloat16" if weakest >= (8, 0) else "mixed_float16" if weakest >= (7, 0) else "float32"
 
 
-def strategy(replicas: list[str] | None = None) -> Any:
+def distribution_strategy(replicas: list[str] | None = None) -> Any:
     """MirroredStrategy over `replicas` (all GPUs by default), or the default strategy where there is one at most."""
     import tensorflow as tf
 
@@ -60,7 +60,7 @@ def strategy(replicas: list[str] | None = None) -> Any:
     return tf.distribute.MirroredStrategy(replicas) if len(replicas) > 1 else tf.distribute.get_strategy()
 
 
-def forget_peaks() -> None:
+def reset_peak_memory() -> None:
     """Start a new measurement of peak memory; on CPU it needs Linux, else the peak is that of the whole process."""
     import tensorflow as tf
 
@@ -70,7 +70,7 @@ def forget_peaks() -> None:
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
 
 
-def peaks() -> dict[str, float]:
+def peak_memory_gib() -> dict[str, float]:
     """GiB at the highest since `forget_peaks`: resident memory of the process, and each GPU's allocations."""
     import tensorflow as tf
 
@@ -101,7 +101,7 @@ def _make_repeatable(tf: Any) -> None:
             raise ModelError("TensorFlow already runs with several inter-op threads; call devices.prepare() first")
 
 
-def arithmetic() -> dict[str, Any]:
+def numerics() -> dict[str, Any]:
     """All of the machine's side that may move a bit: part of the feature cache's key and of environment.json."""
     import keras
     import tensorflow as tf
@@ -112,12 +112,12 @@ def arithmetic() -> dict[str, Any]:
         "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count(),
         "processor": platform.machine(),
-        "devices": names(),
+        "devices": device_names(),
         "precision": keras.config.dtype_policy().name,
     }
 
 
-def names() -> list[str]:
+def device_names() -> list[str]:
     """Kinds of the devices TensorFlow sees, GPUs by their own name."""
     import tensorflow as tf
 
@@ -131,8 +131,8 @@ def environment() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "devices": names(),
-        "arithmetic": arithmetic(),
+        "devices": device_names(),
+        "arithmetic": numerics(),
     }
 
 

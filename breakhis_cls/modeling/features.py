@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import config
-from ..files import digest, replaced
+from ..files import atomic_path, sha256_of_values
 from ..pipeline import batches
-from . import devices, network
+from . import devices, network, weights
 
 BATCH_SIZE = 32  # fixed: part of what an output depends on; 8 to 64 differ by a tenth on CPU (docs/performance.md)
 SHARD_ROWS = 128  # some ten seconds of work on two cores: what a kill may cost
@@ -29,32 +29,32 @@ ALL_BLOCKS = tuple(network.BLOCKS)
 Forward = Callable[[tf.Tensor], tf.Tensor]
 
 
-def of_backbone(
+def backbone_features(
     settings: config.Config, pixel_hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, views: tuple[int, ...]
 ) -> np.ndarray:
     """(n, len(views), d) float32 pooled features of `model.features` for rows `index` of the pixel store.
 
     pixel_hashes: (n,) hex SHA-256 of the rows. All blocks are extracted at once, since they cost one pass together.
     """
-    build = functools.cache(lambda: compiled(_backbone(settings)))
-    key = digest(
+    build = functools.cache(lambda: compile_forward(_backbone(settings)))
+    key = sha256_of_values(
         VERSION,
         BATCH_SIZE,
         settings.model.backbone,
-        network.weights_id(settings.model),
+        weights.weights_identity(settings.model),
         settings.run.seed if settings.model.weights == "random" else None,
         settings.image.model_dump(),
         ALL_BLOCKS,
-        devices.arithmetic(),
+        devices.numerics(),
     )[:16]
     folder = settings.data.cache / "features" / key
     per_view = [
-        outputs(build, pixel_hashes, pixels, index, folder / f"view-{view}", view, "features") for view in views
+        cached_outputs(build, pixel_hashes, pixels, index, folder / f"view-{view}", view, "features") for view in views
     ]
     return np.stack(per_view, axis=1)[:, :, _columns(settings.model)]
 
 
-def outputs(
+def cached_outputs(
     build: Callable[[], Forward],
     hashes: np.ndarray,
     pixels: np.ndarray,
@@ -74,7 +74,7 @@ def outputs(
     return np.stack([known[name] for name in hashes])
 
 
-def compiled(model: keras.Model) -> Forward:
+def compile_forward(model: keras.Model) -> Forward:
     """The model's inference pass as one graph, (n, h, w, 3) uint8 -> (n, d)."""
     return tf.function(lambda batch: model(batch, training=False))
 
@@ -86,7 +86,7 @@ def _compute(forward: Forward, hashes, pixels, index, folder, view, title, known
         for start in range(0, len(index), SHARD_ROWS):
             part = slice(start, start + SHARD_ROWS)
             rows = []
-            for batch in batches.in_order(pixels, index[part], BATCH_SIZE, view):
+            for batch in batches.ordered_batches(pixels, index[part], BATCH_SIZE, view):
                 rows.append(_forward_full(forward, batch))
                 progress.advance(task, len(batch))
             computed = np.concatenate(rows)
@@ -102,7 +102,7 @@ def _forward_full(forward, batch: tf.Tensor) -> np.ndarray:
 
 
 def _write_shard(folder: Path, hashes: np.ndarray, rows: np.ndarray) -> None:
-    with replaced(folder / f"shard-{digest(list(hashes))[:16]}.npz") as temporary:
+    with atomic_path(folder / f"shard-{sha256_of_values(list(hashes))[:16]}.npz") as temporary:
         np.savez(temporary, hashes=np.asarray(hashes, dtype="U64"), rows=rows)
 
 

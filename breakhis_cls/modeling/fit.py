@@ -21,14 +21,14 @@ from .. import config
 from ..errors import ModelError
 from ..files import write_text
 from ..pipeline import batches
-from ..pipeline.batches import Rows
+from ..pipeline.batches import TrainingRows
 
 
-def fit(
+def fit_phase(
     model: keras.Model,
     phase: config.Phase,
-    rows: Rows,
-    validation: Rows,
+    rows: TrainingRows,
+    validation: TrainingRows,
     folder: Path,
     seed: int,
     first_epoch: int = 0,
@@ -44,15 +44,15 @@ def fit(
     n_steps = batches.steps_per_epoch(rows, phase.batch_size)
     _compile(model, phase, n_steps)
     model.optimizer.build(model.trainable_variables)  # so that it is saved and loaded whole
-    keeper = Keeper(folder, phase, seed, first_epoch)
-    held_out = batches.validation(validation, phase.batch_size)
+    keeper = EpochCheckpoint(folder, phase, seed, first_epoch)
+    held_out = batches.validation_batches(validation, phase.batch_size)
     begun = keeper.resume(model)
     with _sentence_when_out_of_memory(phase):
         if baseline and not begun:
             keeper.challenge(model, model.evaluate(held_out, verbose=0, return_dict=True)["loss"])
         if not keeper.ended:
             model.fit(
-                batches.training(rows, phase.batch_size, seed, keeper.n_done, phase.epochs),
+                batches.training_batches(rows, phase.batch_size, seed, keeper.n_done, phase.epochs),
                 validation_data=held_out,
                 shuffle=False,  # the stream is in order already
                 initial_epoch=keeper.n_done,
@@ -76,7 +76,7 @@ def _sentence_when_out_of_memory(phase: config.Phase) -> Iterator[None]:
         ) from None
 
 
-class Keeper(keras.callbacks.Callback):
+class EpochCheckpoint(keras.callbacks.Callback):
     """Keeps the last epoch (weights, optimizer, history, best score) and the best weights in one folder, renamed whole.
 
     Keras's BackupAndRestore forgets the best score, dropout's seeds and the place in the order; here the order and the

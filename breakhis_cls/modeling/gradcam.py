@@ -22,7 +22,7 @@ TOPS = (0.0, 0.1, 0.5, 1.0)  # shares of the trunk's layers that are randomised 
 N_DRAWS = 3  # of random weights: one draw may point along the trained direction, or against it, by luck
 
 
-def evidence(model: keras.Model, images: np.ndarray, class_index: np.ndarray) -> np.ndarray:
+def class_evidence(model: keras.Model, images: np.ndarray, class_index: np.ndarray) -> np.ndarray:
     """Grad-CAM before its negative parts are cut: (n, rows, columns) float32 on the grid of the finest block.
 
     model: as `network.join` makes it; images: (n, height_px, width_px, 3) uint8; class_index: (n,) of the class that
@@ -35,7 +35,7 @@ def evidence(model: keras.Model, images: np.ndarray, class_index: np.ndarray) ->
     return np.concatenate([_evidence(*parts, images[at], class_index[at]) for at in shown])
 
 
-def heat(evidence: np.ndarray, size_px: tuple[int, int], image: config.Image | None = None) -> np.ndarray:
+def upsample_heat(evidence: np.ndarray, size_px: tuple[int, int], image: config.Image | None = None) -> np.ndarray:
     """One image's evidence (rows, columns) -> (height, width) float32 in [0, 1]; size_px is its field's height, width.
 
     What speaks against the class is cut, the rest enlarged bilinearly and divided by its own maximum: heat compares
@@ -102,7 +102,7 @@ def log_odds(head: keras.Model, features: tf.Tensor, class_index: np.ndarray) ->
     return tf.reduce_sum(tf.where(is_class, logits, 0.0), axis=1) - others
 
 
-def randomised(model: keras.Model, share: float, seed: int) -> keras.Model:
+def randomize_weights(model: keras.Model, share: float, seed: int) -> keras.Model:
     """A copy whose head, and the last `share` in [0, 1] of the trunk's layers, never learned anything.
 
     Kernels are He's normal draws of `seed`; BatchNorm is the identity.
@@ -124,28 +124,30 @@ def _unlearned(weight, rng: np.random.Generator) -> np.ndarray:
     return np.full(weight.shape, float(weight.name in ("gamma", "moving_variance")))
 
 
-def sanity(model: keras.Model, images: np.ndarray, class_index: np.ndarray, seed: int = 0) -> pd.DataFrame:
+def randomization_check(model: keras.Model, images: np.ndarray, class_index: np.ndarray, seed: int = 0) -> pd.DataFrame:
     """Columns share, draw, image, rho: Spearman's correlation of the evidence with that of `randomised` copies.
 
     Maps that depend on what was learned lose their likeness, whatever the layer that forgot (Adebayo et al. 2018).
     """
-    trained, rows = evidence(model, images, class_index), []
+    trained, rows = class_evidence(model, images, class_index), []
     checks = [(share, draw) for share in TOPS for draw in range(N_DRAWS)]
     for share, draw in track(checks, "randomising", console=Console(stderr=True)):
-        parts = _parted(randomised(model, share, seed + draw))
+        parts = _parted(randomize_weights(model, share, seed + draw))
         forgotten = _evidence(*parts, images, class_index)
-        rows += [(share, draw, at, likeness(*pair)) for at, pair in enumerate(zip(trained, forgotten, strict=True))]
+        rows += [
+            (share, draw, at, rank_correlation(*pair)) for at, pair in enumerate(zip(trained, forgotten, strict=True))
+        ]
     return pd.DataFrame(rows, columns=["share", "draw", "image", "rho"])
 
 
-def likeness(one: np.ndarray, other: np.ndarray) -> float:
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's rank correlation over the cells of two maps, in [-1, 1]; 0 where one is constant."""
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
     return float(stats.spearmanr(one, other, axis=None).statistic)
 
 
-def share_ranked(heat: np.ndarray, mask: np.ndarray) -> float:
+def localization_auc(heat: np.ndarray, mask: np.ndarray) -> float:
     """How often a pixel inside the mask is hotter than one outside, ties counting half: ROC AUC; chance is 0.5.
 
     heat: (height, width); mask: bool of the same shape, neither empty nor full (else NaN).

@@ -11,13 +11,8 @@ from keras import layers
 
 from .. import config
 from ..errors import ConfigError, ModelError
-from .backbones import BACKBONES, end_of, from_end_of
-from .weights import title, weights_id, weights_sha256
-
-__all__ = [
-    "BLOCKS", "build_backbone", "build_head", "join", "load", "n_features", "set_trainable", "title", "weights_id",
-    "weights_sha256", "widths",
-]  # fmt: skip
+from .backbones import BACKBONES, layers_after, stage_output
+from .weights import weights_identity
 
 BLOCKS = ("conv4", "conv5")  # whose pooled outputs may feed the head; part of the feature cache's key
 BEFORE = {"conv5": "conv4", "conv4": "conv3"}  # tune.part -> the last stage that stays closed
@@ -44,7 +39,7 @@ def build_backbone(model: config.Model, blocks: tuple[str, ...] | None = None) -
     kind, blocks = BACKBONES[model.backbone], blocks or model.features
     image = keras.Input((None, None, 3), name="image")
     whole = _pretrained(model)
-    trunk = keras.Model(whole.input, [end_of(whole, kind.stages[block][0]) for block in blocks], name="trunk")
+    trunk = keras.Model(whole.input, [stage_output(whole, kind.stages[block][0]) for block in blocks], name="trunk")
     outputs = trunk(kind.preprocessing(name="preprocessing", dtype="float32")(image))
     outputs = outputs if isinstance(outputs, list) else [outputs]
     pooled = [layers.GlobalAveragePooling2D(dtype="float32")(output) for output in outputs]
@@ -76,7 +71,7 @@ def build_head(n_features: int, n_classes: int, dropout: float, seed: int) -> ke
     )
 
 
-def join(backbone: keras.Model, head: keras.Model, image: config.Image) -> keras.Model:
+def join_model(backbone: keras.Model, head: keras.Model, image: config.Image) -> keras.Model:
     """Images of (n, height_px, width_px, 3) uint8 -> probabilities; shares both parts' weights."""
     pixels = keras.Input((image.height_px, image.width_px, 3), dtype="uint8", name="image")
     return keras.Model(pixels, head(backbone(pixels)), name="breakhis")
@@ -101,7 +96,7 @@ def set_trainable(backbone: keras.Model, model: config.Model, part: str) -> None
             layer.rate = 0.0
 
 
-def load(path: Path) -> keras.Model:
+def load_model(path: Path) -> keras.Model:
     """Open a model.keras in safe mode; ModelError if it is missing or not one of ours."""
     if not path.is_file():
         raise ModelError(f"no model at {path}; expected the model.keras of a finished run")
@@ -114,7 +109,7 @@ def load(path: Path) -> keras.Model:
 def _opened(trunk: keras.Model, model: config.Model, part: str) -> list[layers.Layer]:
     if part not in BEFORE:
         return trunk.layers if part == "all" else []
-    opened = from_end_of(trunk, BACKBONES[model.backbone].stages[BEFORE[part]][0])
+    opened = layers_after(trunk, BACKBONES[model.backbone].stages[BEFORE[part]][0])
     if not opened:
         raise ConfigError(f"tune.part {part} does not feed model.features; say --tune.part conv4, or conv5 features")
     return opened
@@ -126,7 +121,7 @@ def _pretrained(model: config.Model) -> keras.Model:
         return build(include_top=False, weights=None)
     if model.weights == "imagenet":
         return _with_imagenet(build)
-    weights_id(model)  # a missing file is told by its own sentence
+    weights_identity(model)  # a missing file is told by its own sentence
     try:
         with warnings.catch_warnings():
             # Keras 3.15 looks for every layer twice; older files hold it once. What is not found at all raises.

@@ -18,10 +18,10 @@ import pandas as pd
 
 from .. import config
 from ..errors import RunError
-from ..files import digest, replaced, write_json, write_text
+from ..files import atomic_path, sha256_of_values, write_json, write_text
 
 if TYPE_CHECKING:
-    from ..data.dataset import Material
+    from ..data.dataset import Dataset
 
 PHASES = ("head", "tune")  # in order; each has a folder below the run's
 PATHS = (
@@ -35,7 +35,7 @@ PATHS = (
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """One model trained under one resolved config."""
 
     folder: Path
@@ -68,17 +68,17 @@ class Run:
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """A CSV of the run; floats keep all their digits, so that equal runs give equal bytes."""
-        with replaced(self.folder / name) as temporary:
+        with atomic_path(self.folder / name) as temporary:
             table.to_csv(temporary, index=False, lineterminator="\n")
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """A JSON file of the run."""
         write_json(self.folder / name, content)
 
-    def write_predictions(self, material: Material, probabilities: np.ndarray, model: str) -> None:
+    def write_predictions(self, material: Dataset, probabilities: np.ndarray, model: str) -> None:
         """predictions.csv of validation and test rows; probabilities (n, n_classes), raw."""
         meta = {"protocol": self.settings.split.protocol, "data": material.name, "model": model}
-        table = material.split[material.of("validation", "test")].assign(**meta, seed=self.settings.run.seed)
+        table = material.split[material.in_part("validation", "test")].assign(**meta, seed=self.settings.run.seed)
         for at, name in enumerate(material.classes):
             table[f"p_{name}"] = probabilities[:, at].astype(np.float64)
         self.write_table("predictions.csv", table)
@@ -90,17 +90,19 @@ class Run:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def name_of(settings: config.Config, data_id: str, weights_id: str, split: pd.DataFrame) -> str:
+def run_name(settings: config.Config, data_id: str, weights_id: str, split: pd.DataFrame) -> str:
     """`<config name>-<fold>-<seed>-<8 hex>`: the hex stands for all that moves the result, not for paths."""
     parts = split[["file", "part"]].to_numpy().tolist()
-    hexes = digest(_without_paths(settings), Path(settings.split.protocol).name, data_id, weights_id, parts)[:8]
+    hexes = sha256_of_values(_without_paths(settings), Path(settings.split.protocol).name, data_id, weights_id, parts)[
+        :8
+    ]
     return f"{settings.name}-{settings.split.fold}-{settings.run.seed}-{hexes}"
 
 
 @contextmanager
-def opened(settings: config.Config, name: str) -> Iterator[Run]:
+def open_run(settings: config.Config, name: str) -> Iterator[RunFolder]:
     """The run's folder, made where it is not there, and ours alone while open. RunError if another process has it."""
-    run = Run(settings.run.dir / name, settings)
+    run = RunFolder(settings.run.dir / name, settings)
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         lock = (run.folder / ".lock").open("a+")
@@ -119,14 +121,14 @@ def opened(settings: config.Config, name: str) -> Iterator[Run]:
         if (run.folder / "config.yaml").is_file():
             _check_unchanged(run)
         else:
-            write_text(run.folder / "config.yaml", config.to_yaml(settings))
+            write_text(run.folder / "config.yaml", config.dump_config(settings))
         yield run
 
 
-def _check_unchanged(run: Run) -> None:
+def _check_unchanged(run: RunFolder) -> None:
     """RunError where the folder's config.yaml no longer says what the folder's name stands for."""
     path = run.folder / "config.yaml"
-    there, ours = (_without_paths(one) for one in (config.from_yaml(path), run.settings))
+    there, ours = (_without_paths(one) for one in (config.load_config(path), run.settings))
     for section, value in ours.items():
         keys = [key for key in value if value[key] != there[section][key]] if isinstance(value, dict) else []
         if keys or there[section] != value:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import config
 from ..errors import ModelError
-from ..files import sha256_of
+from ..files import sha256_of_file
 
 KNOWN = {"2b300325d4372ac1": "8-bit pruned ResNet50"}  # SHA-256 prefix -> what they must be called
 IMAGENET_FILES = {   # as keras.applications keeps them in ~/.keras/models, and their size there in MB
@@ -17,7 +17,7 @@ IMAGENET_FILES = {   # as keras.applications keeps them in ~/.keras/models, and 
 }  # fmt: skip
 
 
-def weights_id(model: config.Model) -> str:
+def weights_identity(model: config.Model) -> str:
     """Content of the weights: `random`, `imagenet` (fixed by Keras's own checksum) or a file's SHA-256."""
     if model.weights in ("random", "imagenet"):
         return model.weights
@@ -25,18 +25,18 @@ def weights_id(model: config.Model) -> str:
     if not path.is_file():
         expected = f"imagenet, random, or a .weights.h5 of {model.backbone} without top"
         raise ModelError(f"no weights at {path}; expected {expected}")
-    return sha256_of(path)
+    return sha256_of_file(path)
 
 
 def weights_sha256(model: config.Model) -> str | None:
     """SHA-256 of the weights' file; None for random and imagenet, which have no file of the user's."""
-    found = weights_id(model)
+    found = weights_identity(model)
     return None if found == model.weights else found
 
 
-def title(model: config.Model) -> str:
+def weights_title(model: config.Model) -> str:
     """What a report calls the backbone, such as `ResNet50 (imagenet)`; known non-official weights by their name."""
-    found = weights_id(model)
+    found = weights_identity(model)
     if found in ("random", "imagenet"):
         return f"{model.backbone} ({found})"
     return KNOWN.get(found[:16], f"{model.backbone} ({Path(model.weights).name})")

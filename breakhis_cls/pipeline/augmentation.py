@@ -17,7 +17,7 @@ from . import stain_jitter
 N_DRAWS = 7  # numbers a row: four of the stains, then one each of scale, contrast and brightness
 
 
-def epoch_draws(n: int, seed: int, epoch: int, augment: config.Augment) -> np.ndarray:
+def draw_augmentations(n: int, seed: int, epoch: int, augment: config.Augment) -> np.ndarray:
     """(n, N_DRAWS) float32 of each row in one epoch, each within its setting's spread; zeros where that is 0."""
     spreads = (augment.stain, augment.scale, augment.contrast, augment.brightness)
     generators = [np.random.default_rng((seed, epoch, key)) for key in (2, 3, 4, 5)]  # 1 draws the views
@@ -28,37 +28,37 @@ def epoch_draws(n: int, seed: int, epoch: int, augment: config.Augment) -> np.nd
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 
-def augmented(images: tf.Tensor, draws: tf.Tensor, augment: config.Augment) -> tf.Tensor:
+def augment_images(images: tf.Tensor, draws: tf.Tensor, augment: config.Augment) -> tf.Tensor:
     """(n, h, w, 3) uint8, (n, N_DRAWS) -> (n, h, w, 3) uint8. With all spreads 0 the images themselves."""
     stains, scale, contrast, brightness = tf.split(draws, (4, 1, 1, 1), axis=1)
     changed = images
     if augment.scale:
-        changed = zoomed(changed, scale[:, 0], augment.scale)
+        changed = zoom(changed, scale[:, 0], augment.scale)
     if augment.stain:
-        changed = stain_jitter.jittered(changed, stains)
+        changed = stain_jitter.jitter_stains(changed, stains)
     if augment.contrast or augment.brightness:
-        changed = relit(changed, contrast, brightness)
+        changed = adjust_contrast_brightness(changed, contrast, brightness)
     return images if changed is images else stain_jitter.to_levels(changed)
 
 
-def zoomed(images: tf.Tensor, draws: tf.Tensor, spread: float) -> tf.Tensor:
+def zoom(images: tf.Tensor, draws: tf.Tensor, spread: float) -> tf.Tensor:
     """(n, h, w, 3) in [0, 255], any dtype; (n,) in (-spread, spread), spread < 1 -> the same shape, float32.
 
     Shows a field 1 + draw times as wide and as high, about the middle: a draw above 0 makes things smaller. Bilinear;
     beyond its edge the field is mirrored, the edge pixel too. Zeros change nothing after rounding.
     """
-    height, width = size_of(images)
+    height, width = image_size(images)
     margin = [math.ceil(spread * (side - 1) / 2) + 1 for side in (height, width)]
     padded = [side + 2 * more for side, more in zip((height, width), margin, strict=True)]
-    images = tf.gather(images, mirrored(height, padded[0]), axis=1)
-    images = tf.gather(images, mirrored(width, padded[1]), axis=2)
+    images = tf.gather(images, mirrored_index(height, padded[0]), axis=1)
+    images = tf.gather(images, mirrored_index(width, padded[1]), axis=2)
     # crop_and_resize counts from 0, the middle of the first pixel, to 1, the middle of the last.
     half = (1 + draws)[:, None] * [(height - 1) / 2 / (padded[0] - 1), (width - 1) / 2 / (padded[1] - 1)]
     boxes = tf.concat([0.5 - half, 0.5 + half], axis=1)
     return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), (height, width))
 
 
-def relit(images: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:
+def adjust_contrast_brightness(images: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:
     """(n, h, w, 3) RGB, any dtype; (n, 1), (n, 1) in (-1, 1) -> the same shape, float32, neither rounded nor clipped.
 
     Stretches each channel about its mean over the image by 1 + contrast, then adds 255 * brightness. Zeros change
@@ -66,16 +66,16 @@ def relit(images: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.T
     """
     images = tf.cast(images, tf.float32)
     mean = tf.reduce_mean(images, axis=(1, 2))
-    return stain_jitter.scaled(images, tf.tile(1 + contrast, (1, 3)), 255 * brightness - contrast * mean)
+    return stain_jitter.scale_channels(images, tf.tile(1 + contrast, (1, 3)), 255 * brightness - contrast * mean)
 
 
-def size_of(images: tf.Tensor) -> tuple[int, int]:
+def image_size(images: tf.Tensor) -> tuple[int, int]:
     """(n, h, w, 3) -> h, w, as the static shape knows them."""
     height, width = np.array(images.shape[1:3], dtype=int).tolist()
     return height, width
 
 
-def mirrored(length: int, wanted: int) -> np.ndarray:
+def mirrored_index(length: int, wanted: int) -> np.ndarray:
     """(wanted,) positions in 0...length - 1, the middle in order and mirrored outwards as often as it takes."""
     at = np.arange(wanted) - (wanted - length) // 2
     at = at % (2 * length)

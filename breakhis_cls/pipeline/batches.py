@@ -14,7 +14,7 @@ from . import augmentation
 FLIPS, TURNS, ALL_VIEWS = (0, 1, 2, 3), (0, 3, 5, 6), tuple(range(8))
 
 
-class Rows:
+class TrainingRows:
     """What a phase trains on: rows of a source array with their targets.
 
     source: (m, ...) array or memory map; index: (n,) rows of it; targets: (n, n_classes) one-hot; weights: (n,) of
@@ -32,7 +32,7 @@ class Rows:
         return len(self.index)
 
 
-def views_of(augment: config.Augment) -> tuple[int, ...]:
+def allowed_views(augment: config.Augment) -> tuple[int, ...]:
     """Views that the settings allow; bit 0 mirrors left-right, bit 1 up-down, bit 2 swaps rows and columns."""
     if augment.flips and augment.turns:
         return ALL_VIEWS
@@ -50,12 +50,12 @@ def epoch_views(n: int, seed: int, epoch: int, views: np.ndarray) -> np.ndarray:
     return views[np.random.default_rng((seed, epoch, 1)).integers(len(views), size=n)]
 
 
-def steps_per_epoch(rows: Rows, batch_size: int) -> int:
+def steps_per_epoch(rows: TrainingRows, batch_size: int) -> int:
     """Batches an epoch; the last may be smaller."""
     return -(-len(rows) // batch_size)
 
 
-def balanced(labels: np.ndarray, cases: np.ndarray) -> np.ndarray:
+def sampling_probabilities(labels: np.ndarray, cases: np.ndarray) -> np.ndarray:
     """(n,) chances under which every class, and within it every case, is drawn equally often. Sums to 1."""
     chances = np.zeros(len(labels))
     for label in np.unique(labels):
@@ -72,7 +72,7 @@ def class_weights(labels: np.ndarray) -> np.ndarray:
     return len(labels) / (len(counts) * counts[inverse])
 
 
-def training(rows: Rows, batch_size: int, seed: int, first_epoch: int, epochs: int) -> tf.data.Dataset:
+def training_batches(rows: TrainingRows, batch_size: int, seed: int, first_epoch: int, epochs: int) -> tf.data.Dataset:
     """Batches (inputs, targets, weights) of epochs first_epoch ... epochs - 1 in one stream.
 
     Inputs keep the source's dtype. Pixels (4-D sources) are turned, then augmented here; of features (m, views, d)
@@ -84,7 +84,7 @@ def training(rows: Rows, batch_size: int, seed: int, first_epoch: int, epochs: i
     def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         order = epoch_order(len(rows), seed, epoch, rows.chances)
         views = epoch_views(len(rows), seed, epoch, rows.views)
-        return order, views, augmentation.epoch_draws(len(rows), seed, epoch, rows.augment)
+        return order, views, augmentation.draw_augmentations(len(rows), seed, epoch, rows.augment)
 
     def batch(step: np.int64):
         epoch, at = divmod(int(step), n_steps)
@@ -98,7 +98,7 @@ def training(rows: Rows, batch_size: int, seed: int, first_epoch: int, epochs: i
     return _batches(steps, batch, rows.source, shapes, rows.augment)
 
 
-def in_order(source: np.ndarray, index: np.ndarray, batch_size: int, view: int = 0) -> tf.data.Dataset:
+def ordered_batches(source: np.ndarray, index: np.ndarray, batch_size: int, view: int = 0) -> tf.data.Dataset:
     """Batches of inputs alone, in the order of `index`, all in one view; for extraction and prediction."""
 
     def batch(step: np.int64):
@@ -109,18 +109,18 @@ def in_order(source: np.ndarray, index: np.ndarray, batch_size: int, view: int =
     return _batches(steps, batch, source, [])
 
 
-def validation(rows: Rows, batch_size: int) -> tf.data.Dataset:
+def validation_batches(rows: TrainingRows, batch_size: int) -> tf.data.Dataset:
     """Batches (inputs, targets) of all rows in order, unturned."""
     targets = tf.data.Dataset.from_tensor_slices(rows.targets).batch(batch_size)
-    return tf.data.Dataset.zip((in_order(rows.source, rows.index, batch_size), targets))
+    return tf.data.Dataset.zip((ordered_batches(rows.source, rows.index, batch_size), targets))
 
 
-def turned(images: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
+def apply_views(images: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
     """(n, h, w, 3), (n,) of 0...7 -> the same shape and dtype, each image in its own view; exact.
 
     On a field that is not square a quarter turn keeps the scale: its middle is kept and the sides are mirrored.
     """
-    height, width = augmentation.size_of(images)
+    height, width = augmentation.image_size(images)
     changes = {
         4: lambda images: _same_size(tf.transpose(images, (0, 2, 1, 3)), height, width),
         1: lambda images: tf.reverse(images, [2]),
@@ -143,10 +143,13 @@ def _changed(images: tf.Tensor, flags: tf.Tensor, change: Callable[[tf.Tensor], 
 
 def _same_size(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """Crop what is too long and mirror what is too short, both about the middle."""
-    h, w = augmentation.size_of(images)
+    h, w = augmentation.image_size(images)
     top, left = max(h - height, 0) // 2, max(w - width, 0) // 2
     images = images[:, top : top + height, left : left + width]
-    rows, columns = augmentation.mirrored(min(h, height), height), augmentation.mirrored(min(w, width), width)
+    rows, columns = (
+        augmentation.mirrored_index(min(h, height), height),
+        augmentation.mirrored_index(min(w, width), width),
+    )
     return tf.gather(tf.gather(images, rows, axis=1), columns, axis=2)
 
 
@@ -169,10 +172,10 @@ def _batches(
         for tensor, known in zip(tensors, [shape, (None,), *more_shapes], strict=True):
             tensor.set_shape(known)
         inputs, views, *rest = tensors
-        inputs = turned(inputs, views) if len(shape) == 4 else inputs
+        inputs = apply_views(inputs, views) if len(shape) == 4 else inputs
         if augment:
             *rest, draws = rest
-            inputs = augmentation.augmented(inputs, draws, augment) if len(shape) == 4 else inputs
+            inputs = augmentation.augment_images(inputs, draws, augment) if len(shape) == 4 else inputs
         return (inputs, *rest) if rest else inputs
 
     return steps.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -29,10 +29,10 @@ import pandas as pd
 from PIL import Image
 
 from .. import config, files
-from ..data import index
+from ..data import png
 from ..data.png import pixel_sha256
 from ..errors import DataError
-from ..parallel import in_parallel
+from ..parallel import map_in_threads
 from . import stain_normalization
 
 VERSION = 1  # of fit() and of the layout; a new number makes new stores
@@ -78,14 +78,14 @@ class PixelStore:
         return len(self.rows)
 
 
-def fit(image: np.ndarray, settings: config.Image) -> np.ndarray:
+def fit_image(image: np.ndarray, settings: config.Image) -> np.ndarray:
     """uint8 (h, w, 3) RGB -> uint8 (height_px, width_px, 3), read-only.
 
     By Pillow's bilinear filter, which averages over what it shrinks. stretch: the whole field, whatever its
     shape. crop: the largest centred part of the wanted shape. pad: the whole field in its own shape, centred,
     with margins of empty glass (grey level 245). Stains are normalised first, on the whole field at its full size.
     """
-    image = stain_normalization.normalised(image) if settings.stains == "macenko" else image
+    image = stain_normalization.normalize_stains(image) if settings.stains == "macenko" else image
     size = settings.width_px, settings.height_px
     height_px, width_px, _ = image.shape
     picture = Image.fromarray(image)
@@ -122,7 +122,7 @@ class _Plan:
     @staticmethod
     def of(images: pd.DataFrame, root: Path, image: config.Image, cache: Path) -> _Plan:
         hashes = images["pixel_sha256"].tolist()
-        key = files.digest("pixels", VERSION, image.model_dump(), hashes)
+        key = files.sha256_of_values("pixels", VERSION, image.model_dump(), hashes)
         sources = [root / file for file in images["file"]]
         return _Plan(key, cache / "pixels" / key[:16], sources, hashes, image)
 
@@ -185,7 +185,7 @@ def _build(plan: _Plan, fd: int, missing: list[int]) -> None:
     def made(number: int) -> tuple[int, str]:
         return number, _make_chunk(plan, fd, chunks[number])
 
-    results = in_parallel(made, missing, "storing pixels", lambda number: len(chunks[number]))
+    results = map_in_threads(made, missing, "storing pixels", lambda number: len(chunks[number]))
     with contextlib.closing(results), (plan.folder / "chunks.txt").open("a", encoding="utf-8") as journal:
         for number, checksum in results:
             journal.write(f"{number} {checksum}\n")
@@ -195,10 +195,10 @@ def _build(plan: _Plan, fd: int, missing: list[int]) -> None:
 def _make_chunk(plan: _Plan, fd: int, rows: range) -> str:
     pixels = np.empty((len(rows), *plan.shape[1:]), np.uint8)
     for at, row in enumerate(rows):
-        rgb = index.decode(plan.sources[row])
+        rgb = png.decode(plan.sources[row])
         if pixel_sha256(rgb) != plan.pixel_hashes[row]:
             raise DataError(f"{plan.sources[row]} has changed since it was indexed; run the command again")
-        pixels[at] = fit(rgb, plan.image)
+        pixels[at] = fit_image(rgb, plan.image)
     _write_all(fd, pixels.reshape(-1).data, plan.offset(rows.start))
     return hashlib.sha256(pixels.data).hexdigest()
 
@@ -219,7 +219,7 @@ def _held(plan: _Plan, fd: int) -> dict[int, str]:
         return hashlib.sha256(content).hexdigest() == noted[number]
 
     numbers = sorted(number for number in noted if number < len(chunks))
-    checked = in_parallel(holds, numbers, "checking pixels", lambda number: len(chunks[number]))
+    checked = map_in_threads(holds, numbers, "checking pixels", lambda number: len(chunks[number]))
     return {number: noted[number] for number, held in zip(numbers, checked, strict=True) if held}
 
 

@@ -35,18 +35,18 @@ def to_stains(density: tf.Tensor) -> tf.Tensor:
     return tf.linalg.matmul(density, tf.constant(_FROM_OD))
 
 
-def jittered(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+def jitter_stains(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     """(n, h, w, 3) in [0, 255], any dtype; (n, 4) in (-1, 1) -> (n, h, w, 3) float32 RGB, neither rounded nor clipped.
 
     Amounts of H and E times 1 + draw, plus OFFSET times draw. Columns of draws: gain of H, gain of E, offset of H,
     offset of E. Zeros change nothing.
     """
     gain, offset = 1 + _with_residual(draws[:, :2]), OFFSET * _with_residual(draws[:, 2:])
-    amounts = scaled(to_stains(to_optical_density(images)), gain, offset)
+    amounts = scale_channels(to_stains(to_optical_density(images)), gain, offset)
     return to_rgb(tf.linalg.matmul(amounts, tf.constant(HED)))
 
 
-def scaled(images: tf.Tensor, gain: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+def scale_channels(images: tf.Tensor, gain: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     """(n, h, w, c), (n, c), (n, c) -> images * gain + offset, each image and channel by its own; all float32."""
     n, height, width, _ = tf.unstack(tf.shape(images))
     # By whole lines: TensorFlow takes twice as long to spread three numbers over an image as w times three.

@@ -27,7 +27,7 @@ N_LOOKED_AT = 20_000  # pixels of a field, on a regular grid: the estimate then 
 _OD = -np.log((np.arange(256) + 1) / I0).astype(np.float32)  # of each grey level; below 0 where brighter than I0
 
 
-def normalised(rgb: np.ndarray) -> np.ndarray:
+def normalize_stains(rgb: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 3) RGB -> the same shape and type, in the reference's stains and strengths.
 
     A field whose stains hide (see `stains_of`) is returned as it is, and nothing is said. Light above I0 is glass and
@@ -35,7 +35,7 @@ def normalised(rgb: np.ndarray) -> np.ndarray:
     on one machine.
     """
     step = max(1, round((rgb.shape[0] * rgb.shape[1] / N_LOOKED_AT) ** 0.5))
-    found = stains_of(rgb[::step, ::step])
+    found = estimate_stains(rgb[::step, ::step])
     if found is None:
         return rgb
     stains, strengths = found
@@ -46,7 +46,7 @@ def normalised(rgb: np.ndarray) -> np.ndarray:
     return np.rint(np.maximum(light, 0)).astype(np.uint8)
 
 
-def stains_of(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+def estimate_stains(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """uint8 (h, w, 3) -> unit OD (2, 3) of haematoxylin and eosin, and the tissue's 99th percentiles (2,) of them.
 
     The stains are the extreme directions of the tissue's pixels within the plane that holds most of their OD.

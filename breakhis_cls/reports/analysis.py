@@ -12,7 +12,7 @@ import pandas as pd
 from .. import names
 from ..evaluation import bootstrap, calibration, error_analysis, predictions, thresholds
 from ..evaluation.experiments import Experiment
-from ..files import replaced, write_json
+from ..files import atomic_path, write_json
 
 N_RESAMPLES = 2_000  # of the intervals that stand beside the headline
 MIN_IMAGES = 30  # of a stratum that has a reliability diagram
@@ -34,28 +34,28 @@ class Analysis:
     agreement: pd.DataFrame
 
 
-def of(experiment: Experiment, seed: int = 0) -> Analysis:
+def analyse_experiment(experiment: Experiment, seed: int = 0) -> Analysis:
     """Everything but the metrics themselves; thresholds and operating points for the binary task alone."""
     table, test = experiment.table, experiment.test
-    chosen = thresholds.chosen(table) if predictions.is_binary(table) else []
+    chosen = thresholds.choose_thresholds(table) if predictions.is_binary(table) else []
     return Analysis(
         reliability=_reliability(test, "magnification", names.MAGNIFICATIONS, False),
         reliability_of_answers=_reliability(test, "subtype", tuple(names.SUBTYPES), True),
-        calibration=calibration.before_and_after(table, seed),
+        calibration=calibration.compare_calibration(table, seed),
         brier_parts=calibration.brier_parts(test),
         thresholds=chosen,
-        operating_points=thresholds.reached(table, chosen, N_RESAMPLES, seed),
-        referral=thresholds.risk_coverage(test),
-        errors=error_analysis.by_subtype_and_magnification(test),
-        cases=error_analysis.cases(test),
+        operating_points=thresholds.operating_points(table, chosen, N_RESAMPLES, seed),
+        referral=thresholds.risk_coverage_curve(test),
+        errors=error_analysis.errors_by_stratum(test),
+        cases=error_analysis.case_table(test),
         agreement=error_analysis.agreement(test),
     )
 
 
-def write(analysis: Analysis, folder: Path) -> None:
+def write_analysis(analysis: Analysis, folder: Path) -> None:
     """cases.csv, errors.csv, agreement.csv, referral.csv, calibration.json and thresholds.json."""
     for name in ("cases", "errors", "agreement", "referral"):
-        with replaced(folder / f"{name}.csv") as temporary:
+        with atomic_path(folder / f"{name}.csv") as temporary:
             getattr(analysis, name).to_csv(temporary, index=False, lineterminator="\n")
     curves = {name: curve.to_dict("records") for name, curve in analysis.reliability.items()}
     told = {"reliability": curves, "brier_parts": analysis.brier_parts, "temperature": analysis.calibration}
@@ -71,4 +71,4 @@ def _reliability(test: pd.DataFrame, column: str, order: tuple, of_answer: bool)
         enough = len(rows) >= MIN_IMAGES and rows["case"].nunique() >= bootstrap.MIN_CASES
         if enough and len(np.unique(test[column])) > 1:
             strata[f"{value}X" if column == "magnification" else str(value)] = rows
-    return {name: calibration.reliability(rows, of_answer) for name, rows in strata.items()}
+    return {name: calibration.reliability_curve(rows, of_answer) for name, rows in strata.items()}

@@ -15,13 +15,13 @@ from ..files import write_text
 from . import plots_calibration, report, text
 
 
-def of(experiments: list[Experiment], tables: list[pd.DataFrame]) -> dict[str, Any]:
+def compute_comparison(experiments: list[Experiment], tables: list[pd.DataFrame]) -> dict[str, Any]:
     """`{"comparisons": [...], "votes": [...], "n_images": , "n_slides": , "n_cases": }`, as `comparison`
     makes them."""
     counts = {f"n_{unit}s": int(tables[0][column].nunique()) for unit, column in UNITS.items()}
     return {
-        "comparisons": comparison.compare(experiments, tables),
-        "votes": comparison.votes(experiments, tables),
+        "comparisons": comparison.compare_experiments(experiments, tables),
+        "votes": comparison.compare_votes(experiments, tables),
         **counts,
     }
 
@@ -29,7 +29,7 @@ def of(experiments: list[Experiment], tables: list[pd.DataFrame]) -> dict[str, A
 UNITS = {"image": "file", "slide": "slide", "case": "case"}
 
 
-def write(
+def write_comparison(
     experiments: list[Experiment], tables: list[pd.DataFrame], numbers: dict[str, dict[str, Any]],
     found: dict[str, Any], folder: Path,
 ) -> Path:  # fmt: skip
@@ -56,8 +56,8 @@ def write(
         **found,
     }
     page = folder / "index.html"
-    shown = report.saved(made, folder)
-    write_text(page, report.rendered("compare.html", content | {"figures": shown}))
+    shown = report.save_figures(made, folder)
+    write_text(page, report.render("compare.html", content | {"figures": shown}))
     return page
 
 
@@ -91,6 +91,6 @@ def _equals(p: float) -> str:
 
 def _about(one: Experiment, numbers: dict[str, Any], whole: bool) -> dict[str, Any]:
     return {
-        "name": one.name, "model": one.said("model"), "protocol": one.said("protocol"), "data": one.said("data"),
+        "name": one.name, "model": one.meta("model"), "protocol": one.meta("protocol"), "data": one.meta("data"),
         "folds": text.folds(one), "pooled": numbers["pooled"], "whole": whole,
     }  # fmt: skip

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from .plots import BLACK, BLUE, GREEN, GREY, PAGE_IN, PURPLE, STYLE, VERMILION, blank, percent, titled
+from .plots import BLACK, BLUE, GREEN, GREY, PAGE_IN, PURPLE, STYLE, VERMILION, add_title, new_figure, percent
 
 GROUPS = ("label", "case", "magnification")
 MARKERS = (("o", BLUE), ("^", VERMILION), ("s", GREEN), ("D", PURPLE))
@@ -47,7 +47,7 @@ def figure(points: np.ndarray, table: pd.DataFrame, shares: dict[str, float]) ->
 
     shares: of the features' variance, that lies between the groups of each of GROUPS that has more than one.
     """
-    figure, axes = blank(PAGE_IN, 3.0, 1, len(shares))
+    figure, axes = new_figure(PAGE_IN, 3.0, 1, len(shares))
     with mpl.rc_context(STYLE):
         for ax, column in zip(axes[0], shares, strict=True):
             (_stars if column == "case" else _marks)(ax, points, table[column])
@@ -55,7 +55,7 @@ def figure(points: np.ndarray, table: pd.DataFrame, shares: dict[str, float]) ->
             ax.set(xlabel="first principal component")
         axes[0, 0].set_ylabel("second principal component")
     told = ", ".join(f"{percent(share)} between {name}s" for name, share in shares.items())
-    titled(figure, f"Of the features' variance lies {told}")
+    add_title(figure, f"Of the features' variance lies {told}")
     return figure
 
 

@@ -33,19 +33,19 @@ class Row:
     @property
     def protocol(self) -> str:
         """Its name."""
-        return self.experiment.said("protocol")
+        return self.experiment.meta("protocol")
 
     @property
     def data(self) -> str:
         """Its name, which tells the full set (`breakhis-...`) from samples and synthetic tissue."""
-        return self.experiment.said("data")
+        return self.experiment.meta("data")
 
     @property
     def model(self) -> str:
         """What was trained, on which magnifications where they are not the row's own, and by which settings."""
         trained = " ".join(f"{one}X" for one in sorted(self.experiment.test["magnification"].unique()))
         joint = f"one model for {trained}" if self.is_joint else ""
-        return "; ".join(part for part in (self.experiment.said("model"), joint, self.variant) if part)
+        return "; ".join(part for part in (self.experiment.meta("model"), joint, self.variant) if part)
 
     @property
     def is_joint(self) -> bool:
@@ -66,7 +66,7 @@ class Row:
         return ", ".join(text.count(n, unit) for n, unit in counted)
 
 
-def of(experiments: list[Experiment], n_resamples: int = bootstrap.N_RESAMPLES) -> list[Row]:
+def table_rows(experiments: list[Experiment], n_resamples: int = bootstrap.N_RESAMPLES) -> list[Row]:
     """The rows, in the order of a paper: task, protocol from the honest to the leaky, magnification."""
     variants = _variants(experiments)
     rows = []
@@ -74,7 +74,7 @@ def of(experiments: list[Experiment], n_resamples: int = bootstrap.N_RESAMPLES) 
         task = _task(experiment)
         for magnification, stratum in _strata(experiment.test).items():
             whole = magnification != ALL or set(stratum["magnification"]) == set(names.MAGNIFICATIONS)
-            literature = published.of(experiment.said("protocol"), task, magnification) if whole else []
+            literature = published.published_results(experiment.meta("protocol"), task, magnification) if whole else []
             name = f"magnification-{magnification}" if len(stratum) < len(experiment.test) else "pooled"
             scores = _scores(stratum, name, n_resamples)  # seeded by name: equal to the experiment's own report
             rows.append(Row(experiment, task, magnification, variant, scores, literature))
@@ -85,12 +85,14 @@ def over_folds(rows: pd.DataFrame) -> pd.DataFrame:
     """(fold, metric) values; seeds are averaged within a fold, over those in which the metric is defined."""
     found = []
     for (fold, _), piece in rows.groupby(["fold", "seed"], sort=True):
-        statistics, cases = case_statistics.of(piece)
-        found.append({"fold": fold} | {name: bootstrap.value(statistics[name], len(cases)) for name in METRICS})
+        statistics, cases = case_statistics.compute_statistics(piece)
+        found.append(
+            {"fold": fold} | {name: bootstrap.statistic_value(statistics[name], len(cases)) for name in METRICS}
+        )
     return pd.DataFrame(found).groupby("fold").mean()
 
 
-def long(rows: list[Row]) -> pd.DataFrame:
+def long_table(rows: list[Row]) -> pd.DataFrame:
     """A line for each row, metric and, below it, published value; scores are shares of 1."""
     lines = []
     for row in rows:
@@ -106,7 +108,7 @@ def long(rows: list[Row]) -> pd.DataFrame:
 
 
 def _scores(rows: pd.DataFrame, stratum: str, n_resamples: int) -> dict[str, dict[str, Any]]:
-    pooled = metrics.of_rows(rows, stratum, n_resamples, 0, only=METRICS)
+    pooled = metrics.compute_stratum(rows, stratum, n_resamples, 0, only=METRICS)
     folds = over_folds(rows)
     return {
         name: {
@@ -127,7 +129,7 @@ def _strata(test: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _task(experiment: Experiment) -> str:
-    classes = predictions.classes(experiment.table)
+    classes = predictions.class_names(experiment.table)
     if predictions.is_binary(experiment.table):
         return "binary"
     return "subtype" if set(classes) == set(names.SUBTYPES) else " ".join(classes)

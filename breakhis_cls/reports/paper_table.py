@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation import experiments
-from ..files import replaced, write_text
+from ..files import atomic_path, write_text
 from . import paper_rows, papers, text
 from .paper_rows import METRICS, Row
 from .published import Published
@@ -23,7 +23,7 @@ LEAKY = (
 )
 
 
-def write(run_folders: list[Path], out: Path, title: str) -> Path:
+def write_sweep_table(run_folders: list[Path], out: Path, title: str) -> Path:
     """Write table.csv, table.md, table.tex, the figure `paper`, the leak penalty where the runs show one, and
     index.html, whose path is returned.
 
@@ -32,13 +32,13 @@ def write(run_folders: list[Path], out: Path, title: str) -> Path:
     """
     from . import sweep_report
 
-    found = experiments.experiments([experiments.read(path) for path in run_folders])
-    rows = paper_rows.of(found)
-    with replaced(out / "table.csv") as temporary:
-        paper_rows.long(rows).to_csv(temporary, index=False, lineterminator="\n")
+    found = experiments.group_experiments([experiments.read_source(path) for path in run_folders])
+    rows = paper_rows.table_rows(found)
+    with atomic_path(out / "table.csv") as temporary:
+        paper_rows.long_table(rows).to_csv(temporary, index=False, lineterminator="\n")
     write_text(out / "table.md", markdown(rows, title))
     write_text(out / "table.tex", latex(rows, title))
-    return sweep_report.write(rows, found, out, title)
+    return sweep_report.write_sweep_page(rows, found, out, title)
 
 
 def markdown(rows: list[Row], title: str) -> str:

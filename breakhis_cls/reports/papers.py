@@ -54,7 +54,7 @@ def _caption(experiment: Experiment, metrics: dict[str, Any]) -> str:
     sizes = ", ".join(text.count(counts[f"n_{unit}s"], unit) for unit in ("image", "slide", "case"))
     kind = " ".join(sentence for _, sentence in text.banners(experiment))
     return (
-        f"{experiment.said('model')} on {experiment.said('data')}, protocol {experiment.said('protocol')}, "
+        f"{experiment.meta('model')} on {experiment.meta('data')}, protocol {experiment.meta('protocol')}, "
         f"{text.folds(experiment)}; {sizes}. 95 % intervals by bootstrap over cases. {kind}"
     ).strip()
 

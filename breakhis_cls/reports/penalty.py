@@ -25,8 +25,8 @@ def table(predicted: pd.DataFrame, n_resamples: int = 10_000) -> pd.DataFrame:
     """
     rows = []
     for protocol in [name for name in PROTOCOLS if name in set(predicted["protocol"])]:
-        test = predictions.of_part(predicted[predicted["protocol"] == protocol], "test")
-        found = metrics.of_rows(test, "pooled", n_resamples, seed=0)
+        test = predictions.select_part(predicted[predicted["protocol"] == protocol], "test")
+        found = metrics.compute_stratum(test, "pooled", n_resamples, seed=0)
         for name in METRICS:
             kept = {key: found[name].get(key) for key in ("value", "low", "high", "n_images", "n_cases")}
             rows.append({"protocol": protocol, "metric": name} | kept)
@@ -42,7 +42,7 @@ def sentence(penalties: pd.DataFrame, data: str) -> str:
 
 def figure(penalties: pd.DataFrame, data: str) -> Figure:
     """Dots with intervals: one panel a metric, one row a protocol."""
-    drawn, axes = plots.blank(plots.PAGE_IN, 2.1, 1, len(METRICS))
+    drawn, axes = plots.new_figure(plots.PAGE_IN, 2.1, 1, len(METRICS))
     for ax, (name, label) in zip(axes[0], METRICS.items(), strict=True):
         rows = penalties[penalties["metric"] == name]
         for at, row in enumerate(rows.itertuples()):
@@ -56,7 +56,7 @@ def figure(penalties: pd.DataFrame, data: str) -> Figure:
         ax.set_ylim(len(rows) - 0.5, -0.6)
         ax.set_xlim(right=1.02)
         ax.set_xlabel(label)
-    plots.titled(drawn, _finding(penalties) + f" {data}; bars: 95 % over cases.")
+    plots.add_title(drawn, _finding(penalties) + f" {data}; bars: 95 % over cases.")
     return drawn
 
 

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..evaluation import predictions
-from ..files import replaced
+from ..files import atomic_path
 
 COLUMN_IN, PAGE_IN = 3.5, 7.2  # widths of a journal's column and page
 BLACK, BLUE, VERMILION, GREEN, PURPLE, GREY = "#1a1a1a", "#0072B2", "#D55E00", "#007A5A", "#8B4A8B", "#6b6b6b"
@@ -40,19 +40,19 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     with mpl.rc_context(STYLE):
         for path in paths:
             metadata = {"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None}
-            with replaced(path) as temporary:
+            with atomic_path(path) as temporary:
                 figure.savefig(temporary, dpi=PNG_DPI, metadata=metadata, facecolor="white")
     return paths
 
 
-def blank(width_in: float, height_in: float, n_rows: int = 1, n_columns: int = 1) -> tuple[Figure, np.ndarray]:
+def new_figure(width_in: float, height_in: float, n_rows: int = 1, n_columns: int = 1) -> tuple[Figure, np.ndarray]:
     """A figure in the package's style and its axes, (n_rows, n_columns)."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         return figure, figure.subplots(n_rows, n_columns, squeeze=False)
 
 
-def titled(figure: Figure, finding: str) -> None:
+def add_title(figure: Figure, finding: str) -> None:
     """The finding as the figure's title, flush left and wrapped to its width."""
     with mpl.rc_context(STYLE):
         lines = textwrap.fill(finding, int(13.5 * figure.get_figwidth()))
@@ -67,10 +67,10 @@ def percent(share: float) -> str:
 def confusion_matrix(table: pd.DataFrame, threshold: float = 0.5) -> Figure:
     """Counts of images and shares of each true class's row, for two to eight classes.
     Rows true, columns named."""
-    named = predictions.classes(table)
+    named = predictions.class_names(table)
     counts = confusion(table, threshold)
     few = len(named) == 2
-    figure, axes = blank(COLUMN_IN if few else PAGE_IN, 3.1 if few else 6.0)
+    figure, axes = new_figure(COLUMN_IN if few else PAGE_IN, 3.1 if few else 6.0)
     ax = axes[0, 0]
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
@@ -85,15 +85,15 @@ def confusion_matrix(table: pd.DataFrame, threshold: float = 0.5) -> Figure:
         ax.set_ylabel("true (images)")
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
-    titled(figure, _confusion_finding(named, counts))
+    add_title(figure, _confusion_finding(named, counts))
     return figure
 
 
 def confusion(table: pd.DataFrame, threshold: float = 0.5) -> np.ndarray:
     """(true, named) counts of rows, int."""
-    n_classes = len(predictions.classes(table))
+    n_classes = len(predictions.class_names(table))
     counts = np.zeros((n_classes, n_classes), int)
-    np.add.at(counts, (predictions.truth(table), predictions.predicted(table, threshold)), 1)
+    np.add.at(counts, (predictions.true_labels(table), predictions.predicted_labels(table, threshold)), 1)
     return counts
 
 
@@ -131,7 +131,7 @@ def _mixed_up(named: tuple[str, ...], counts: np.ndarray) -> str:
 
 def roc(table: pd.DataFrame, finding: str) -> Figure:
     """ROC curves: pooled and by magnification for two classes, each class against the rest for more."""
-    figure, axes = blank(COLUMN_IN, 3.5 if predictions.is_binary(table) else 4.0)
+    figure, axes = new_figure(COLUMN_IN, 3.5 if predictions.is_binary(table) else 4.0)
     ax = axes[0, 0]
     with mpl.rc_context(STYLE):
         ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.6)
@@ -141,13 +141,13 @@ def roc(table: pd.DataFrame, finding: str) -> Figure:
             x, height = np.r_[0, false / max(false[-1], 1)], np.r_[0, true / max(true[-1], 1)]
             ax.plot(*_corners(x, height), color=colour, linestyle=dash, linewidth=width, label=name)
         _square(ax, "1 − specificity", "sensitivity", "lower right")
-    titled(figure, finding)
+    add_title(figure, finding)
     return figure
 
 
 def precision_recall(table: pd.DataFrame, finding: str) -> Figure:
     """Precision over recall, for the same curves as `roc`."""
-    figure, axes = blank(COLUMN_IN, 3.5 if predictions.is_binary(table) else 4.0)
+    figure, axes = new_figure(COLUMN_IN, 3.5 if predictions.is_binary(table) else 4.0)
     ax = axes[0, 0]
     with mpl.rc_context(STYLE):
         for (name, y, score), (colour, dash, width) in zip(_ranked(table), _strokes(), strict=False):
@@ -156,20 +156,20 @@ def precision_recall(table: pd.DataFrame, finding: str) -> Figure:
             recall, precision = hits / max(hits[-1], 1), hits / (last + 1)
             ax.plot(*_corners(recall, precision), color=colour, linestyle=dash, linewidth=width, label=name)
         _square(ax, "recall (sensitivity)", "precision", "lower left")
-    titled(figure, finding)
+    add_title(figure, finding)
     return figure
 
 
 def _ranked(table: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(name, is the class, its probability) of each curve; a stratum of one class has none."""
-    truth, scores = predictions.truth(table), predictions.probabilities(table)
+    truth, scores = predictions.true_labels(table), predictions.probabilities(table)
     if predictions.is_binary(table):
         strata = [("all", np.ones(len(table), bool))]
         found = sorted(table["magnification"].unique())
         strata += [(f"{value}X", (table["magnification"] == value).to_numpy()) for value in found if len(found) > 1]
         curves = [(name, truth[rows] == 1, scores[rows, 1]) for name, rows in strata]
     else:
-        curves = [(name, truth == at, scores[:, at]) for at, name in enumerate(predictions.classes(table))]
+        curves = [(name, truth == at, scores[:, at]) for at, name in enumerate(predictions.class_names(table))]
     return [curve for curve in curves if 0 < curve[1].sum() < len(curve[1])]
 
 
@@ -204,7 +204,7 @@ def _square(ax: Axes, x: str, y: str, legend_at: Any) -> None:
 def learning_curves(history: pd.DataFrame) -> Figure:
     """Loss and accuracy by epoch, training solid and validation dashed;
     a line marks where fine-tuning begins."""
-    figure, axes = blank(PAGE_IN, 2.7, 1, 2)
+    figure, axes = new_figure(PAGE_IN, 2.7, 1, 2)
     with mpl.rc_context(STYLE):
         for ax, name in zip(axes[0], ("loss", "accuracy"), strict=True):
             ax.plot(history["epoch"], history[name], color=BLACK, marker="o", markersize=2.5, label="training")
@@ -223,7 +223,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
             ax.set(xlabel="epoch", ylabel=f"{name} (nats)" if name == "loss" else name)
             ax.xaxis.get_major_locator().set_params(integer=True)
         axes[0, 0].legend()
-    titled(figure, _learning_finding(history))
+    add_title(figure, _learning_finding(history))
     return figure
 
 

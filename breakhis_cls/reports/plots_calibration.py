@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import names
-from .plots import BLACK, BLUE, COLUMN_IN, GREY, PAGE_IN, STYLE, VERMILION, blank, percent, readable_on, titled
+from .plots import BLACK, BLUE, COLUMN_IN, GREY, PAGE_IN, STYLE, VERMILION, add_title, new_figure, percent, readable_on
 
 
 def reliability(curves: dict[str, pd.DataFrame], finding: str) -> Figure:
@@ -20,14 +20,14 @@ def reliability(curves: dict[str, pd.DataFrame], finding: str) -> Figure:
     n_columns = 3 if len(curves) in (5, 6) else min(4, len(curves))
     n_rows = -(-len(curves) // n_columns)
     width = PAGE_IN if n_columns > 1 else COLUMN_IN
-    figure, axes = blank(width, n_rows * width / n_columns * (1.12 if n_columns > 1 else 1), n_rows, n_columns)
+    figure, axes = new_figure(width, n_rows * width / n_columns * (1.12 if n_columns > 1 else 1), n_rows, n_columns)
     with mpl.rc_context(STYLE):
         for ax in axes.flat[len(curves) :]:
             ax.axis("off")
         for ax, (name, curve) in zip(axes.flat, curves.items(), strict=False):
             _reliability(ax, curve)
             ax.set_title(f"{name}, {curve['n_images'].sum():,} images" if n_columns > 1 else "", fontweight="normal")
-    titled(figure, finding)
+    add_title(figure, finding)
     return figure
 
 
@@ -41,7 +41,7 @@ def _reliability(ax: Axes, curve: pd.DataFrame) -> None:
 def risk_coverage(curve: pd.DataFrame, unit: str) -> Figure:
     """Accuracy of the cases (or slides) kept over the share referred to a human;
     `operating.risk_coverage`."""
-    figure, axes = blank(COLUMN_IN, 2.8)
+    figure, axes = new_figure(COLUMN_IN, 2.8)
     ax = axes[0, 0]
     with mpl.rc_context(STYLE):
         ax.step(100 * curve["referred"], 100 * curve["accuracy"], where="post", color=BLACK)
@@ -54,7 +54,7 @@ def risk_coverage(curve: pd.DataFrame, unit: str) -> Figure:
         flawless = curve[curve["accuracy"] >= 1 - 1e-12]
         if len(flawless):
             ax.axvline(100 * flawless["referred"].iloc[0], color=VERMILION, linestyle=":", linewidth=1)
-    titled(figure, _referral(curve, unit))
+    add_title(figure, _referral(curve, unit))
     return figure
 
 
@@ -73,7 +73,7 @@ def errors(rows: pd.DataFrame) -> Figure:
     grid = rows.pivot(index="subtype", columns="magnification", values="error")
     grid = grid.loc[[code for code in names.SUBTYPES if code in grid.index]]
     counts = rows.pivot(index="subtype", columns="magnification", values="n_images").loc[grid.index]
-    figure, axes = blank(COLUMN_IN, 0.36 * len(grid) + 0.9)
+    figure, axes = new_figure(COLUMN_IN, 0.36 * len(grid) + 0.9)
     ax = axes[0, 0]
     with mpl.rc_context(STYLE):
         shades = mpl.colormaps["Oranges"](grid.fillna(0).to_numpy() * 0.85)
@@ -87,7 +87,7 @@ def errors(rows: pd.DataFrame) -> Figure:
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
     worst = rows.loc[rows["error"].idxmax()]
-    titled(
+    add_title(
         figure,
         f"Most errors: {worst['subtype']} at {worst['magnification']}X, {percent(worst['error'])} wrong",
     )
@@ -99,7 +99,7 @@ def influences(table: pd.DataFrame, metric: str, label: str, n: int = 16) -> Fig
     column = f"influence_{metric}"
     known = table.dropna(subset=[column])
     rows = known.loc[known[column].abs().sort_values(ascending=False).index[:n]].iloc[::-1]
-    figure, axes = blank(COLUMN_IN, 0.18 * len(rows) + 0.9)
+    figure, axes = new_figure(COLUMN_IN, 0.18 * len(rows) + 0.9)
     ax = axes[0, 0]
     with mpl.rc_context(STYLE):
         below = rows[column] < 0
@@ -110,14 +110,14 @@ def influences(table: pd.DataFrame, metric: str, label: str, n: int = 16) -> Fig
         ax.set_xlabel(f"{label} with the case minus without it")
     if len(rows):
         top = rows.iloc[-1]
-        titled(figure, f"No case moves {label} more than {top['case']} does: {top[column]:+.3f}")
+        add_title(figure, f"No case moves {label} more than {top['case']} does: {top[column]:+.3f}")
     return figure
 
 
 def differences(entries: list[dict[str, Any]], pairs: list[str], label: str) -> Figure:
     """Difference of one metric for each pair of models, with its interval and the smallest one detectable."""
     known = [(pair, entry) for pair, entry in zip(pairs, entries, strict=True) if entry["difference"] is not None]
-    figure, axes = blank(COLUMN_IN, 0.28 * len(known) + 1.1)
+    figure, axes = new_figure(COLUMN_IN, 0.28 * len(known) + 1.1)
     ax = axes[0, 0]
     with mpl.rc_context(STYLE):
         for at, (_, entry) in enumerate(known):
@@ -130,7 +130,7 @@ def differences(entries: list[dict[str, Any]], pairs: list[str], label: str) -> 
         ax.set_ylim(len(known) - 0.5, -0.5)
         ax.locator_params(axis="x", nbins=5)
         ax.set_xlabel(f"difference in {label}")
-    titled(figure, _differences_finding([entry for _, entry in known], label))
+    add_title(figure, _differences_finding([entry for _, entry in known], label))
     return figure
 
 

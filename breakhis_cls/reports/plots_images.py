@@ -15,7 +15,7 @@ from PIL import Image
 
 from .. import names
 from ..evaluation import predictions
-from .plots import PAGE_IN, STYLE, blank, titled
+from .plots import PAGE_IN, STYLE, add_title, new_figure
 
 TILE_PX = (350, 230)  # width, height; some 200 dpi at a quarter of the page
 N_ERRORS = 12
@@ -28,13 +28,13 @@ def sample_sheet(table: pd.DataFrame, root: Path, finding: str = "What the model
     if rows.empty:
         return None
     kinds = [kind for kind in names.SUBTYPES if (rows["subtype"] == kind).any()]
-    figure, axes = blank(PAGE_IN, 1.32 * len(kinds) + 0.3, len(kinds), 4)
+    figure, axes = new_figure(PAGE_IN, 1.32 * len(kinds) + 0.3, len(kinds), 4)
     _hide(axes)
     with mpl.rc_context(STYLE):
         for at, kind in enumerate(kinds):
             for ax, (_, row) in zip(axes[at], rows[rows["subtype"] == kind].iterrows(), strict=False):
                 _show(ax, root / row["file"], f"{row['subtype']} {row['label']}, {row['magnification']}X")
-    titled(figure, f"{finding}: {len(kinds)} subtypes")
+    add_title(figure, f"{finding}: {len(kinds)} subtypes")
     return figure
 
 
@@ -47,7 +47,7 @@ def _samples(table: pd.DataFrame) -> pd.DataFrame:
 def confident_errors(table: pd.DataFrame, root: Path) -> Figure | None:
     """The wrong images with the highest stated probability, at most two of one slide;
     None without any on disk."""
-    rows = _on_disk(surest_errors(table, 4 * N_ERRORS), root).head(N_ERRORS)
+    rows = _on_disk(most_confident_errors(table, 4 * N_ERRORS), root).head(N_ERRORS)
     if rows.empty:
         return None
     said = [
@@ -65,19 +65,19 @@ def sheet(
     shown = list(zip(images, captions, strict=True))
     n_rows = -(-len(shown) // n_columns)
     n_lines = max((caption.count("\n") + 1 for _, caption in shown), default=1)
-    figure, axes = blank(PAGE_IN, n_rows * (PAGE_IN / n_columns * 0.66 + 0.14 * n_lines) + 0.3, n_rows, n_columns)
+    figure, axes = new_figure(PAGE_IN, n_rows * (PAGE_IN / n_columns * 0.66 + 0.14 * n_lines) + 0.3, n_rows, n_columns)
     _hide(axes)
     with mpl.rc_context(STYLE):
         for ax, (image, caption) in zip(axes.flat, shown, strict=False):
             _show(ax, root / image if isinstance(image, str) else image, caption)
-    titled(figure, finding)
+    add_title(figure, finding)
     return figure
 
 
-def surest_errors(table: pd.DataFrame, n: int = N_ERRORS) -> pd.DataFrame:
+def most_confident_errors(table: pd.DataFrame, n: int = N_ERRORS) -> pd.DataFrame:
     """Rows named wrongly, surest first, at most two a slide: table's columns with true, named, p."""
-    classes = np.array(predictions.classes(table))
-    truth, named = predictions.truth(table), predictions.predicted(table)
+    classes = np.array(predictions.class_names(table))
+    truth, named = predictions.true_labels(table), predictions.predicted_labels(table)
     p = predictions.probabilities(table)[np.arange(len(table)), named]
     rows = table.assign(true=classes[truth], named=classes[named], p=p)[truth != named]
     rows = rows.sort_values(["p", "file"], ascending=[False, True]).drop_duplicates("file")

@@ -14,11 +14,11 @@ MARKERS = "DsvP^X<*>hpd"  # shapes tell published models apart, where colours wo
 LINE_IN, MARGIN_IN = 0.3, 0.75
 
 
-def of(rows: list[Row], finding: str) -> Figure:
+def sweep_figure(rows: list[Row], finding: str) -> Figure:
     """A panel a metric, a line a row; the rows of one task, with the same metrics, belong together."""
     cited = list(dict.fromkeys(one.cited for row in rows for one in row.published))
     height = MARGIN_IN + LINE_IN * len(rows) + 0.16 * (len(cited) + 1) + 0.14 * (len(finding) // 97 + 1)
-    drawn, axes = plots.blank(plots.PAGE_IN, height, 1, len(METRICS))
+    drawn, axes = plots.new_figure(plots.PAGE_IN, height, 1, len(METRICS))
     markers = dict(zip(cited, MARKERS * (1 + len(cited) // len(MARKERS)), strict=False))
     words = text.metric_words(rows[0].task == "binary")
     with mpl.rc_context(plots.STYLE):
@@ -28,7 +28,7 @@ def of(rows: list[Row], finding: str) -> Figure:
                 _published(ax, row, name, at, markers)
             _framed(ax, rows, words[name][0], ax is axes[0][0])
         drawn.legend(handles=_legend(markers), loc="outside lower left", ncols=1 if cited else 2)
-    plots.titled(drawn, finding)
+    plots.add_title(drawn, finding)
     return drawn
 
 
@@ -68,8 +68,8 @@ def _framed(ax: Axes, rows: list[Row], label: str, first: bool) -> None:
 def label_of(row: Row, rows: list[Row]) -> str:
     """Protocol and magnification; `joint` where one model serves several, its settings where they vary."""
     joint = ", joint" if row.is_joint else ""
-    several = len({one.experiment.said("model") for one in rows}) > 1
-    model = f"\n{row.experiment.said('model')}" if several else ""
+    several = len({one.experiment.meta("model") for one in rows}) > 1
+    model = f"\n{row.experiment.meta('model')}" if several else ""
     return f"{row.protocol}, {row.where}{joint}{model}" + (f"\n{row.variant}" if row.variant else "")
 
 

@@ -29,7 +29,7 @@ class Published:
         return f"{self.paper} {self.year}, {self.model}"
 
 
-def of(protocol: str, task: str, magnification: str) -> list[Published]:
+def published_results(protocol: str, task: str, magnification: str) -> list[Published]:
     """What was published under the same protocol, for the same task and magnification, in the file's order.
 
     `task` is binary, subtype, or subtypes such as `TA MC F DC` in any order; `magnification` 40 100 200 400 or all,

@@ -22,24 +22,26 @@ TEMPLATES = Path(__file__).parent / "templates"
 SHEETS = ("confident_errors", "sample_sheet", "heat_")  # how the names of pictures of tissue begin
 
 
-def write(experiment: Experiment, metrics: dict[str, Any], folder: Path, images_root: Path | None = None) -> Path:
+def write_report(
+    experiment: Experiment, metrics: dict[str, Any], folder: Path, images_root: Path | None = None
+) -> Path:
     """Write index.html, the figures (PNG and SVG) and the tables into folder; returns the page's path.
 
     Learning curves need the run's history, pictures the images under `images_root`; both are left out where
     absent.
     """
-    found = analysis.of(experiment)
-    shown = saved(drawn(experiment, metrics, found, images_root), folder)
-    content = facts(experiment, metrics, found)
-    analysis.write(found, folder)
+    found = analysis.analyse_experiment(experiment)
+    shown = save_figures(draw_figures(experiment, metrics, found, images_root), folder)
+    content = report_facts(experiment, metrics, found)
+    analysis.write_analysis(found, folder)
     write_text(folder / "table.tex", papers.latex(experiment, metrics))
     write_text(folder / "table.md", content["table"])
-    write_text(folder / "model_card.md", rendered("model_card.md", content))
-    write_text(folder / "index.html", rendered("report.html", content | {"figures": shown}))
+    write_text(folder / "model_card.md", render("model_card.md", content))
+    write_text(folder / "index.html", render("report.html", content | {"figures": shown}))
     return folder / "index.html"
 
 
-def drawn(
+def draw_figures(
     experiment: Experiment, metrics: dict[str, Any], found: analysis.Analysis, images_root: Path | None
 ) -> dict[str, Figure]:
     """Figures by file name."""
@@ -84,7 +86,7 @@ def _calibration_finding(ece: dict[str, Any], found: analysis.Analysis) -> str:
     return told
 
 
-def facts(experiment: Experiment, metrics: dict[str, Any], found: analysis.Analysis) -> dict[str, Any]:
+def report_facts(experiment: Experiment, metrics: dict[str, Any], found: analysis.Analysis) -> dict[str, Any]:
     """All that the templates show but figures."""
     binary = predictions.is_binary(experiment.table)
     return {
@@ -98,7 +100,7 @@ def facts(experiment: Experiment, metrics: dict[str, Any], found: analysis.Analy
         "magnifications": _strata(metrics["by_magnification"], binary),
         "subtypes": metrics["by_subtype"],
         "by_class": metrics.get("by_class", {}),
-        "surest_errors": plots_images.surest_errors(experiment.test).to_dict("records"),
+        "surest_errors": plots_images.most_confident_errors(experiment.test).to_dict("records"),
         "settings": experiment.settings,
         "table": papers.markdown(experiment, metrics),
         "worst": found.errors.sort_values("error", ascending=False).head(3).to_dict("records"),
@@ -113,7 +115,7 @@ def facts(experiment: Experiment, metrics: dict[str, Any], found: analysis.Analy
     }
 
 
-def rendered(template: str, content: dict[str, Any]) -> str:
+def render(template: str, content: dict[str, Any]) -> str:
     """A template of this room, filled; HTML is escaped, an unknown name is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=jinja2.select_autoescape(["html"]),
@@ -136,9 +138,9 @@ def _about(experiment: Experiment, metrics: dict[str, Any]) -> list[tuple[str, s
     return [
         ("Protocol", text.protocol(experiment)),
         ("Folds, seeds", f"{text.folds(experiment)}; seed {', '.join(map(str, seeds))}"),
-        ("Data", experiment.said("data")),
+        ("Data", experiment.meta("data")),
         ("Tested on", f"{tested[0]}, {tested[1]}, {tested[2]}"),
-        ("Model", experiment.said("model")),
+        ("Model", experiment.meta("model")),
         ("Weights", text.weights(experiment)),
     ]
 
@@ -158,7 +160,7 @@ def _run(source) -> dict[str, Any]:
     return {
         "name": source.name,
         "environment": source.environment or {},
-        "settings": config.to_yaml(source.settings) if source.settings else "",
+        "settings": config.dump_config(source.settings) if source.settings else "",
     }
 
 
@@ -169,7 +171,7 @@ def _area(name: str, result: dict[str, Any]) -> str:
     return f"{name} {result['value']:.2f}" + (f" ({interval})" if interval else "")
 
 
-def saved(made: dict[str, Figure], folder: Path) -> dict[str, dict[str, str]]:
+def save_figures(made: dict[str, Figure], folder: Path) -> dict[str, dict[str, str]]:
     """Write figures; what a page needs of each, with vectors as SVG and sheets of images as JPEG."""
     shown = {}
     for name, figure in made.items():

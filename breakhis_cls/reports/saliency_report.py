@@ -15,7 +15,7 @@ from ..evaluation import predictions
 from ..evaluation.experiments import Experiment
 from ..files import write_json, write_text
 from . import embedding, plots_saliency, report, text
-from .plots_saliency import Seen
+from .plots_saliency import SaliencyImage
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Shown:
     @staticmethod
     def of(test: pd.DataFrame, n: int) -> Shown:
         """The surest n of each."""
-        rows = answered(test)
-        of_subtype = {code: surest(rows[rows["subtype"] == code], n) for code in names.SUBTYPES}
+        rows = add_predictions(test)
+        of_subtype = {code: most_confident(rows[rows["subtype"] == code], n) for code in names.SUBTYPES}
         return Shown(kinds_of_answers(rows, n), {code: some for code, some in of_subtype.items() if len(some)})
 
     @property
@@ -39,12 +39,12 @@ class Shown:
         return sorted({int(at) for rows in every for at in rows["at"]})
 
 
-def answered(test: pd.DataFrame) -> pd.DataFrame:
+def add_predictions(test: pd.DataFrame) -> pd.DataFrame:
     """The table with at (0 to n - 1), true and named (classes), class_index of the one named, and its probability p."""
-    classes = np.array(predictions.classes(test))
-    named = predictions.predicted(test)
+    classes = np.array(predictions.class_names(test))
+    named = predictions.predicted_labels(test)
     p = predictions.probabilities(test)[np.arange(len(test)), named]
-    true = classes[predictions.truth(test)]
+    true = classes[predictions.true_labels(test)]
     return test.assign(at=np.arange(len(test)), true=true, named=classes[named], class_index=named, p=p)
 
 
@@ -60,10 +60,10 @@ def kinds_of_answers(rows: pd.DataFrame, n: int) -> dict[str, pd.DataFrame]:
         }  # fmt: skip
     else:
         kinds = {"right": right, "wrong": ~right}
-    return {kind: surest(rows[mask], n) for kind, mask in kinds.items() if mask.any()}
+    return {kind: most_confident(rows[mask], n) for kind, mask in kinds.items() if mask.any()}
 
 
-def surest(rows: pd.DataFrame, n: int) -> pd.DataFrame:
+def most_confident(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     """The n rows of the highest p, one of each slide first."""
     rows = rows.sort_values(["p", "file"], ascending=[False, True])
     again = rows.groupby("slide").cumcount()
@@ -82,8 +82,8 @@ def caption(row: pd.Series) -> str:
     return f"{where}\n{row['true']}, named {row['named']} ({row['p']:.2f})"
 
 
-def write(
-    folder: Path, experiment: Experiment, shown: Shown, seen: dict[int, Seen], sanity: pd.DataFrame,
+def write_saliency_report(
+    folder: Path, experiment: Experiment, shown: Shown, seen: dict[int, SaliencyImage], sanity: pd.DataFrame,
     features: np.ndarray,
 ) -> dict[str, Any]:  # fmt: skip
     """Write index.html, explain.json and the figures into folder; returns what is in explain.json.
@@ -95,21 +95,22 @@ def write(
     shares = {name: embedding.between(scaled, test[name]) for name in embedding.GROUPS if test[name].nunique() > 1}
     of_images = sanity.assign(size=sanity["rho"].abs()).groupby(["share", "image"])[["rho", "size"]].mean()
     facts = {
-        "run": experiment.name, "data": experiment.said("data"), "model": experiment.said("model"),
+        "run": experiment.name, "data": experiment.meta("data"), "model": experiment.meta("model"),
         "n_images": len(test), "n_checked": sanity["image"].nunique(), "n_draws": sanity["draw"].nunique(),
         "sanity": _medians(of_images), "variance": _shares(shares, test),
         "files": {kind: rows["file"].tolist() for kind, rows in (shown.answers | shown.subtypes).items()},
     }  # fmt: skip
     facts["finding"] = _finding(facts["sanity"], facts["n_checked"])
     made = _sheets(shown, seen) | _overlays(shown, seen)
-    made["forgetting"] = plots_saliency.forgetting(of_images.reset_index(), facts["finding"])
+    made["forgetting"] = plots_saliency.randomization_curve(of_images.reset_index(), facts["finding"])
     made["embedding"] = embedding.figure(embedding.components(scaled)[0], test, shares)
     content = {
         "name": experiment.name, "banners": text.banners(experiment), "version": __version__,
-        "figures": report.saved(made, folder), "overlays": [name for name in made if name.startswith("heat_of_")],
+        "figures": report.save_figures(made, folder),
+        "overlays": [name for name in made if name.startswith("heat_of_")],
     }  # fmt: skip
     write_json(folder / "explain.json", facts)
-    write_text(folder / "index.html", report.rendered("explain.html", facts | content))
+    write_text(folder / "index.html", report.render("explain.html", facts | content))
     return facts
 
 
@@ -138,7 +139,7 @@ def _finding(sanity: list[dict[str, Any]], n_images: int) -> str:
     )
 
 
-def _sheets(shown: Shown, seen: dict[int, Seen]) -> dict[str, Figure]:
+def _sheets(shown: Shown, seen: dict[int, SaliencyImage]) -> dict[str, Figure]:
     made = {}
     for what, rows in (("answer", shown.answers), ("subtype", shown.subtypes)):
         fields = {kind: [seen[at] for at in some["at"]] for kind, some in rows.items()}
@@ -147,7 +148,7 @@ def _sheets(shown: Shown, seen: dict[int, Seen]) -> dict[str, Figure]:
     return made
 
 
-def _overlays(shown: Shown, seen: dict[int, Seen]) -> dict[str, Figure]:
+def _overlays(shown: Shown, seen: dict[int, SaliencyImage]) -> dict[str, Figure]:
     pairs = [(kind, at) for kind, rows in shown.answers.items() for at in rows["at"]]
     return {
         f"heat_of_{n:02}": plots_saliency.overlay(seen[at], kind.capitalize()) for n, (kind, at) in enumerate(pairs, 1)

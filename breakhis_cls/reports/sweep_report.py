@@ -11,12 +11,12 @@ import pandas as pd
 from .. import __version__
 from ..evaluation import predictions
 from ..evaluation.experiments import Experiment
-from ..files import digest, replaced, write_text
+from ..files import atomic_path, sha256_of_values, write_text
 from . import paper_table, penalty, plots_sweep, report, text
 from .paper_rows import METRICS, Row
 
 
-def write(rows: list[Row], experiments: list[Experiment], out: Path, title: str) -> Path:
+def write_sweep_page(rows: list[Row], experiments: list[Experiment], out: Path, title: str) -> Path:
     """Write index.html with the figure (paper, or paper_<task> where there are several) and the penalty's files."""
     penalties = _penalties(experiments, out)
     sections = []
@@ -35,7 +35,7 @@ def write(rows: list[Row], experiments: list[Experiment], out: Path, title: str)
         "experiments": [_about(one) for one in experiments],
         "version": __version__,
     }
-    write_text(out / "index.html", report.rendered("paper.html", content))
+    write_text(out / "index.html", report.render("paper.html", content))
     return out / "index.html"
 
 
@@ -79,27 +79,27 @@ def _drawn(inside: list[Row], rows: list[Row], out: Path) -> dict[str, str]:
     name = "paper" if inside[0].task == rows[0].task else f"paper_{'_'.join(inside[0].task.split())}"
     sample = [sentence for kind, sentence in paper_table.banners(inside) if kind == "sample"]
     said = " ".join([finding(inside), *(sample or [f"{inside[0].data}."])])
-    return report.saved({name: plots_sweep.of(inside, said)}, out)[name]
+    return report.save_figures({name: plots_sweep.sweep_figure(inside, said)}, out)[name]
 
 
 def _penalties(experiments: list[Experiment], out: Path) -> list[dict[str, Any]]:
     """Of every model that was run under two or more of image, slide and case."""
     groups: dict[str, list[Experiment]] = {}
     for one in experiments:
-        if one.said("protocol") in penalty.PROTOCOLS:
+        if one.meta("protocol") in penalty.PROTOCOLS:
             groups.setdefault(_key(one), []).append(one)
-    compared = [group for group in groups.values() if len({one.said("protocol") for one in group}) > 1]
+    compared = [group for group in groups.values() if len({one.meta("protocol") for one in group}) > 1]
     return [_penalty(group, out, f"leak_penalty-{at}" if at else "leak_penalty") for at, group in enumerate(compared)]
 
 
 def _penalty(group: list[Experiment], out: Path, name: str) -> dict[str, Any]:
     found = penalty.table(pd.concat([one.table for one in group], ignore_index=True))
-    data = f"{group[0].said('data')}, {group[0].said('model')}"
-    with replaced(out / f"{name}.csv") as temporary:
+    data = f"{group[0].meta('data')}, {group[0].meta('model')}"
+    with atomic_path(out / f"{name}.csv") as temporary:
         found.to_csv(temporary, index=False, lineterminator="\n")
     said = penalty.sentence(found, data)
     write_text(out / f"{name}.md", said + "\n")
-    drawn = report.saved({name: penalty.figure(found, data)}, out)[name]
+    drawn = report.save_figures({name: penalty.figure(found, data)}, out)[name]
     return {"sentence": said, "figure": drawn, "rows": found.to_dict("records"), "labels": penalty.METRICS}
 
 
@@ -108,11 +108,11 @@ def _key(one: Experiment) -> str:
     settings = one.settings.model_dump(mode="json", exclude={"split", "run", "name"}) if one.settings else {}
     for section, key in (("data", "root"), ("data", "cache"), ("model", "weights")):
         settings.get(section, {}).pop(key, None)
-    return digest(one.said("data"), one.said("model"), sorted(predictions.classes(one.table)),
+    return sha256_of_values(one.meta("data"), one.meta("model"), sorted(predictions.class_names(one.table)),
                   sorted(map(int, one.test["magnification"].unique())), settings)  # fmt: skip
 
 
 def _about(one: Experiment) -> dict[str, str]:
     seeds = ", ".join(str(seed) for seed in sorted(one.test["seed"].unique()))
-    return {"name": one.name, "model": one.said("model"), "data": one.said("data"), "folds": text.folds(one),
+    return {"name": one.name, "model": one.meta("model"), "data": one.meta("data"), "folds": text.folds(one),
             "protocol": text.protocol(one), "seeds": seeds, "weights": text.weights(one)}  # fmt: skip

@@ -78,11 +78,11 @@ def finding(experiment: Experiment, metrics: dict[str, Any]) -> str:
     pooled = metrics["pooled"]
     counts = pooled["image_accuracy"]
     where = f"{count(counts['n_images'], 'test image')} of {count(counts['n_cases'], 'case')} ({_split(experiment)})"
-    return f"On {where}, {experiment.said('model')} {_reached(pooled, predictions.is_binary(experiment.table))}."
+    return f"On {where}, {experiment.meta('model')} {_reached(pooled, predictions.is_binary(experiment.table))}."
 
 
 def _split(experiment: Experiment) -> str:
-    return f"{experiment.said('data')}, protocol {experiment.said('protocol')}"
+    return f"{experiment.meta('data')}, protocol {experiment.meta('protocol')}"
 
 
 def _reached(pooled: dict[str, Any], binary: bool) -> str:
@@ -101,7 +101,7 @@ def _reached(pooled: dict[str, Any], binary: bool) -> str:
 
 def protocol(experiment: Experiment) -> str:
     """The protocol's name and what it means for the score."""
-    name = experiment.said("protocol")
+    name = experiment.meta("protocol")
     return f"{name}: {PROTOCOLS.get(name, 'a split of its own; `breakhis audit` tells what it leaks')}"
 
 
@@ -110,15 +110,15 @@ def folds(experiment: Experiment) -> str:
     found = sorted(experiment.test["fold"].unique())
     several = "folds" if len(found) > 1 else "fold"
     counted = f"{several} {', '.join(str(fold) for fold in found)} (counted from 0)"
-    if experiment.said("protocol") == "spanhol":
+    if experiment.meta("protocol") == "spanhol":
         return f"{counted}; as published: {', '.join(str(fold + 1) for fold in found)}"
     return counted
 
 
 def banners(experiment: Experiment) -> list[tuple[str, str]]:
     """(kind, sentence) of what no reader may miss: leaky protocol, sample, synthetic tissue."""
-    data, told = experiment.said("data"), []
-    if experiment.said("protocol") == "image":
+    data, told = experiment.meta("data"), []
+    if experiment.meta("protocol") == "image":
         told.append(("leaky", "Leaky protocol: images of one slide are in training and in test. These scores do not "
                               "say how well new patients would be classified."))  # fmt: skip
     if data.startswith("synthetic"):
@@ -132,9 +132,9 @@ def banners(experiment: Experiment) -> list[tuple[str, str]]:
 def caveats(experiment: Experiment, metrics: dict[str, Any]) -> list[str]:
     """What limits the finding, most important first."""
     told = []
-    if experiment.said("protocol") in ("slide", "spanhol", "kaiko_eva"):
+    if experiment.meta("protocol") in ("slide", "spanhol", "kaiko_eva"):
         told.append(
-            f"Folders of one case number may be on both sides ({experiment.said('protocol')} splits by folder)."
+            f"Folders of one case number may be on both sides ({experiment.meta('protocol')} splits by folder)."
         )
     told += _few_cases(experiment) + _few_folds(experiment)
     told += _against_majority(experiment, metrics)
@@ -156,8 +156,8 @@ def _few_cases(experiment: Experiment) -> list[str]:
 
 def _few_folds(experiment: Experiment) -> list[str]:
     settings, n = experiment.settings, experiment.test["fold"].nunique()
-    n_folds = 5 if experiment.said("protocol") == "spanhol" else settings.split.n_folds if settings else n
-    if experiment.said("protocol") == "kaiko_eva" or n >= n_folds:
+    n_folds = 5 if experiment.meta("protocol") == "spanhol" else settings.split.n_folds if settings else n
+    if experiment.meta("protocol") == "kaiko_eva" or n >= n_folds:
         return []
     return [f"{n} of {n_folds} folds: other folds may give other scores."]
 

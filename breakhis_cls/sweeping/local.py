@@ -9,27 +9,27 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from ..parallel import n_cores
+from ..parallel import count_cores
 from . import tasks
-from .tasks import Needs, Task
+from .tasks import Resources, Task
 
 
-class Local:
+class LocalExecutor:
     """An Executor: at most `workers` processes at a time, each with a GPU of its own where there are any."""
 
-    def __init__(self, workers: int | None, needs: Needs) -> None:
+    def __init__(self, workers: int | None, needs: Resources) -> None:
         """workers: None for as many as the machine is good for."""
         self._gpus = gpus()
-        places = range(workers or good_workers(needs, n_cores(), memory_gib(), len(self._gpus)))
+        places = range(workers or default_workers(needs, count_cores(), memory_gib(), len(self._gpus)))
         self._free = deque(places)
         self._waiting: deque[Task] = deque()
         self._at_work: dict[int, tuple[Task, subprocess.Popen]] = {}
 
-    def __enter__(self) -> Local:
+    def __enter__(self) -> LocalExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        tasks.end([process for _, process in self._at_work.values()])
+        tasks.stop_processes([process for _, process in self._at_work.values()])
 
     @property
     def n_running(self) -> int:
@@ -61,7 +61,7 @@ class Local:
     def _fill(self) -> None:
         while self._waiting and self._free:
             place, task = self._free.popleft(), self._waiting.popleft()
-            self._at_work[place] = task, tasks.begin(task, self._environment(place))
+            self._at_work[place] = task, tasks.start_process(task, self._environment(place))
 
     def _environment(self, place: int) -> dict[str, str]:
         """Ours, and with it the threads of a lone run; only the GPU is told."""
@@ -69,7 +69,7 @@ class Local:
         return {**os.environ, **gpu}
 
 
-def good_workers(needs: Needs, cores: int, gib: float, n_gpus: int) -> int:
+def default_workers(needs: Resources, cores: int, gib: float, n_gpus: int) -> int:
     """How many runs are worth having side by side: one a GPU; else what cores and memory allow, one at least."""
     return n_gpus or max(1, min(cores // needs.cores, int(gib / needs.gib)))
 

@@ -32,23 +32,23 @@ class Sweep(Section):
     """With ranges instead of, or beside, axes: which setting is best."""
 
 
-def read(path: Path) -> Sweep:
+def read_sweep(path: Path) -> Sweep:
     """Read a sweep's file. ConfigError where a key is unknown or a range makes no sense."""
-    sweep = config.from_yaml(path, Sweep)
+    sweep = config.load_config(path, Sweep)
     return sweep if sweep.base is None else sweep.model_copy(update={"base": path.parent / sweep.base})
 
 
-def runs(sweep: Sweep, overrides: Values) -> list[Config]:
+def expand_runs(sweep: Sweep, overrides: Values) -> list[Config]:
     """Every combination of the axes, the last axis fastest; equal ones once. `overrides` win over axes and `set`.
 
     ConfigError names a setting that does not exist, its nearest neighbour, and values that a setting cannot take.
     """
-    base = config.from_yaml(sweep.base) if sweep.base else Config()
+    base = config.load_config(sweep.base) if sweep.base else Config()
     content = base.model_dump() | {"name": sweep.name}
     found = []
     for values in itertools.product(*sweep.axes.values()):
         chosen = sweep.set | dict(zip(sweep.axes, values, strict=True)) | dict(overrides)
-        found.append(config.validated(Config, _changed(content, chosen), f"sweep {sweep.name}"))
+        found.append(config.validate_settings(Config, _changed(content, chosen), f"sweep {sweep.name}"))
     return list(dict.fromkeys(found))
 
 

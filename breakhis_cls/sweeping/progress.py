@@ -11,7 +11,7 @@ from rich.table import Table
 
 
 @dataclass
-class Board:
+class SweepProgress:
     """Counts of tasks, shown on stderr while used as a context."""
 
     title: str
@@ -26,7 +26,7 @@ class Board:
         self._started = time.monotonic()
         self._live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2)
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> SweepProgress:
         if self._draws:
             self._live.start()
         return self

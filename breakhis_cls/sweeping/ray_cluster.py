@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..modeling import run_folder
 from . import tasks
-from .tasks import Needs, Task
+from .tasks import Resources, Task
 
 NODE_DEATHS = 5  # a run survives so many: each time it goes on elsewhere from its last checkpoint
 LOCK_PATIENCE_S = 60  # the process of a node that was lost may hold its run's folder a little longer
@@ -23,7 +23,7 @@ THREADS = (   # Ray sets OMP_NUM_THREADS for its tasks; a lone run has what the 
 class RayCluster:
     """An Executor over all nodes of a cluster. Folders, and the folder we stand in, are at the same path on each."""
 
-    def __init__(self, address: str | None, workers: int | None, needs: Needs) -> None:
+    def __init__(self, address: str | None, workers: int | None, needs: Resources) -> None:
         """address: `auto`, HOST:PORT, or None for a cluster of this machine alone. workers: at most so many runs."""
         self._ray = _imported()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
@@ -91,7 +91,7 @@ def _execute(task: Task, threads: dict[str, str | None], cwd: Path) -> int:
     told = {name: value for name, value in threads.items() if value is not None}
     if task.folder is not None:
         run_folder.wait_until_free(task.folder, LOCK_PATIENCE_S)
-    process = tasks.begin(task, rest | told, cwd)
+    process = tasks.start_process(task, rest | told, cwd)
     try:
         return process.wait()
     finally:

@@ -15,14 +15,14 @@ from pydantic import Field, model_validator
 from .. import config
 from ..config import PositiveInt, Section
 from ..errors import ConfigError, DataError, ModelError
-from ..files import digest, write_text
+from ..files import sha256_of_values, write_text
 
 if TYPE_CHECKING:  # every sweep reads the settings below, and need not wait for these
     import optuna
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from ..modeling.run_folder import Run
+    from ..modeling.run_folder import RunFolder
 
 Number = int | float
 Values = dict[str, Any]  # setting, such as head.peak_lr -> its value
@@ -93,7 +93,7 @@ def search(
     space: Search,
     runs_of: Callable[[Values], list[config.Config]],
     study_folder: Path,
-    execute: Callable[[config.Config], Run],
+    execute: Callable[[config.Config], RunFolder],
 ) -> Path:
     """Try settings until `space.trials` are done by all processes of the study; returns the config of the best.
 
@@ -112,7 +112,7 @@ def search(
         ) from None
     direction: Literal["minimize", "maximize"] = "minimize" if space.metric in LOWER_IS_BETTER else "maximize"
     distributions = {setting: values.distribution() for setting, values in space.ranges.items()}
-    with study.joined(study_folder, _identity(space, base), direction, space.seed) as shared:
+    with study.join_study(study_folder, _identity(space, base), direction, space.seed) as shared:
         while (trial := shared.next_trial(space.trials, distributions)) is not None:
             shared.wait_for_twin(trial)
             told = _try(trial, space, runs_of, execute)
@@ -129,15 +129,15 @@ def score(predicted: Path, metric: str) -> float:
     """A metric of the validation rows of a predictions.csv, the only ones read; NaN where they hold one class."""
     from ..evaluation import bootstrap, case_statistics, predictions
 
-    statistics, cases = case_statistics.of(predictions.read(predicted, only="validation"))
-    return bootstrap.value(statistics[metric], len(cases))
+    statistics, cases = case_statistics.compute_statistics(predictions.read_predictions(predicted, only="validation"))
+    return bootstrap.statistic_value(statistics[metric], len(cases))
 
 
 def _try(
     trial: optuna.Trial,
     space: Search,
     runs_of: Callable[[Values], list[config.Config]],
-    execute: Callable[[config.Config], Run],
+    execute: Callable[[config.Config], RunFolder],
 ) -> str:
     """Run one trial and tell the study how it ended; returns that in words."""
     from optuna import TrialPruned
@@ -159,7 +159,7 @@ def _try(
 
 
 def _objective(
-    trial: optuna.Trial, metric: str, runs: list[config.Config], execute: Callable[[config.Config], Run]
+    trial: optuna.Trial, metric: str, runs: list[config.Config], execute: Callable[[config.Config], RunFolder]
 ) -> float:
     """Mean over the runs in which the metric is defined."""
     from optuna import TrialPruned
@@ -185,7 +185,7 @@ def _values(trial: optuna.Trial | FrozenTrial, space: Search) -> Values:
 def _identity(space: Search, base: list[config.Config]) -> str:
     """Of all that a study's numbers hang on; more trials, another seed or another place are the same study."""
     places = {"data": {"cache"}, "run": {"dir", "reports"}}
-    return digest(
+    return sha256_of_values(
         space.model_dump(mode="json", exclude={"trials", "seed"}),
         [one.model_dump(mode="json", exclude=places) for one in base],
     )

@@ -10,40 +10,40 @@ from pathlib import Path
 from .. import config
 from ..config import Config
 from ..data import dataset
-from ..files import digest, write_text
+from ..files import sha256_of_values, write_text
 from ..modeling import run_folder, weights
-from ..modeling.run_folder import Run
-from .tasks import HEAD, TUNE, Needs, Task
+from ..modeling.run_folder import RunFolder
+from .tasks import HEAD, TUNE, Resources, Task
 
 CHILD = ("-m", "breakhis_cls.sweeping.worker")
 
 
-def named(settings: Sequence[Config]) -> list[Run]:
+def name_runs(settings: Sequence[Config]) -> list[RunFolder]:
     """The run that each settings stand for on the images that are there; none is opened. Equal runs once.
 
     Decodes images that were never decoded, which every run would do; imports no TensorFlow. Prints the data's warnings.
     """
 
-    gathered = functools.cache(lambda content: dataset.gather(Config.model_validate_json(content)))
-    identity = functools.cache(lambda content: weights.weights_id(config.Model.model_validate_json(content)))
-    found: dict[str, Run] = {}
+    gathered = functools.cache(lambda content: dataset.load_dataset(Config.model_validate_json(content)))
+    identity = functools.cache(lambda content: weights.weights_identity(config.Model.model_validate_json(content)))
+    found: dict[str, RunFolder] = {}
     told: dict[str, None] = {}
     for one in settings:
         made_from = gathered(Config(data=one.data, split=one.split).model_dump_json())
-        name = run_folder.name_of(one, made_from.sha256, identity(one.model.model_dump_json()), made_from.split)
-        found.setdefault(name, Run(one.run.dir / name, one))
+        name = run_folder.run_name(one, made_from.sha256, identity(one.model.model_dump_json()), made_from.split)
+        found.setdefault(name, RunFolder(one.run.dir / name, one))
         told |= dict.fromkeys(made_from.warnings)
     for sentence in told:
         print(f"warning: {sentence}", file=sys.stderr)
     return list(found.values())
 
 
-def task_of(run: Run) -> Task:
+def run_task(run: RunFolder) -> Task:
     """`train` of one run, without a report; its settings and its log lie beside the runs."""
     return Task(run.folder.name, (*CHILD, "run", str(_kept(run))), _beside(run, ".log"), run.folder)
 
 
-def preparations(of: Sequence[Run]) -> list[Task]:
+def preparation_tasks(of: Sequence[RunFolder]) -> list[Task]:
     """What fills the caches for all of them; one process for every way to set TensorFlow up, thus one as a rule."""
     files: dict[tuple[object, ...], dict[str, str]] = {}
     for run in of:
@@ -52,7 +52,7 @@ def preparations(of: Sequence[Run]) -> list[Task]:
     return [Task("shared work", (*CHILD, "prepare", *kept.values()), None) for kept in files.values()]
 
 
-def needs_of(of: Sequence[Run]) -> Needs:
+def needs_of(of: Sequence[RunFolder]) -> Resources:
     """Of any of these runs."""
     return TUNE if any(run.settings.tune.part != "none" and run.settings.tune.epochs for run in of) else HEAD
 
@@ -62,13 +62,13 @@ def _caches(settings: Config) -> str:
     drawn = settings.run.seed if settings.model.weights == "random" else None
     views = settings.head.views if settings.head.epochs else 0
     parts = settings.data, settings.split.protocol, settings.image, settings.model.backbone, settings.model.weights
-    return digest(*map(str, parts), views, drawn)
+    return sha256_of_values(*map(str, parts), views, drawn)
 
 
-def _kept(run: Run) -> Path:
-    write_text(_beside(run, ".yaml"), config.to_yaml(run.settings))
+def _kept(run: RunFolder) -> Path:
+    write_text(_beside(run, ".yaml"), config.dump_config(run.settings))
     return _beside(run, ".yaml")
 
 
-def _beside(run: Run, suffix: str) -> Path:
+def _beside(run: RunFolder, suffix: str) -> Path:
     return run.settings.run.dir / ".sweep" / (run.folder.name + suffix)

@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import ConfigError, ModelError
-from ..files import digest
+from ..files import sha256_of_values
 
 Direction = Literal["minimize", "maximize"]
 NAME = "search"
@@ -27,7 +27,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedStudy:
     """A study as one of its processes, `worker`, sees it."""
 
     study: optuna.Study
@@ -90,7 +90,7 @@ class Shared:
 
 
 @contextmanager
-def joined(folder: Path, identity: str, direction: Direction, seed: int) -> Iterator[Shared]:
+def join_study(folder: Path, identity: str, direction: Direction, seed: int) -> Iterator[SharedStudy]:
     """The study in `folder`, begun if it is not there, with this process as one of its workers while open.
 
     Each process that joins draws from a seed of its own, (seed, how many joined before): one process alone repeats
@@ -104,9 +104,11 @@ def joined(folder: Path, identity: str, direction: Direction, seed: int) -> Iter
             storage = JournalStorage(JournalFileBackend(journal, JournalFileOpenLock(journal)))
             study = optuna.create_study(storage=storage, study_name=NAME, direction=direction, load_if_exists=True)
             n_before = _join(study, identity, folder)
-        study.sampler = optuna.samplers.TPESampler(seed=int(digest(seed, n_before)[:8], 16), constant_liar=True)
+        study.sampler = optuna.samplers.TPESampler(
+            seed=int(sha256_of_values(seed, n_before)[:8], 16), constant_liar=True
+        )
         study.pruner = optuna.pruners.MedianPruner()
-        yield Shared(study, folder, worker)
+        yield SharedStudy(study, folder, worker)
         mine.unlink()
 
 

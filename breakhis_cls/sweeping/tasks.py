@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import BAD_INPUT, DONE
-from .progress import Board
+from .progress import SweepProgress
 
 LAST_LINES = 8  # of a failed run's log that are shown
 POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Needs:
+class Resources:
     """Of one run. Every run has the threads of a lone one, since threads within an op move bits: on a machine of few
     cores two runs at once share them, and `cores` says only how many runs are worth having side by side."""
 
@@ -28,7 +28,7 @@ class Needs:
 
 
 # Measured at 230x350 px: a frozen head is start-up of one thread and 0.9 GiB; conv5 in batches of 16 took 1.8 GiB.
-HEAD, TUNE = Needs(cores=1, gib=1.5), Needs(cores=4, gib=4.0)
+HEAD, TUNE = Resources(cores=1, gib=1.5), Resources(cores=4, gib=4.0)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Executor(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def fan_out(tasks: Sequence[Task], executor: Executor, retries: int, board: Board) -> list[Failure]:
+def fan_out(tasks: Sequence[Task], executor: Executor, retries: int, board: SweepProgress) -> list[Failure]:
     """Run all tasks; returns those that failed for good. A task that was killed or crashed is tried again up to
     `retries` times; one that calls its settings wrong (exit code 2) is not, since it would say the same again."""
     tries, failures, n_left = Counter[str](), [], len(tasks)
@@ -105,7 +105,9 @@ def fan_out(tasks: Sequence[Task], executor: Executor, retries: int, board: Boar
     return failures
 
 
-def begin(task: Task, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> subprocess.Popen:
+def start_process(
+    task: Task, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.Popen:
     """Start a task. We hold its stdin and never write: when we die, however, the pipe closes, which ends the child."""
     if task.log is not None:
         task.log.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +123,7 @@ def begin(task: Task, environment: Mapping[str, str] | None = None, cwd: Path | 
         )
 
 
-def end(processes: Sequence[subprocess.Popen]) -> None:
+def stop_processes(processes: Sequence[subprocess.Popen]) -> None:
     """Ask them to end and wait. A run may be ended anywhere: the same command goes on from its last checkpoint."""
     for process in processes:
         process.terminate()

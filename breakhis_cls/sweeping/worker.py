@@ -18,15 +18,15 @@ def main(argv: list[str] | None = None) -> int:
     what, *files = sys.argv[1:] if argv is None else argv
     work = {"run": run, "prepare": prepare}[what]
     for path in files:
-        work(config.from_yaml(Path(path)))
+        work(config.load_config(Path(path)))
     return DONE
 
 
 def run(settings: config.Config) -> None:
     """`train`, whose report is left to the sweep."""
-    from ..train import train
+    from ..train import train_run
 
-    train(settings, report=False)
+    train_run(settings, report=False)
 
 
 def prepare(settings: config.Config) -> None:
@@ -34,7 +34,7 @@ def prepare(settings: config.Config) -> None:
     from ..data import dataset as materials
     from ..pipeline.pixel_store import PixelStore
 
-    material = materials.gather(settings)
+    material = materials.load_dataset(settings)
     store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
     if not settings.head.epochs:
         return
@@ -45,7 +45,7 @@ def prepare(settings: config.Config) -> None:
     from ..pipeline import batches
 
     hashes, views = material.images["pixel_sha256"].to_numpy(), batches.ALL_VIEWS[: settings.head.views]
-    features.of_backbone(settings, hashes, store.array, store.rows, views)
+    features.backbone_features(settings, hashes, store.array, store.rows, views)
 
 
 def end_with_parent() -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Kind(NamedTuple):
+class NucleusKind(NamedTuple):
     """Where nuclei of one kind lie and what they look like."""
 
     where: np.ndarray  # bool on the coarse grid
@@ -21,10 +21,12 @@ class Kind(NamedTuple):
     nucleolus: float  # its extra density, as a share of darkness
 
 
-def place(canvas: np.ndarray, rng: np.random.Generator, um_per_px: float, coarse_px: int, kind: Kind) -> None:
+def draw_nuclei(
+    canvas: np.ndarray, rng: np.random.Generator, um_per_px: float, coarse_px: int, kind: NucleusKind
+) -> None:
     """Add one kind of nuclei to canvas (height, width), float32 optical density, 0 outside nuclei."""
     height, width = canvas.shape
-    at = jittered(rng, width, height, kind.spacing_um / um_per_px, 0.28)
+    at = jittered_grid(rng, width, height, kind.spacing_um / um_per_px, 0.28)
     row, column = (at[:, ::-1] // coarse_px).clip(0, np.array(kind.where.shape) - 1).astype(int).T
     is_there = kind.where[row, column]
     at, angle = at[is_there], kind.angle[row, column][is_there]
@@ -38,7 +40,7 @@ def place(canvas: np.ndarray, rng: np.random.Generator, um_per_px: float, coarse
             _stamp(canvas, rng, at[some], radius_px[some], aspect[some], angle[some], darkness[some], kind)
 
 
-def _stamp(canvas, rng, at_px, radius_px, aspect, angle, darkness, kind: Kind) -> None:
+def _stamp(canvas, rng, at_px, radius_px, aspect, angle, darkness, kind: NucleusKind) -> None:
     """Lay n ellipses with a wavy outline, a dark rim and a nucleolus on the canvas; of two the darker wins."""
     long, short = (_each(radius_px * aspect**power) for power in (0.5, -0.5))
     half = int(np.ceil(1.15 * long.max())) + 1
@@ -62,7 +64,7 @@ def _stamp(canvas, rng, at_px, radius_px, aspect, angle, darkness, kind: Kind) -
     np.maximum.at(canvas.reshape(-1), flat, density[inside])
 
 
-def jittered(rng: np.random.Generator, width: float, height: float, spacing: float, jitter: float) -> np.ndarray:
+def jittered_grid(rng: np.random.Generator, width: float, height: float, spacing: float, jitter: float) -> np.ndarray:
     """(n, 2) x and y of a shaken hexagonal grid that reaches one spacing beyond the field."""
     rows, columns = np.mgrid[-1 : height / spacing / 0.87 + 1, -1 : width / spacing + 1]
     points = np.stack([columns + 0.5 * (rows % 2), 0.87 * rows], axis=-1).reshape(-1, 2)

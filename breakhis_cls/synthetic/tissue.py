@@ -100,7 +100,7 @@ class Architecture(NamedTuple):
         return np.maximum(self.lumen_um, self.space_um) < -2
 
 
-def case_of(rng: np.random.Generator) -> Case:
+def draw_case(rng: np.random.Generator) -> Case:
     """A case as the generator has it."""
     fading = rng.uniform(0, 1, (2, 1)) * [
         [0.0, -0.1, 0.05],
@@ -124,12 +124,12 @@ def case_of(rng: np.random.Generator) -> Case:
     )
 
 
-def draw(rng: np.random.Generator, code: str, case: Case, magnification: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_field(rng: np.random.Generator, code: str, case: Case, magnification: int) -> tuple[np.ndarray, np.ndarray]:
     """(460, 700, 3) uint8 RGB of a subtype at 40, 100, 200 or 400X, and (460, 700) bool: where nuclei are."""
     field, subtype, architecture = _planned(rng, code, case, magnification)
     canvas = np.zeros((field.height_px, field.width_px), np.float32)
     for kind in _kinds(rng, subtype, case, architecture):
-        nuclei.place(canvas, rng, field.um_per_px, COARSE, kind)
+        nuclei.draw_nuclei(canvas, rng, field.um_per_px, COARSE, kind)
     amounts = _amounts(rng, field, subtype, case, architecture, canvas)
     rgb = Image.fromarray(_photographed(rng, field, case, amounts)).resize(FULL_PX, Image.Resampling.BICUBIC)
     return np.asarray(rgb), _inked(canvas)
@@ -140,7 +140,7 @@ def epithelial_nuclei(rng: np.random.Generator, code: str, case: Case, magnifica
     field, subtype, architecture = _planned(rng, code, case, magnification)
     canvas = np.zeros((field.height_px, field.width_px), np.float32)
     epithelium = next(_kinds(rng, subtype, case, architecture))  # drawn first
-    nuclei.place(canvas, rng, field.um_per_px, COARSE, epithelium)
+    nuclei.draw_nuclei(canvas, rng, field.um_per_px, COARSE, epithelium)
     return _inked(canvas)
 
 
@@ -182,7 +182,7 @@ def _architecture(rng: np.random.Generator, field: Field, subtype: Subtype, case
 
 def _depth_in_glands(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, subtype: Subtype) -> np.ndarray:
     """How far a point lies inside the outline of the best of its three nearest glands, um; wavy ellipses."""
-    centres = nuclei.jittered(rng, x.max(), y.max(), subtype.gap_um, 0.3)
+    centres = nuclei.jittered_grid(rng, x.max(), y.max(), subtype.gap_um, 0.3)
     n = len(centres)
     radius = subtype.size_um * rng.lognormal(0, 0.22, n)
     stretch, turn = np.sqrt(rng.uniform(1, subtype.stretch, n)), rng.uniform(0, np.pi, n)
@@ -198,19 +198,19 @@ def _depth_in_glands(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, sub
     return (outline - r).max(axis=1).reshape(x.shape).astype(np.float32)
 
 
-def _kinds(rng: np.random.Generator, subtype: Subtype, case: Case, built: Architecture) -> Iterator[nuclei.Kind]:
+def _kinds(rng: np.random.Generator, subtype: Subtype, case: Case, built: Architecture) -> Iterator[nuclei.NucleusKind]:
     """Nuclei of epithelium, of stroma, and lymphocytes."""
     atypia, depth, solid = subtype.atypia, built.depth_um, built.holds_nuclei()
     radius_um = (3.1 + 1.5 * atypia) * case.size
     spacing_um = (2.6 - 0.25 * atypia) * radius_um / np.sqrt(case.density)
     slope_y, slope_x = np.gradient(depth)
     upright = np.arctan2(slope_y, slope_x) + atypia * rng.normal(0, 1)  # on the wall of the gland
-    yield nuclei.Kind(solid & (depth > 2), upright, spacing_um, radius_um, 0.08 + 0.2 * atypia, 1.35,
+    yield nuclei.NucleusKind(solid & (depth > 2), upright, spacing_um, radius_um, 0.08 + 0.2 * atypia, 1.35,
                  0.03 + 0.07 * atypia, 0.75, atypia)  # fmt: skip
     spacing_um = 1e3 / np.sqrt(subtype.stroma_per_mm2 * case.density)
-    yield nuclei.Kind(solid & (depth < -3), built.angle, spacing_um, 2.9, 0.2, 2.8, 0.08, 0.7, 0.0)
+    yield nuclei.NucleusKind(solid & (depth < -3), built.angle, spacing_um, 2.9, 0.2, 2.8, 0.08, 0.7, 0.0)
     spacing_um = 1e3 / np.sqrt(case.lymphocytes_per_mm2)
-    yield nuclei.Kind(solid & (depth < 0), built.angle, spacing_um, 2.7, 0.06, 1.1, 0.04, 1.0, 0.0)
+    yield nuclei.NucleusKind(solid & (depth < 0), built.angle, spacing_um, 2.7, 0.06, 1.1, 0.04, 1.0, 0.0)
 
 
 def _amounts(

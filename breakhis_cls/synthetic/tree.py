@@ -26,7 +26,7 @@ from PIL import Image
 
 from .. import files, names
 from ..errors import DataError
-from ..parallel import in_parallel
+from ..parallel import map_in_threads
 from . import tissue
 
 VERSION = 2  # of the pictures; a new number draws new trees
@@ -44,7 +44,9 @@ MARKER = "synthetic.json"  # lies in a tree that is whole, and says of what
 STALE_S = 3600.0  # a draw takes seconds: an older leftover has no owner
 
 
-def write(folder: Path, seed: int = 0, images_per_cell: int = IMAGES_PER_CELL, slides: Sequence[str] = SLIDES) -> Path:
+def write_tree(
+    folder: Path, seed: int = 0, images_per_cell: int = IMAGES_PER_CELL, slides: Sequence[str] = SLIDES
+) -> Path:
     """Draw `folder`/BreaKHis_v1/histology_slides/...: 700x460 PNGs, equal bytes for equal arguments.
 
     The tree appears whole or not at all, and one that is there for the same arguments is left alone.
@@ -58,28 +60,28 @@ def write(folder: Path, seed: int = 0, images_per_cell: int = IMAGES_PER_CELL, s
         filenames = [name for slide in slides for name in _filenames(slide, images_per_cell)]
         for path in {(root / names.official_path(filename)).parent for filename in filenames}:
             path.mkdir(parents=True)
-        drawn = in_parallel(lambda filename: _save(root, filename, seed), filenames, "drawing synthetic tissue")
+        drawn = map_in_threads(lambda filename: _save(root, filename, seed), filenames, "drawing synthetic tissue")
         with contextlib.closing(drawn):  # no thread may write on when the folder is taken away
             deque(drawn, maxlen=0)
         files.write_text(temporary / MARKER, made_of)
     return folder
 
 
-def tree(cache: Path) -> Path:
+def default_tree(cache: Path) -> Path:
     """The default tree of this version, kept under `cache` and drawn on first use."""
-    return write(cache / "synthetic" / f"v{VERSION}-seed0-{IMAGES_PER_CELL}")
+    return write_tree(cache / "synthetic" / f"v{VERSION}-seed0-{IMAGES_PER_CELL}")
 
 
-def draw(filename: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def draw_image(filename: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(height, 700, 3) uint8 RGB and (height, 700) bool nuclei; height is 460, or 456 as SHORT_PX says."""
     rng, code, case, magnification, height_px = _recipe(filename, seed)
-    rgb, nuclei = tissue.draw(rng, code, case, magnification)
+    rgb, nuclei = tissue.draw_field(rng, code, case, magnification)
     return rgb[:height_px], nuclei[:height_px]
 
 
 def nuclei_mask(filename: str, seed: int = 0) -> np.ndarray:
     """(height, 700) bool: where nuclei were drawn, the truth that a heat map can be held against."""
-    return draw(filename, seed)[1]
+    return draw_image(filename, seed)[1]
 
 
 def epithelial_mask(filename: str, seed: int = 0) -> np.ndarray:
@@ -90,9 +92,9 @@ def epithelial_mask(filename: str, seed: int = 0) -> np.ndarray:
 
 def _recipe(filename: str, seed: int) -> tuple[np.random.Generator, str, tissue.Case, int, int]:
     """Generator, subtype, case, magnification and height of an image: all that it is drawn from."""
-    name = names.parse(filename)
+    name = names.parse_image_name(filename)
     slide = TWINS.get(name.slide, name.slide)
-    case = tissue.case_of(np.random.default_rng([seed, int(name.case)]))
+    case = tissue.draw_case(np.random.default_rng([seed, int(name.case)]))
     rng = np.random.default_rng([seed, zlib.crc32(slide.encode()), name.magnification, name.sequence])
     height_px = SHORT_PX.get((name.slide, name.magnification), names.FULL_PX[1])
     return rng, names.subtype_of(slide), case, name.magnification, height_px
@@ -107,8 +109,8 @@ def _filenames(slide: str, images_per_cell: int) -> Iterator[str]:
 
 def _save(root: Path, filename: str, seed: int) -> None:
     """Level 1: compression would else cost more than drawing. Twins differ in bytes, not in pixels."""
-    level = 3 if names.parse(filename).slide in TWINS else 1
-    Image.fromarray(draw(filename, seed)[0]).save(root / names.official_path(filename), compress_level=level)
+    level = 3 if names.parse_image_name(filename).slide in TWINS else 1
+    Image.fromarray(draw_image(filename, seed)[0]).save(root / names.official_path(filename), compress_level=level)
 
 
 def _holds(folder: Path, made_of: str) -> bool:
