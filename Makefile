@@ -5,11 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo pictures notebooks benchmark test lint clean
+.PHONY: help demo pictures notebooks benchmark test test-all lint clean
 .DEFAULT_GOAL := help
 
 help:   ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.demo   ## train on synthetic tissue and name the report: no download, under 3 minutes on 2 cores
 	$(BIN)/python -m breakhis_cls.train --config configs/demo.yaml
@@ -25,7 +25,10 @@ notebooks: $(VENV)/.dev   ## run notebooks/*.py into notebooks/*.ipynb, on synth
 benchmark: $(VENV)/.demo   ## measure speed beside stock Keras and the bare limit: no download, under 10 minutes on 2 cores
 	$(BIN)/python scripts/benchmark.py
 
-test: $(VENV)/.dev   ## all tests; those on real images skip where BREAKHIS_SHARED (default ../shared) is absent
+test: $(VENV)/.dev   ## the gate's tests; those on real images skip where BREAKHIS_SHARED (default ../shared) is absent
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
+
+test-all: $(VENV)/.dev   ## all tests, the slow ones too: soak, coverage simulation, benchmark, ablation
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev   ## ruff and pyright

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -18,7 +19,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    """Frozen, and deaf to no typing error: an unknown key is refused."""
+    """Frozen settings; an unknown key raises."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -170,6 +171,8 @@ class Run(Section):
     deterministic: bool = True
     """Equal bytes from equal commands on one machine; costs some 10-25 % of speed on CPU. On a GPU XLA and some fast
     kernels go too: no one measured that cost yet."""
+    save_model: bool = True
+    """Keep model.keras, some 95 MB. Without it a run on a frozen backbone keeps head.npz, which `predict` reads too."""
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     """auto: mixed where every GPU is good at it, float32 elsewhere."""
 
@@ -191,31 +194,88 @@ class Config(Section):
 
 S = TypeVar("S", bound=BaseModel)
 
+SHIPPED = [
+    folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()
+]
+"""Inside a wheel, or at the top of a checkout."""
 
-def load_config(path: Path, kind: type[S] = Config) -> S:
-    """Read settings from a YAML file; what it does not say keeps its default. An unknown key is a ConfigError."""
+# Settings that name places, or what the run folder's name says by content (weights and split by their hash): they do
+# not change a result.
+PLACES = (
+    "name", "data.root", "data.cache", "model.weights", "split.protocol", "run.dir", "run.reports", "run.save_model",
+)  # fmt: skip
+
+
+def find_config(path: Path) -> Path:
+    """The YAML file that `--config` names: a path, or the name of a config that ships, with or without `.yaml`.
+
+    `configs/protocol_case.yaml`, where sweeps lay before they moved to `configs/sweeps`, is still found.
+    Raises ConfigError if there is no such file.
+    """
+    if path.is_file():
+        return path
+    named = path if path.suffix in (".yaml", ".yml") else path.with_name(f"{path.name}.yaml")
+    folders = [path.parent, path.parent / "sweeps"]
+    if set(path.parent.parts) <= {"configs", "sweeps"}:  # a bare name, or the path within a checkout
+        folders += [folder / below for folder in SHIPPED for below in (".", "sweeps")]
+    for folder in folders:
+        if (folder / named.name).is_file():
+            return folder / named.name
+    known = sorted({file.name for folder in folders for file in folder.glob("*.yaml")})
+    near = difflib.get_close_matches(named.name, known, n=1)
+    hint = (
+        f"did you mean {path.parent / near[0]}?" if near else f"configs that ship: {', '.join(known) or 'none found'}"
+    )
+    raise ConfigError(f"no such config: {path}; {hint}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file as nested names and values. ConfigError if it is not readable YAML."""
+    path = find_config(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise ConfigError(f"no such config: {path}{_configs_near(path)}") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}; expected sections such as 'data:' and 'split:'")
+    return content
+
+
+def load_config(path: Path, kind: type[S] = Config) -> S:
+    """Read settings from a YAML file; what it does not say keeps its default. An unknown key is a ConfigError."""
+    content = read_yaml(path)
     if "name" in kind.model_fields:
         content.setdefault("name", path.stem)
     return validate_settings(kind, content, str(path))
 
 
 def dump_config(settings: BaseModel) -> str:
-    """Settings as YAML that `from_yaml` reads back to an equal value."""
+    """Settings as YAML that `load_config` reads back to an equal value."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def change_settings(settings: S, values: Mapping[str, Any], source: str = "settings") -> S:
+    """A validated copy with dotted names set, such as `{"split.fold": 2}`. ConfigError names what is invalid."""
+    content = settings.model_dump()
+    for name, value in values.items():
+        section, _, key = name.rpartition(".")
+        (content.setdefault(section, {}) if section else content)[key] = value
+    return validate_settings(type(settings), content, source)
+
+
+def settings_without(settings: BaseModel, names: Iterable[str]) -> dict[str, Any]:
+    """JSON-able settings without some dotted names: what is left is compared, hashed or shown."""
+    content = settings.model_dump(mode="json")
+    for name in names:
+        section, _, key = name.rpartition(".")
+        (content.get(section, {}) if section else content).pop(key, None)
+    return content
 
 
 def parse_settings(kind: type[S], argv: list[str] | None, prog: str, description: str) -> S:
     """Command line -> settings: `--config FILE` gives the defaults, `--section.name value` overrides them.
 
-    Exits with code 2 and one screen on a wrong option, with 0 after `--help`.
+    Exits with code 2 and one screen on an invalid option, with 0 after `--help`.
     """
     argv, path = split_config_option(list(sys.argv[1:] if argv is None else argv))
     default = load_config(path, kind) if path else validate_settings(kind, {}, "defaults")
@@ -224,22 +284,29 @@ def parse_settings(kind: type[S], argv: list[str] | None, prog: str, description
 
 
 def parse_arguments(kind: type[S], argv: list[str] | None, prog: str, description: str, default: S | None = None) -> S:
-    """A command's arguments, by tyro. Exits with code 2 and one screen on a wrong option, with 0 after `--help`."""
+    """A command's arguments, by tyro. Exits with code 2 and one screen on an invalid option, with 0 after `--help`.
+
+    A switch is `--split.allow_leaks` or `--run.no_deterministic`; the older `--run.deterministic False` is read too.
+    """
     import tyro
 
+    words = list(sys.argv[1:] if argv is None else argv)
+    for at in range(len(words) - 2, -1, -1):
+        if words[at].startswith("--") and words[at + 1] in ("True", "False"):
+            section, dot, key = words[at][2:].rpartition(".")
+            words[at : at + 2] = [f"--{section}{dot}{'' if words[at + 1] == 'True' else 'no_'}{key}"]
     return tyro.cli(
         kind,
-        args=argv,
+        args=words,
         prog=prog,
         description=description,
         default=tyro.MISSING_NONPROP if default is None else default,
         use_underscores=True,
-        config=(tyro.conf.FlagConversionOff,),
     )
 
 
 def split_config_option(argv: list[str]) -> tuple[list[str], Path | None]:
-    """Part `--config FILE` from the other words of a command line."""
+    """`--config FILE` apart from the other words of a command line."""
     for at, word in enumerate(argv):
         if word.startswith("--config="):
             return argv[:at] + argv[at + 1 :], Path(word.partition("=")[2])
@@ -250,40 +317,26 @@ def split_config_option(argv: list[str]) -> tuple[list[str], Path | None]:
     return argv, None
 
 
-def _configs_near(path: Path) -> str:
-    known = sorted(path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, [file.name for file in known], n=1)
-    return f"; did you mean {path.parent / near[0]}?" if near else "; configs/ holds those of the repository"
-
-
 def validate_settings(kind: type[S], content: dict[str, Any], source: str) -> S:
-    """Nested names and values -> settings. ConfigError, which begins with `source`, names what is unknown or wrong."""
+    """Nested names and values -> settings. ConfigError, which begins with `source`, names each invalid one."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(_explained(error, kind, source)) from None
+        problems = error.errors()
 
-
-def _explained(error: ValidationError, kind: Any, source: str) -> str:
-    lines = [_complaint(complaint, kind) for complaint in error.errors()]
-    return f"{source}: " + ("\n  " if len(lines) > 1 else "") + "\n  ".join(lines)
-
-
-def _complaint(complaint: Any, kind: Any) -> str:
-    where = [str(part) for part in complaint["loc"]]
-    name = ".".join(where)
-    if complaint["type"] == "extra_forbidden":
-        known = _keys(kind)
-        same_end = [key for key in known if key.endswith(f".{where[-1]}")]
-        near = same_end or difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-        return f"unknown setting '{name}'; {hint}"
-    return f"{name} is {complaint.get('input')!r}: {complaint['msg'][0].lower()}{complaint['msg'][1:]}"
-
-
-def _keys(kind: Any) -> list[str]:
-    keys = []
+    known = []
     for name, field in kind.model_fields.items():
         nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        keys += [f"{name}.{inner}" for inner in field.annotation.model_fields] if nested else [name]
-    return keys
+        known += [f"{name}.{inner}" for inner in field.annotation.model_fields] if nested else [name]
+    lines = []
+    for problem in problems:
+        name = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            # `epochs` alone most likely means head.epochs; else the nearest spelling.
+            near = [key for key in known if key.endswith(f".{problem['loc'][-1]}")]
+            near = near or difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+            lines.append(f"unknown setting '{name}'; {hint}")
+        else:
+            lines.append(f"{name} is {problem.get('input')!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
+    raise ConfigError(f"{source}: " + ("\n  " if len(lines) > 1 else "") + "\n  ".join(lines))

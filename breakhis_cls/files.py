@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes, hashes, free space."""
+"""Files that are either whole or not there: atomic writes and hashes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ABANDONED_S = 3600.0  # a temporary folder this old has no owner any more
 
 
 @contextlib.contextmanager
@@ -29,6 +36,31 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; on success it is renamed to `folder`, on any error it is removed.
+
+    Of two processes that race the first to finish wins, and the other's work is dropped. What killed processes left
+    behind is removed after an hour.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.parent.glob(f".{folder.name}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(leftover, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            temporary.replace(folder)  # replaces an empty folder only
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:
@@ -40,6 +72,12 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table atomically; floats keep all their digits, so that equal tables give equal bytes."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as opened:
@@ -47,5 +85,5 @@ def sha256_of_file(path: Path) -> str:
 
 
 def sha256_of_values(*parts: Any) -> str:
-    """SHA-256 in hex of JSON-able parts: the key of whatever depends on them and on nothing else."""
+    """SHA-256 in hex of JSON-able values: the key of whatever depends on them and on nothing else."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

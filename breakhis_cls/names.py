@@ -24,6 +24,7 @@ SUBTYPES = {  # code -> (folder name, label), in the order of the published tabl
     "MC": ("mucinous_carcinoma", "malignant"),
     "PC": ("papillary_carcinoma", "malignant"),
 }
+TREE = "histology_slides"  # the folder of the official tree that holds all images
 FULL_PX = (700, 460)  # width, height; slide SOB_M_PC_14-12465 is 700x456 at 100X
 
 _SUBTYPE = "|".join(sorted(SUBTYPES, key=len, reverse=True))
@@ -34,6 +35,11 @@ IMAGE_NAME = re.compile(
 SLIDE_NAME = re.compile(
     rf"SOB_(?P<label>[BM])_(?P<subtype>{_SUBTYPE})_(?P<year>\d{{2}})-(?P<case>\d+)(?P<block>[A-Z]*)"
 )
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file or folder is what operating systems and archivers leave behind, such as `.DS_Store`."""
+    return name.lower() in {".ds_store", "thumbs.db", "__macosx", "desktop.ini"} or name.startswith("._")
 
 
 class ImageName(NamedTuple):
@@ -51,7 +57,7 @@ def parse_image_name(filename: str) -> ImageName:
     """Read `SOB_B_A-14-22549AB-40-001.png`; DataError if a name breaks the grammar or contradicts itself."""
     match = IMAGE_NAME.fullmatch(filename)
     if match is None:
-        raise DataError(f"'{filename}' is no BreakHis image name; expected one like SOB_B_A-14-22549AB-40-001.png")
+        raise DataError(f"'{filename}' is not a BreakHis image name; expected one like SOB_B_A-14-22549AB-40-001.png")
     subtype = match["subtype"]
     return ImageName(
         label=_label(match, filename),
@@ -82,13 +88,13 @@ def official_path(filename: str) -> str:
     """Where the official tree keeps an image, relative to the folder that holds `histology_slides`, POSIX."""
     name = parse_image_name(filename)
     folder, label = SUBTYPES[name.subtype]
-    return f"histology_slides/breast/{label}/SOB/{folder}/{name.slide}/{name.magnification}X/{filename}"
+    return f"{TREE}/breast/{label}/SOB/{folder}/{name.slide}/{name.magnification}X/{filename}"
 
 
 def _slide_match(slide: str) -> re.Match[str]:
     match = SLIDE_NAME.fullmatch(slide)
     if match is None:
-        raise DataError(f"'{slide}' is no BreakHis slide name; expected one like SOB_B_A_14-22549AB")
+        raise DataError(f"'{slide}' is not a BreakHis slide name; expected one like SOB_B_A_14-22549AB")
     return match
 
 

@@ -61,7 +61,9 @@ def _parsed(argv: list[str]) -> tuple[plan.Sweep, Arguments, dict[str, Any]]:
     given = config.parse_arguments(Arguments, argv, "breakhis sweep", description, default)
     if path is None:
         raise ConfigError("sweep needs --config FILE, such as configs/protocol_case.yaml")
-    words = [word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")]
+    words = [
+        word[2:].partition("=")[0].replace("-", "_").replace(".no_", ".") for word in argv if word.startswith("--")
+    ]
     content = given.model_dump()
     told = [word.split(".") for word in words if "." in word]
     return sweep, given, {f"{section}.{key}": content[section][key] for section, key in told}

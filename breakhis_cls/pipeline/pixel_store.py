@@ -185,7 +185,7 @@ def _build(plan: _Plan, fd: int, missing: list[int]) -> None:
     def made(number: int) -> tuple[int, str]:
         return number, _make_chunk(plan, fd, chunks[number])
 
-    results = map_in_threads(made, missing, "storing pixels", lambda number: len(chunks[number]))
+    results = map_in_threads(made, missing, "storing pixels")
     with contextlib.closing(results), (plan.folder / "chunks.txt").open("a", encoding="utf-8") as journal:
         for number, checksum in results:
             journal.write(f"{number} {checksum}\n")
@@ -219,7 +219,7 @@ def _held(plan: _Plan, fd: int) -> dict[int, str]:
         return hashlib.sha256(content).hexdigest() == noted[number]
 
     numbers = sorted(number for number in noted if number < len(chunks))
-    checked = map_in_threads(holds, numbers, "checking pixels", lambda number: len(chunks[number]))
+    checked = map_in_threads(holds, numbers, "checking pixels")
     return {number: noted[number] for number, held in zip(numbers, checked, strict=True) if held}
 
 
