@@ -324,10 +324,9 @@ def validate_settings(kind: type[S], content: dict[str, Any], source: str) -> S:
     except ValidationError as error:
         problems = error.errors()
 
-    known = []
-    for name, field in kind.model_fields.items():
-        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        known += [f"{name}.{inner}" for inner in field.annotation.model_fields] if nested else [name]
+    known: list[str] = []
+    for name, default in kind.model_construct():
+        known += [f"{name}.{key}" for key in type(default).model_fields] if isinstance(default, BaseModel) else [name]
     lines = []
     for problem in problems:
         name = ".".join(map(str, problem["loc"]))
