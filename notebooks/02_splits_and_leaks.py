@@ -37,10 +37,11 @@ os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs
 import pandas as pd
 
 from breakhis_cls import audit, config
+from breakhis_cls.data import leakage
 
 protocols = ("case", "slide", "spanhol", "kaiko_eva", "image")
 audits = {
-    name: audit.run_audit(audit.Settings(split=config.Split(protocol=name)))
+    name: leakage.audit_split(config.Data(root=""), config.Split(protocol=name))
     for name in protocols
 }
 shares = {

@@ -143,9 +143,9 @@ print("\n".join(theirs.read_text().splitlines()[:3]))
 
 # %%
 from breakhis_cls import audit
+from breakhis_cls.data import leakage
 
-about = audit.Settings(data=config.Data(root=DATA), split=config.Split(protocol=str(theirs)))
-found = audit.run_audit(about)
+found = leakage.audit_split(config.Data(root=DATA), config.Split(protocol=str(theirs)))
 print(audit.headline(found))
 found.leaks.groupby("kind").agg(test_images=("file", "nunique"), shared=("key", "nunique"))
 
@@ -158,8 +158,8 @@ tested = rng.choice(cases, size=len(cases) // 5, replace=False)
 part = np.where(at_hand.images["case"].isin(tested), "test", "train")
 ours = Path("runs/by_case.csv")
 at_hand.images[["file"]].assign(part=part).to_csv(ours, index=False)
-about = audit.Settings(data=config.Data(root=DATA), split=config.Split(protocol=str(ours)))
-print(audit.headline(audit.run_audit(about)))
+found = leakage.audit_split(config.Data(root=DATA), config.Split(protocol=str(ours)))
+print(audit.headline(found))
 
 # %% [markdown]
 # To train on such a split: `breakhis train --config configs/binary_200x.yaml --split.protocol

@@ -12,7 +12,7 @@ from PIL import Image
 
 from breakhis_cls import audit, names
 from breakhis_cls.config import Data, Split
-from breakhis_cls.data import protocols, splits
+from breakhis_cls.data import leakage
 
 
 def audited(tmp_path, *argv: str) -> tuple[int, dict]:
@@ -90,28 +90,9 @@ def test_a_mirrored_jpeg_under_another_name_is_found(tiny_tree, tmp_path):
     copy.save(tmp_path / "copy.jpg", quality=75)
     Image.open(tmp_path / "copy.jpg").save(root / names.official_path(test))
     (tmp_path / "mine.csv").write_text(f"file,part\n{seen},train\n{test},test\n")
-    settings = audit.Settings(
-        data=Data(root=str(root), cache=tmp_path / "cache", magnifications=(40,)),
-        split=Split(protocol=str(tmp_path / "mine.csv")),
-    )
-    found = audit.run_audit(settings).leaks
+    data = Data(root=str(root), cache=tmp_path / "cache", magnifications=(40,))
+    found = leakage.audit_split(data, Split(protocol=str(tmp_path / "mine.csv"))).leaks
     assert found[["kind", "key", "n_seen"]].to_numpy().tolist() == [["near_duplicate", seen, 1]]
-
-
-def test_kaggles_table_is_checked(tmp_path, capsys):
-    images = protocols.official_images()
-    folds = [splits.assign_test(images, Split(protocol="spanhol", fold=fold)) for fold in range(5)]
-    table = pd.concat(folds, ignore_index=True).assign(mag=lambda rows: rows["magnification"])
-    table = table.assign(filename="BreaKHis_v1/" + table["file"], fold=table["fold"] + 1, grp=table["part"])
-    table = table[["fold", "mag", "grp", "filename"]]
-    table.to_csv(tmp_path / "Folds.csv", index=False)
-    code, found = audited(tmp_path, "--split.protocol", str(tmp_path / "Folds.csv"))
-    assert code == 1 and "agrees with the published folds in every row" in capsys.readouterr().out
-    assert found["folds"][0]["leaks"]["case"]["test_images"] == 1_145
-    table.loc[7, "grp"] = {"train": "test", "test": "train"}[str(table.loc[7, "grp"])]
-    table.to_csv(tmp_path / "Folds.csv", index=False)
-    audited(tmp_path, "--split.protocol", str(tmp_path / "Folds.csv"))
-    assert len(pd.read_csv(tmp_path / "out" / "kaggle_disagreements.csv")) == 1
 
 
 def test_a_weak_validation_is_told(tmp_path, capsys):

@@ -143,7 +143,7 @@ def test_an_interrupted_index_goes_on(tree, tmp_path, monkeypatch):
 def test_progress_is_saved_every_few_seconds(tree, tmp_path, monkeypatch):
     saved, clock = [], itertools.count()
     monkeypatch.setattr(index, "time", types.SimpleNamespace(monotonic=lambda: next(clock) / 8))
-    monkeypatch.setattr(index, "_save", lambda table, folder: saved.append(len(table)))
+    monkeypatch.setattr(index, "save_table", lambda table, path: saved.append(len(table)))
     index.load_images(settings(tree, tmp_path))
     assert saved == [0, 41, 75]  # the clock moves by an eighth of a second an image
 
@@ -265,7 +265,7 @@ def test_a_cache_that_cannot_be_written_is_named(tiny_tree, tmp_path):
 
 
 def test_the_synthetic_tree_is_found_and_is_never_too_small(tiny_tree, tmp_path, monkeypatch):
-    drawn = types.SimpleNamespace(tree=lambda cache: tiny_tree)
+    drawn = types.SimpleNamespace(default_tree=lambda cache: tiny_tree)
     monkeypatch.setitem(sys.modules, "breakhis_cls.synthetic.tree", drawn)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

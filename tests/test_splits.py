@@ -283,18 +283,6 @@ def test_kaggles_folds(tmp_path):
     assert found == splits.assign_test(IMAGES, Split(protocol="spanhol", fold=1))["part"].tolist()
 
 
-def test_kaggles_folds_are_checked_row_by_row(tmp_path):
-    table = kaggle_table()
-    assert len(table) == 39_545
-    assert protocols.kaggle_disagreements(tmp_path / written(tmp_path / "a.csv", table)).empty
-    wrong = table.drop(index=3)
-    wrong.loc[0, "grp"] = {"train": "test", "test": "train"}[str(table.loc[0, "grp"])]
-    wrong.loc[1, "mag"] = 400
-    found = protocols.kaggle_disagreements(tmp_path / written(tmp_path / "b.csv", wrong))
-    assert found.columns.tolist() == ["fold", "file", "found", "expected"]
-    assert found["found"].tolist() == [wrong.loc[0, "grp"], f"{wrong.loc[1, 'grp']} at 400X", ""]
-
-
 def test_lists_of_names(tmp_path):
     table = splits.assign_test(IMAGES, Split())
     stems = table["file"].str.rpartition("/")[2]

@@ -79,6 +79,14 @@ def find_root(data: config.Data) -> Path:
     return _holder(Path(data.root).expanduser())
 
 
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table of the cache atomically; DataError if it cannot be written."""
+    try:
+        files.write_csv(path, table)
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error}); choose another folder with --data.cache") from None
+
+
 def _check_magnifications(images: pd.DataFrame, data: config.Data) -> None:
     absent = sorted(set(data.magnifications) - set(images["magnification"]))
     if absent or images.empty:
@@ -101,7 +109,7 @@ def _kept_up_to_date(root: Path, folder: Path) -> pd.DataFrame:
     table = kept.merge(found, on=STAMP)  # rows whose size and time still hold
     todo = found[~found["file"].isin(table["file"])]
     if len(todo) or len(table) != len(kept):
-        _save(table, folder)  # which also shows, before minutes of work, that it can be kept
+        save_table(table, folder / "images.csv")  # which also shows, before minutes of work, that it can be kept
     if len(todo):
         stamps = list(todo.itertuples(index=False, name=None))
         results = map_in_threads(lambda stamp: _row(root, *stamp), stamps, "reading images")
@@ -118,12 +126,12 @@ def _collected(results: Iterator[dict[str, Any]], table: pd.DataFrame, folder: P
             fresh.append(row)
             if time.monotonic() - saved_s > max(SAVE_EVERY_S, 20 * cost_s):  # at most 5 % of the time saves
                 began_s = time.monotonic()
-                _save(pd.concat([table, _frame(fresh)]), folder)
+                save_table(pd.concat([table, _frame(fresh)]), folder / "images.csv")
                 saved_s = time.monotonic()
                 cost_s = saved_s - began_s
     finally:
         table = pd.concat([table, _frame(fresh)])
-        _save(table, folder)
+        save_table(table, folder / "images.csv")
     return table
 
 
@@ -238,14 +246,6 @@ def _read_kept(path: Path) -> pd.DataFrame:
         return _frame([])
     mendable = pd.Series(kept["reason"]).str.startswith("cannot be read")  # without a new modification time
     return kept.loc[~mendable]
-
-
-def _save(table: pd.DataFrame, folder: Path) -> None:
-    try:
-        with files.atomic_path(folder / "images.csv") as temporary:
-            table.to_csv(temporary, index=False)
-    except OSError as error:
-        raise DataError(f"cannot write under {folder} ({error}); name another --data.cache") from None
 
 
 def _complaint(bad: pd.DataFrame) -> str:

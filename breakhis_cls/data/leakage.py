@@ -1,4 +1,4 @@
-"""What of a test set has the model seen? From a split's table alone, and from pixels where images are there.
+"""Which test images has the model seen? From a split's table alone, and from pixels where images are there.
 
 Near duplicates are found by the signs of the 255 lowest cosine coefficients of the grey field squeezed to
 64x64 (a "pHash" of 16x16). A flip changes the sign of every other coefficient and a quarter turn swaps rows
@@ -7,6 +7,8 @@ and columns, so all eight views of a field are compared without looking at its p
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ import pandas as pd
 from PIL import Image
 from scipy.fft import dctn
 
-from .. import files
-from ..errors import DataError
+from .. import config
 from ..parallel import map_in_threads
+from . import index, protocols, splits
 from .png import decode
 
 KINDS = ("slide", "case", "pixels", "near_duplicate")
@@ -31,22 +33,81 @@ NEAR_BITS = 64
 CHUNK = 512
 
 
+@dataclass(frozen=True)
+class Audit:
+    """The split and the leaks of all folds of a protocol, and warnings for the reader."""
+
+    protocol: str
+    with_images: bool  # False: official names alone, so pixels were not compared
+    split: pd.DataFrame  # split.csv of all folds, without a cut validation
+    leaks: pd.DataFrame  # leaks.csv
+    folds: list[dict[str, Any]]  # see summarize_folds
+    messages: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of audit.json."""
+        return {
+            "protocol": self.protocol,
+            "with_images": self.with_images,
+            "n_images": int(self.split["file"].nunique()),
+            "told": self.messages,
+            "folds": self.folds,
+        }
+
+
+def audit_split(data: config.Data, split: config.Split) -> Audit:
+    """Audit every fold of `split.protocol` over the images under `data.root`.
+
+    With an empty `data.root` the 7,909 official names are audited and no image is opened.
+    """
+    with_images = data.root != ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        if with_images:
+            images = index.load_images(data)
+        else:
+            images = protocols.official_images()
+            images = images.loc[images["magnification"].isin(data.magnifications)]
+        # Looking at a leak is always allowed: protocol `image` needs no split.allow_leaks here.
+        split = split.model_copy(update={"allow_leaks": True})
+        folds = [split.model_copy(update={"fold": fold}) for fold in range(splits.count_folds(split))]
+        tables = [splits.assign_test(splits.select_images(images, fold), fold) for fold in folds]
+    table = pd.concat(tables, ignore_index=True)
+    messages = [str(warning.message) for warning in caught] + validation_warnings(table)
+
+    fingerprints = None
+    if with_images:
+        images = images.loc[images["file"].isin(table["file"])]
+        fingerprints = compute_fingerprints(images, index.find_root(data), data.cache)
+        if groups := find_equal_pixels(images):
+            one, other = (file.rpartition("/")[2] for file in groups[0][:2])
+            found = f"{sum(map(len, groups)):,} files hold {len(groups):,} images: equal pixels under several names"
+            messages.append(f"{found}, such as {one} and {other}")
+    leaks = find_leaks(table, fingerprints)
+    summary = summarize_folds(table, leaks, with_images)
+    return Audit(split.protocol, with_images, table, leaks, summary, list(dict.fromkeys(messages)))
+
+
 def find_leaks(split: pd.DataFrame, fingerprints: pd.DataFrame | None = None) -> pd.DataFrame:
     """leaks.csv of one or more folds: a row for each test image and kind of leak; empty if there are none.
 
-    `split` is split.csv, cut or not: train and validation together are the seen side. `fingerprints` (of the
-    function below) adds equal pixels in different files and near duplicates. `key` is what is shared: the
-    slide, the case number, the pixel hash, or the name of the nearest seen image. `n_seen` counts images.
+    `split` is split.csv, with or without validation: train and validation together are the seen side.
+    `fingerprints` (of compute_fingerprints) adds equal pixels in different files and near duplicates. `key` is
+    what is shared: the slide, the case number, the pixel hash, or the name of the nearest seen image. `n_seen`
+    counts images.
     """
     tables = []
     pairs = None if fingerprints is None else find_near_pairs(fingerprints)
     for fold, rows in split.groupby("fold", sort=True):
         seen, test = rows.loc[rows["part"] != "test"], rows.loc[rows["part"] == "test"]
         found = {kind: _shared(seen, test, kind) for kind in ("slide", "case")}
-        if fingerprints is not None:
+        if fingerprints is not None and pairs is not None:
             pixels = fingerprints[["file", "pixel_sha256"]].rename(columns={"pixel_sha256": "pixels"})
             found["pixels"] = _shared(seen.merge(pixels, on="file"), test.merge(pixels, on="file"), "pixels")
-            found["near_duplicate"] = _near(seen, test, pairs)
+            across = pairs.loc[pairs["file"].isin(test["file"]) & pairs["other"].isin(seen["file"])]
+            grouped = across.groupby("file")["other"]  # nearest first
+            near = pd.DataFrame({"seen_file": grouped.first(), "n_seen": grouped.size()}).reset_index()
+            found["near_duplicate"] = near.assign(key=near["seen_file"].map(lambda file: file.rpartition("/")[2]))
         tables += [table.assign(fold=fold, kind=kind) for kind, table in found.items() if len(table)]
     return pd.concat(tables, ignore_index=True)[COLUMNS] if tables else pd.DataFrame(columns=COLUMNS)
 
@@ -54,28 +115,47 @@ def find_leaks(split: pd.DataFrame, fingerprints: pd.DataFrame | None = None) ->
 def summarize_folds(split: pd.DataFrame, leaks: pd.DataFrame, with_images: bool) -> list[dict[str, Any]]:
     """The entries of audit.json, one a fold.
 
-    Shares are in [0, 1], null without test images. Without images, the numbers of pixels and near_duplicate
-    are null, which is not 0: nobody has looked.
+    Shares are in [0, 1], None without test images. Without images, the numbers of pixels and near_duplicate
+    are None, which is not 0: pixels were not compared.
     """
-    return [
-        _entry(int(str(fold)), rows, leaks.loc[leaks["fold"] == fold], with_images)
-        for fold, rows in split.groupby("fold", sort=True)
-    ]
+    summary = []
+    for fold, rows in split.groupby("fold", sort=True):
+        test, kinds = rows.loc[rows["part"] == "test"], {}
+        for kind in KINDS:
+            found = leaks.loc[(leaks["fold"] == fold) & (leaks["kind"] == kind)]
+            touched = test["file"].isin(found["file"])
+            benign = touched[test["label"] == "benign"]
+            looked = with_images or kind in ("slide", "case")
+            kinds[kind] = {
+                "keys": sorted(set(found["key"])),
+                "test_images": int(touched.sum()) if looked else None,
+                "test_share": float(touched.mean()) if looked and len(test) else None,
+                "benign_test_share": float(benign.mean()) if looked and len(benign) else None,
+            }
+        summary.append({
+            "fold": int(str(fold)),
+            "n_train": int((rows["part"] != "test").sum()),
+            "n_test": len(test),
+            "test_slides": int(test["slide"].nunique()),
+            "test_cases": int(test["case"].nunique()),
+            "leaks": kinds,
+        })  # fmt: skip
+    return summary
 
 
 def validation_warnings(split: pd.DataFrame) -> list[str]:
     """A sentence for each fold whose validation is grouped less strictly than its test."""
-    told = []
+    messages = []
+    shared = ("nothing", "case numbers", "slides")
     for fold, rows in split.groupby("fold", sort=True):
         train, validation, test = (rows.loc[rows["part"] == part] for part in ("train", "validation", "test"))
         inner, outer = _closest(train, validation), _closest(pd.concat([train, validation]), test)
         if len(validation) and inner > outer:
-            shared = ("nothing", "case numbers", "slides")
-            told.append(
+            messages.append(
                 f"validation of fold {fold} is grouped less strictly than test: it shares {shared[inner]} "
                 f"with train, test shares {shared[outer]}; what is chosen on it looks better than it is"
             )
-    return told
+    return messages
 
 
 def compute_fingerprints(images: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
@@ -84,13 +164,14 @@ def compute_fingerprints(images: pd.DataFrame, root: Path, cache: Path) -> pd.Da
     Computed on all cores with a progress bar and kept under `cache` by pixel hash: a second call is instant.
     """
     kept_at = cache / "fingerprints" / f"signs-{N_LOW}-{SIDE_PX}.csv"
-    kept = pd.read_csv(kept_at, dtype=str) if kept_at.is_file() else _no_signs()
+    empty = pd.DataFrame({"pixel_sha256": [], "signs": []}, dtype=str)
+    kept = pd.read_csv(kept_at, dtype=str) if kept_at.is_file() else empty
     todo = images.loc[~images["pixel_sha256"].isin(kept["pixel_sha256"])].drop_duplicates("pixel_sha256")
     if len(todo):
         paths = [root / file for file in todo["file"]]
         signs = list(map_in_threads(lambda path: fingerprint(decode(path)), paths, "fingerprints"))
         kept = pd.concat([kept, pd.DataFrame({"pixel_sha256": todo["pixel_sha256"], "signs": signs})])
-        _save(kept, kept_at)
+        index.save_table(kept, kept_at)
     return images[["file", "pixel_sha256"]].merge(kept, on="pixel_sha256", how="left", validate="many_to_one")
 
 
@@ -105,15 +186,21 @@ def fingerprint(rgb: np.ndarray) -> str:
 
 def fingerprint_distance(one: str, other: str) -> int:
     """How many of 255 bits differ, at the best of the eight flips and quarter turns."""
-    return int(_distances(_unpacked([one]), _unpacked([other]))[0, 0])
+    return int(_distances(_unpack_signs([one]), _unpack_signs([other]))[0, 0])
 
 
 def find_near_pairs(fingerprints: pd.DataFrame) -> pd.DataFrame:
     """file, other, n_bits: pairs of different pixels within NEAR_BITS, each in both orders; nearest first."""
     unique = fingerprints.drop_duplicates("pixel_sha256")
-    signs = _unpacked(unique["signs"].tolist())
-    starts = range(0, len(signs), CHUNK)
-    found = list(map_in_threads(lambda start: _near_from(signs, start), starts, "comparing images"))
+    signs = _unpack_signs(unique["signs"].tolist())
+
+    def find_in_chunk(start: int) -> np.ndarray:  # (n, 3): row, row of another image, bits between them
+        bits = _distances(signs[start : start + CHUNK], signs)
+        one, other = np.nonzero(bits <= NEAR_BITS)
+        found = np.stack([one + start, other, bits[one, other].astype(int)], axis=1)
+        return found[found[:, 0] != found[:, 1]]
+
+    found = list(map_in_threads(find_in_chunk, range(0, len(signs), CHUNK), "comparing images"))
     at = np.concatenate(found) if found else np.empty((0, 3), int)
     hashes = unique["pixel_sha256"].to_numpy()
     pairs = pd.DataFrame({"one": hashes[at[:, 0]], "two": hashes[at[:, 1]], "n_bits": at[:, 2]})
@@ -136,39 +223,6 @@ def _shared(seen: pd.DataFrame, test: pd.DataFrame, column: str) -> pd.DataFrame
     return rows.merge(known, left_on="key", right_index=True)
 
 
-def _near(seen: pd.DataFrame, test: pd.DataFrame, pairs: Any) -> pd.DataFrame:
-    across = pairs.loc[pairs["file"].isin(test["file"]) & pairs["other"].isin(seen["file"])]
-    grouped = across.groupby("file")["other"]
-    rows = pd.DataFrame({"seen_file": grouped.first(), "n_seen": grouped.size()}).reset_index()
-    return rows.assign(key=rows["seen_file"].map(lambda file: file.rpartition("/")[2]))
-
-
-def _entry(fold: int, rows: pd.DataFrame, leaks: pd.DataFrame, with_images: bool) -> dict[str, Any]:
-    test = rows.loc[rows["part"] == "test"]
-    return {
-        "fold": fold,
-        "n_train": int((rows["part"] != "test").sum()),
-        "n_test": len(test),
-        "test_slides": int(test["slide"].nunique()),
-        "test_cases": int(test["case"].nunique()),
-        "leaks": {
-            kind: _touched(test, leaks.loc[leaks["kind"] == kind], with_images or kind in ("slide", "case"))
-            for kind in KINDS
-        },
-    }
-
-
-def _touched(test: pd.DataFrame, leaks: pd.DataFrame, looked: bool) -> dict[str, Any]:
-    touched = test["file"].isin(leaks["file"])
-    benign = touched[test["label"] == "benign"]
-    return {
-        "keys": sorted(set(leaks["key"])),
-        "test_images": int(touched.sum()) if looked else None,
-        "test_share": float(touched.mean()) if looked and len(test) else None,
-        "benign_test_share": float(benign.mean()) if looked and len(benign) else None,
-    }
-
-
 def _closest(seen: pd.DataFrame, other: pd.DataFrame) -> int:
     """0: no case shared; 1: a case; 2: a slide."""
     if set(seen["slide"]) & set(other["slide"]):
@@ -176,15 +230,7 @@ def _closest(seen: pd.DataFrame, other: pd.DataFrame) -> int:
     return int(bool(set(seen["case"]) & set(other["case"])))
 
 
-def _near_from(signs: np.ndarray, start: int) -> np.ndarray:
-    """(n, 3): row, row of another image, bits between them, for the rows of one chunk."""
-    bits = _distances(signs[start : start + CHUNK], signs)
-    one, other = np.nonzero(bits <= NEAR_BITS)
-    found = np.stack([one + start, other, bits[one, other].astype(int)], axis=1)
-    return found[found[:, 0] != found[:, 1]]
-
-
-def _unpacked(signs: list[str]) -> np.ndarray:
+def _unpack_signs(signs: list[str]) -> np.ndarray:
     """Hex -> (n, 16, 16) float32 of -1 and 1."""
     raw = np.frombuffer(bytes.fromhex("".join(signs)), dtype=np.uint8)
     return np.unpackbits(raw).reshape(-1, N_LOW, N_LOW).astype(np.float32) * 2 - 1
@@ -192,29 +238,12 @@ def _unpacked(signs: list[str]) -> np.ndarray:
 
 def _distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """(n, 16, 16), (m, 16, 16) -> (n, m) bits that differ, at the best of the eight views of `other`."""
-    best = np.full((len(one), len(other)), -np.inf, dtype=np.float32)
-    for view in _views(other):
-        np.maximum(best, _flat(one) @ _flat(view).T, out=best)
-    return (N_BITS - best) / 2
-
-
-def _views(signs: np.ndarray) -> list[np.ndarray]:
     odd = (-1.0) ** np.arange(N_LOW, dtype=np.float32)  # mirrored, cosines of odd frequency change sign
     flips = [np.float32(1), odd[:, None], odd[None, :], odd[:, None] * odd[None, :]]
-    return [turned * flip for turned in (signs, signs.transpose(0, 2, 1)) for flip in flips]
-
-
-def _flat(signs: np.ndarray) -> np.ndarray:
-    return signs.reshape(len(signs), -1)[:, 1:]
-
-
-def _no_signs() -> pd.DataFrame:
-    return pd.DataFrame({"pixel_sha256": [], "signs": []}, dtype=str)
-
-
-def _save(table: pd.DataFrame, path: Path) -> None:
-    try:
-        with files.atomic_path(path) as temporary:
-            table.to_csv(temporary, index=False)
-    except OSError as error:
-        raise DataError(f"cannot write {path} ({error}); name another place with --data.cache") from None
+    flat = one.reshape(len(one), -1)[:, 1:]  # without the mean
+    best = np.full((len(one), len(other)), -np.inf, dtype=np.float32)
+    for turned in (other, other.transpose(0, 2, 1)):
+        for flip in flips:
+            view = (turned * flip).reshape(len(other), -1)[:, 1:]
+            np.maximum(best, flat @ view.T, out=best)
+    return (N_BITS - best) / 2

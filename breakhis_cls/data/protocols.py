@@ -6,7 +6,6 @@ import difflib
 import functools
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -19,7 +18,6 @@ PUBLISHED = ("spanhol", "kaiko_eva")
 MADE_HERE = ("case", "slide", "image")
 FROZEN_VERSION = 1
 FROZEN_N_FOLDS = 5
-KAGGLE_COLUMNS = {"fold", "mag", "grp", "filename"}  # of the Folds.csv in Kaggle's ambarish/breakhis
 
 
 @functools.cache
@@ -153,31 +151,3 @@ def protocol_warnings(images: pd.DataFrame, protocol: str, fold: int) -> list[st
         f"leaves out {kind}s in fold {fold}": sorted(here - named),
     }
     return told + [f"{protocol} {what}: {len(them):,}, such as {them[0]}" for what, them in found.items() if them]
-
-
-def is_kaggles(path: Path) -> bool:
-    """Whether a CSV has the columns of Kaggle's Folds.csv."""
-    return set(split_files.read_csv(path).columns) >= KAGGLE_COLUMNS
-
-
-def kaggle_disagreements(path: Path) -> pd.DataFrame:
-    """Row by row, where Kaggle's Folds.csv differs from the published folds: fold, file, found, expected.
-
-    `found` is empty where the file has no row. DataError if `path` does not have Kaggle's columns.
-    """
-    table = split_files.read_csv(path)
-    if not set(table.columns) >= KAGGLE_COLUMNS:
-        columns = ", ".join(table.columns)
-        raise DataError(f"{path} has the columns {columns}; expected fold, mag, grp, filename")
-    found = table.rename(columns={"filename": "file", "grp": "found"})
-    found = found.assign(file=found["file"].map(split_files.image_stem), fold=split_files.fold_numbers(found["fold"]))
-    official = _official().assign(file=_official()["file"].map(split_files.image_stem))
-    expected = official.merge(read_protocol("spanhol"), on="slide").rename(columns={"part": "expected"})
-    both: Any = expected[["fold", "file", "magnification", "expected"]].merge(
-        found[["fold", "file", "mag", "found"]], on=["fold", "file"], how="outer"
-    )
-    both = both.fillna({"found": "", "expected": ""})
-    wrong_mag = both["mag"].notna() & (both["mag"] != both["magnification"].astype("Int64").astype(str))
-    both.loc[wrong_mag, "found"] = both["found"] + " at " + both["mag"].astype(str) + "X"
-    differ = both["found"].str.lower() != both["expected"]
-    return both.loc[differ, ["fold", "file", "found", "expected"]].reset_index(drop=True)
