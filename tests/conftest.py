@@ -6,7 +6,9 @@ import os
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before anything imports TensorFlow
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # its kernels are not repeatable; read once, at import
 
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -15,9 +17,6 @@ import pytest
 from PIL import Image
 
 from breakhis_cls import names
-from breakhis_cls.modeling import devices
-
-devices.prepare(deterministic=True)  # for the whole session: TensorFlow takes these switches only before it runs
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)  # busy machines are slow
 hypothesis.settings.load_profile("repeatable")
@@ -38,6 +37,17 @@ LONGEST = ("test_trust.py", "test_notebooks.py", "test_ray.py", "test_docs.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that none runs alone at the end when files run side by side."""
     items.sort(key=lambda item: item.path.name not in LONGEST)  # a stable sort
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make TensorFlow repeatable where a test module imported it: it takes these switches only before it runs.
+
+    Tests of modules without TensorFlow do not wait for it.
+    """
+    if "tensorflow" in sys.modules:
+        from breakhis_cls.modeling import devices
+
+        devices.prepare(deterministic=True)
 
 
 @pytest.fixture(scope="session")
