@@ -74,8 +74,9 @@ def test_killed_outright_it_goes_on_to_equal_bytes(tmp_path, monkeypatch):
     die_at_third = "os.fsync = lambda _, calls=itertools.count(1): next(calls) == 3 and os.kill(os.getpid(), 9)"
     small = "t.features.SHARD_ROWS = 16"
     child = (
-        f"import itertools, os, sys; import conftest; from breakhis_cls.modeling import devices; "
-        f"devices.prepare(deterministic=True); import test_features as t; {small}; {die_at_third}; t._convolved(sys.argv[1])"
+        "import itertools, os, sys, conftest, test_features as t; "
+        "from breakhis_cls.modeling import devices; devices.prepare(deterministic=True); "
+        f"{small}; {die_at_third}; t._convolved(sys.argv[1])"
     )
     monkeypatch.setattr(features, "SHARD_ROWS", 16)
     answer = subprocess.run([sys.executable, "-c", child, killed], cwd=HERE, capture_output=True, check=False)
