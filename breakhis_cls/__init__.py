@@ -1,11 +1,32 @@
-"""breakhis_cls: the leak-free, reproducible, fast way from the BreakHis archive to a report.
+"""Patient-level, reproducible evaluation of classifiers on BreakHis: from the archive to a report.
 
-names, config, errors, files, runs   what every room uses: names, settings, errors, atomic writes, a run's folder
-data/        archive -> index -> splits -> pixel store -> tf.data; leaks; stains; synthetic tissue
-modeling/    devices, backbones, feature cache, the two training phases
-sweeping/    many runs, here or over a Ray cluster; the search for settings
-evaluation/  from predictions.csv alone: metrics, figures, reports; saliency
-download audit train sweep evaluate predict explain doctor   the commands; `breakhis --help` lists them
+>>> import breakhis_cls
+>>> settings = breakhis_cls.load_config("binary_200x")
+>>> run = breakhis_cls.train_run(settings)
+>>> breakhis_cls.evaluate_runs([run.folder])
+
+The rooms: `data` (which images, which split), `pipeline` (file -> batch), `modeling` (Keras), `evaluation` (numbers),
+`reports` (figures and pages), `sweeping` (many runs), `synthetic` (drawn tissue). `breakhis --help` lists the commands.
 """
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+# name -> the module that defines it, imported on first use: pandas and TensorFlow take seconds
+_LIBRARY = {
+    "load_config": "config",
+    "load_dataset": "data.dataset",
+    "audit_split": "data.leakage",
+    "train_run": "train",
+    "evaluate_runs": "evaluate",
+    "predict_images": "predict",
+}
+__all__ = ["__version__", *_LIBRARY]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LIBRARY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LIBRARY[name]}"), name)

@@ -10,22 +10,26 @@ from . import __version__
 from .errors import BAD_INPUT, DONE
 
 COMMANDS = {
-    "download": "fetch BreakHis from Kaggle, or unpack an archive, and verify the tree",
-    "audit": "what of a test set has the model seen? the leaks of any split",
-    "train": "one run: split, features, head, fine-tuning, predictions, report",
-    "sweep": "many runs: folds, seeds, magnifications, any setting; one report; also over a Ray cluster",
-    "evaluate": "metrics, figures and report from a run or from any predictions.csv",
-    "predict": "probabilities for your own images",
-    "explain": "heat maps of what a run's model looked at, and whether to believe them",
-    "doctor": "what this machine has and lacks for a run, and what to do about it",
+    "download": "fetch BreakHis from Kaggle or unpack an archive, and check that it is complete",
+    "audit": "check a split for leaks: test images whose slide, case number or pixels are in training",
+    "train": "train one model, predict, and write its report",
+    "sweep": "train many models (folds, seeds, any setting) and write one report; also on a Ray cluster",
+    "evaluate": "compute metrics and write a report from runs or from any predictions.csv",
+    "predict": "predict your own images with a trained model",
+    "explain": "draw Grad-CAM heat maps of a trained model, with a randomisation check",
+    "doctor": "check whether this machine can run `train`, and what to install or change",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Hand the rest of the command line to the command that is named first."""
+    """Run the command that is named first, with the rest of the command line."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(_help())
+        print(f"breakhis {__version__}: patient-level, reproducible evaluation on BreakHis")
+        print("\nusage: breakhis <command> [options]\n")
+        print("\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items()))
+        print("\n`breakhis <command> --help` lists the settings of a command and their defaults.")
+        print("A research tool; not a medical device.")
         return DONE
     if argv[0] == "--version":
         print(__version__)
@@ -36,16 +40,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: no command '{argv[0]}'; {hint}", file=sys.stderr)
         return BAD_INPUT
     return importlib.import_module(f"breakhis_cls.{argv[0]}").main(argv[1:])
-
-
-def _help() -> str:
-    rows = "\n".join(f"  {name:<10}{what}" for name, what in COMMANDS.items())
-    return (
-        f"breakhis {__version__}: from the BreakHis archive to a report, without leaks\n\n"
-        f"usage: breakhis <command> [options]\n\n{rows}\n\n"
-        "`breakhis <command> --help` shows a command's settings and their defaults.\n"
-        "A research tool; not a medical device."
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Settings: one frozen type, its defaults here and nowhere else. YAML says what differs; the command line wins."""
+"""Settings: one frozen type, with every default in this file. A YAML file changes some, the command line wins.
+
+The docstring below a setting is what `--help` shows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError
 
@@ -24,164 +27,167 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+# --- images ---
+
+
 class Data(Section):
-    """Which images."""
+    """Which images are used."""
 
     root: str = "data/breakhis"
-    """Folder that holds `histology_slides` at any depth (read-only is fine), or `synthetic` for drawn tissue."""
+    """Folder that contains `histology_slides` at any depth (read-only is fine), or `synthetic` for drawn tissue."""
     cache: Path = Path("data/cache")
-    """Where the index, pixel store, features and synthetic trees are kept."""
+    """Folder for the image index, pixel store, features and synthetic images."""
     magnifications: tuple[Magnification, ...] = (40, 100, 200, 400)
-    """Any of 40 100 200 400; one model is trained on all that are named."""
+    """Any of 40 100 200 400; one model is trained on all of them."""
     task: Literal["binary", "subtype"] = "binary"
     """binary: benign or malignant. subtype: the eight subtypes."""
     duplicates: Literal["auto", "keep", "first", "drop"] = "auto"
-    """Images of equal pixels in different files: keep all, keep the first path, or drop all. auto: first for binary,
-    drop for subtype."""
+    """Files with equal pixels: keep all, keep the first path, or drop all. auto: first for binary, drop for subtype."""
     skip_broken: bool = False
-    """Leave out images that cannot be read, and record them, instead of stopping."""
+    """Leave out and record images that cannot be read, instead of stopping."""
     balance: Literal["none", "class_weights", "sampling"] = "none"
-    """class_weights: the loss counts classes equally. sampling: classes, and cases within them, are drawn equally."""
+    """class_weights: every class has the same weight in the loss. sampling: classes, and cases within a class, are
+    drawn equally often."""
 
 
 class Split(Section):
-    """Who is trained on and who is tested."""
+    """Which images are for training, validation and test."""
 
     protocol: str = "case"
     """case, slide, spanhol, kaiko_eva, image (leaky), or a CSV file."""
     fold: Annotated[int, Field(ge=0)] = 0
-    """From 0."""
+    """Index of the fold, from 0."""
     n_folds: Annotated[int, Field(ge=2, le=16)] = 5
-    """For case, slide and image."""
+    """Number of folds of the protocols case, slide and image."""
     seed: int | None = None
-    """None: the frozen assignment that the package ships, where one applies. A number makes a new one."""
+    """None: the fixed folds that ship with the package, where they apply. A number: new random folds."""
     validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
-    """Share of the training cases that is set aside to choose epochs, thresholds and temperature."""
+    """Share of the training cases used to choose epochs, thresholds and temperature."""
     allow_leaks: bool = False
-    """Protocol `image` puts one slide on both sides; it is refused without this."""
+    """Required for the protocol `image`, which puts images of one slide in both training and test."""
 
 
 class Image(Section):
-    """What the network sees."""
+    """Input images of the network."""
 
     height_px: PositiveInt = 230
-    """The default keeps the 700:460 shape at half size."""
+    """Height; the default is half of 460 pixels."""
     width_px: PositiveInt = 350
-    """See height_px."""
+    """Width; the default is half of 700 pixels."""
     fit: Literal["stretch", "crop", "pad"] = "stretch"
-    """stretch: the whole field, which also restores one squeezed to a square. crop, pad: the aspect is kept."""
+    """stretch: the whole image is resized, which also restores images that were squeezed to a square. crop, pad: the
+    aspect ratio is kept."""
     stains: Literal["as_is", "macenko"] = "as_is"
-    """macenko: every field is brought to one stain and strength before it is kept; helps across laboratories."""
+    """macenko: stain normalisation (Macenko 2009) before images are stored; helps across laboratories."""
+
+
+# --- model and training ---
 
 
 class Model(Section):
-    """Backbone and where its weights come from."""
+    """Backbone and initial weights."""
 
     backbone: Literal["ResNet50", "DenseNet121", "EfficientNetV2B0", "ConvNeXtTiny"] = "ResNet50"
-    """From keras.applications, with its own preprocessing."""
+    """Network from keras.applications, with its own preprocessing."""
     weights: str = "imagenet"
-    """imagenet, random, or the path of a .weights.h5 of the backbone without its top."""
+    """imagenet, random, or the path of a .weights.h5 file of the backbone without its top."""
     features: tuple[Literal["conv4", "conv5"], ...] = ("conv5",)
-    """Blocks whose pooled output feeds the head: conv5 is the last of any backbone, conv4 the one before it."""
+    """Blocks whose pooled output is the input of the head: conv5 is the last block, conv4 the one before it."""
     dropout: Fraction = 0.2
-    """Before the last layer."""
+    """Dropout rate before the last layer."""
 
 
 class Phase(Section):
     """One phase of training."""
 
     epochs: Annotated[int, Field(ge=0)]
-    """At most; early stopping may end it sooner."""
+    """Maximum number of epochs; early stopping may end training sooner. 0 skips the phase."""
     peak_lr: Annotated[float, Field(ge=0)]
-    """Reached after warm-up; a cosine brings it to zero."""
+    """Highest learning rate, reached after warm-up; a cosine schedule then lowers it to zero."""
     batch_size: PositiveInt
-    """Images per step."""
+    """Images per batch."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """AdamW's."""
+    """Weight decay of AdamW."""
     warmup_share: Fraction = 0.1
-    """Share of the steps in which the rate rises from zero."""
+    """Share of the steps in which the learning rate rises from zero."""
     patience: PositiveInt = 10
-    """Epochs without a better validation loss before training stops."""
+    """Early stopping: epochs without a better validation loss."""
     accumulate: PositiveInt = 1
-    """Batches whose gradients are averaged before a step: a larger batch than memory holds."""
+    """Batches whose gradients are averaged for one step: a larger batch than memory holds."""
     label_smoothing: Fraction = 0.0
-    """Moves targets towards equal chances; helps calibration where the head grows too sure."""
+    """Moves the targets towards equal probabilities; helps calibration where the head is overconfident."""
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
-    """Largest norm of a step's gradients together; helps where the loss jumps. 0: none."""
+    """Maximum global norm of the gradients; helps where the loss jumps. 0: no clipping."""
     ema: Fraction = 0.0
-    """Momentum of a running mean of the weights, which is then what is validated and kept; 0: none."""
+    """Momentum of an exponential moving average of the weights, which is then validated and saved. 0: none."""
 
 
 class Head(Phase):
-    """Phase 1: the last layer on a frozen backbone. Its features are computed once and kept."""
+    """Phase 1: the last layer on a frozen backbone, whose features are computed once and cached."""
 
     epochs: Annotated[int, Field(ge=0)] = 40
-    """At most; 0 leaves the phase out."""
     peak_lr: Annotated[float, Field(ge=0)] = 2e-3
-    """Reached after warm-up; a cosine brings it to zero."""
     batch_size: PositiveInt = 64
-    """Images per step."""
     views: Literal[1, 8] = 1
-    """8: train on the eight flips and quarter turns, at eight times the cost of extraction."""
+    """8: train on all eight flips and quarter turns; feature extraction takes eight times as long."""
 
 
 class Tune(Phase):
-    """Phase 2: fine-tuning of a part of the backbone, with BatchNorm frozen unless weights are random."""
+    """Phase 2: fine-tuning of a part of the backbone. BatchNorm stays frozen unless the weights are random."""
 
     part: Literal["none", "conv5", "conv4", "all"] = "conv5"
-    """conv4 means conv4 and conv5; none leaves the phase out."""
+    """Blocks that are trained; conv4 means conv4 and conv5, none skips the phase."""
     epochs: Annotated[int, Field(ge=0)] = 5
-    """At most; 0 leaves the phase out."""
     peak_lr: Annotated[float, Field(ge=0)] = 3e-5
-    """Reached after warm-up; a cosine brings it to zero."""
     batch_size: PositiveInt = 16
-    """Images per step."""
     patience: PositiveInt = 3
-    """Epochs without a better validation loss before training stops."""
 
 
 class Augment(Section):
-    """Random views of training images; a function of (seed, epoch, row)."""
+    """Random augmentation of training images; a function of (seed, epoch, row)."""
 
     flips: bool = True
-    """Left-right and up-down; tissue has no up."""
+    """Flip left-right and up-down; tissue has no orientation."""
     turns: bool = True
-    """Quarter turns; on a field that is not square the scale is kept and the margins are mirrored."""
+    """Quarter turns; an image that is not square keeps its scale, and its margins are filled by reflection."""
     stain: Fraction = 0.0
-    """Spread of haematoxylin and eosin, each times 1 plus or minus up to this; helps where training cases are few."""
+    """Multiply haematoxylin and eosin by 1 plus or minus up to this; helps where training cases are few."""
     brightness: Fraction = 0.0
-    """Adds up to this share of 255, up or down; helps where lamps and cameras differ."""
+    """Add or subtract up to this share of 255; helps where illumination and cameras differ."""
     contrast: Fraction = 0.0
-    """Stretches about the field's mean by 1 plus or minus up to this; helps where cameras differ."""
+    """Scale the distance to the image's mean by 1 plus or minus up to this; helps where cameras differ."""
     scale: Fraction = 0.0
-    """Zooms about the middle by 1 plus or minus up to this; helps one model see several magnifications."""
+    """Zoom by 1 plus or minus up to this; helps one model with several magnifications."""
     test_views: Literal[1, 8] = 1
-    """8: a prediction is the mean over the eight flips and quarter turns, at eight times the cost."""
+    """8: average the predictions of all eight flips and quarter turns; prediction takes eight times as long."""
+
+
+# --- runs ---
 
 
 class Run(Section):
-    """Where a run lives and what makes it repeatable."""
+    """Output folders and repeatability."""
 
     dir: Path = Path("runs")
-    """Each run has its own folder below."""
+    """Folder that holds a folder per run."""
     reports: Path = Path("reports")
-    """Each run has its own report below."""
+    """Folder that holds a report per run."""
     seed: int = 0
-    """Of initial weights, order, augmentation and dropout."""
+    """Seed of initial weights, image order, augmentation and dropout."""
     deterministic: bool = True
-    """Equal bytes from equal commands on one machine; costs some 10-25 % of speed on CPU. On a GPU XLA and some fast
-    kernels go too: no one measured that cost yet."""
+    """Equal commands give equal bytes on one machine. Costs 10 to 25 % of speed on CPU; on GPU it also turns off XLA
+    and some fast kernels, a cost that was not measured."""
     save_model: bool = True
-    """Keep model.keras, some 95 MB. Without it a run on a frozen backbone keeps head.npz, which `predict` reads too."""
+    """Save model.keras, about 95 MB. Without it a run on a frozen backbone saves head.npz, which `predict` reads."""
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
-    """auto: mixed where every GPU is good at it, float32 elsewhere."""
+    """auto: mixed precision where every GPU supports it well, else float32."""
 
 
 class Config(Section):
-    """Everything one run depends on."""
+    """All settings of one run."""
 
     name: str = "run"
-    """Of the experiment; by default the name of the YAML file."""
+    """Name of the experiment; by default the name of the YAML file."""
     data: Data = Data()
     split: Split = Split()
     image: Image = Image()
@@ -191,27 +197,37 @@ class Config(Section):
     augment: Augment = Augment()
     run: Run = Run()
 
+    @model_validator(mode="after")
+    def _tuned_blocks_feed_the_head(self) -> Config:
+        if self.tune.epochs and self.tune.part == "conv5" and self.model.features == ("conv4",):
+            raise ValueError(
+                "tune.part conv5 trains a block that model.features does not use; "
+                "set tune.part to conv4 or none, or add conv5 to model.features"
+            )
+        return self
+
+
+# --- files and command line -> settings ---
 
 S = TypeVar("S", bound=BaseModel)
 
+# The configs that ship: inside a wheel, or at the top of a checkout.
 SHIPPED = [
     folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()
 ]
-"""Inside a wheel, or at the top of a checkout."""
-
-# Settings that name places, or what the run folder's name says by content (weights and split by their hash): they do
-# not change a result.
+# Settings that do not change a result: paths, and what a run's name covers by content (the hash of weights and split).
 PLACES = (
     "name", "data.root", "data.cache", "model.weights", "split.protocol", "run.dir", "run.reports", "run.save_model",
 )  # fmt: skip
 
 
-def find_config(path: Path) -> Path:
-    """The YAML file that `--config` names: a path, or the name of a config that ships, with or without `.yaml`.
+def find_config(path: Path | str) -> Path:
+    """Path of the YAML file that `--config` names: a file, or the name of a shipped config, with or without `.yaml`.
 
-    `configs/protocol_case.yaml`, where sweeps lay before they moved to `configs/sweeps`, is still found.
+    `configs/protocol_case.yaml`, where sweeps were before they moved to `configs/sweeps`, still resolves.
     Raises ConfigError if there is no such file.
     """
+    path = Path(path)
     if path.is_file():
         return path
     named = path if path.suffix in (".yaml", ".yml") else path.with_name(f"{path.name}.yaml")
@@ -223,39 +239,34 @@ def find_config(path: Path) -> Path:
             return folder / named.name
     known = sorted({file.name for folder in folders for file in folder.glob("*.yaml")})
     near = difflib.get_close_matches(named.name, known, n=1)
-    hint = (
-        f"did you mean {path.parent / near[0]}?" if near else f"configs that ship: {', '.join(known) or 'none found'}"
-    )
+    hint = f"did you mean {path.parent / near[0]}?" if near else f"known configs: {', '.join(known) or 'none'}"
     raise ConfigError(f"no such config: {path}; {hint}")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections of a YAML file as nested names and values. ConfigError if it is not readable YAML."""
-    path = find_config(path)
+def load_config(path: Path | str, kind: type[S] = Config) -> S:
+    """Settings from a YAML file; what it does not name keeps its default.
+
+    Raises ConfigError if the file is not YAML, or if a setting is unknown or invalid.
+    """
+    file = find_config(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds a {type(content).__name__}; expected sections such as 'data:' and 'split:'")
-    return content
-
-
-def load_config(path: Path, kind: type[S] = Config) -> S:
-    """Read settings from a YAML file; what it does not say keeps its default. An unknown key is a ConfigError."""
-    content = read_yaml(path)
+        raise ConfigError(f"{file} holds a {type(content).__name__}; expected sections such as 'data:' and 'split:'")
     if "name" in kind.model_fields:
-        content.setdefault("name", path.stem)
-    return validate_settings(kind, content, str(path))
+        content.setdefault("name", file.stem)
+    return validate_settings(kind, content, str(file))
 
 
 def dump_config(settings: BaseModel) -> str:
-    """Settings as YAML that `load_config` reads back to an equal value."""
+    """Settings as YAML text; `load_config` returns an equal value from it."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
 def change_settings(settings: S, values: Mapping[str, Any], source: str = "settings") -> S:
-    """A validated copy with dotted names set, such as `{"split.fold": 2}`. ConfigError names what is invalid."""
+    """A validated copy with some settings changed, such as `{"split.fold": 2}`. ConfigError names each invalid one."""
     content = settings.model_dump()
     for name, value in values.items():
         section, _, key = name.rpartition(".")
@@ -264,7 +275,7 @@ def change_settings(settings: S, values: Mapping[str, Any], source: str = "setti
 
 
 def settings_without(settings: BaseModel, names: Iterable[str]) -> dict[str, Any]:
-    """JSON-able settings without some dotted names: what is left is compared, hashed or shown."""
+    """Settings as JSON-able values, without those of some dotted names; for comparing, hashing and printing."""
     content = settings.model_dump(mode="json")
     for name in names:
         section, _, key = name.rpartition(".")
@@ -273,18 +284,18 @@ def settings_without(settings: BaseModel, names: Iterable[str]) -> dict[str, Any
 
 
 def parse_settings(kind: type[S], argv: list[str] | None, prog: str, description: str) -> S:
-    """Command line -> settings: `--config FILE` gives the defaults, `--section.name value` overrides them.
+    """Settings from a command line: `--config FILE` gives the defaults, `--section.name value` overrides them.
 
-    Exits with code 2 and one screen on an invalid option, with 0 after `--help`.
+    Exits with code 2 and a short message on an invalid option, with 0 after `--help`.
     """
     argv, path = split_config_option(list(sys.argv[1:] if argv is None else argv))
     default = load_config(path, kind) if path else validate_settings(kind, {}, "defaults")
-    description = f"{description}\n\n--config FILE.yaml gives the defaults shown below."
+    description = f"{description}\n\n--config FILE.yaml changes the defaults shown below."
     return parse_arguments(kind, argv, prog, description, default)
 
 
 def parse_arguments(kind: type[S], argv: list[str] | None, prog: str, description: str, default: S | None = None) -> S:
-    """A command's arguments, by tyro. Exits with code 2 and one screen on an invalid option, with 0 after `--help`.
+    """Arguments of a command, by tyro. Exits with code 2 and a short message on an invalid option.
 
     A switch is `--split.allow_leaks` or `--run.no_deterministic`; the older `--run.deterministic False` is read too.
     """
@@ -306,7 +317,7 @@ def parse_arguments(kind: type[S], argv: list[str] | None, prog: str, descriptio
 
 
 def split_config_option(argv: list[str]) -> tuple[list[str], Path | None]:
-    """`--config FILE` apart from the other words of a command line."""
+    """The other words of a command line, and the FILE of its `--config FILE`."""
     for at, word in enumerate(argv):
         if word.startswith("--config="):
             return argv[:at] + argv[at + 1 :], Path(word.partition("=")[2])
@@ -318,7 +329,7 @@ def split_config_option(argv: list[str]) -> tuple[list[str], Path | None]:
 
 
 def validate_settings(kind: type[S], content: dict[str, Any], source: str) -> S:
-    """Nested names and values -> settings. ConfigError, which begins with `source`, names each invalid one."""
+    """Settings from nested names and values. The ConfigError begins with `source` and names each invalid setting."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -331,11 +342,13 @@ def validate_settings(kind: type[S], content: dict[str, Any], source: str) -> S:
     for problem in problems:
         name = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
-            # `epochs` alone most likely means head.epochs; else the nearest spelling.
+            # `epochs` alone probably means head.epochs; otherwise suggest the nearest spelling.
             near = [key for key in known if key.endswith(f".{problem['loc'][-1]}")]
             near = near or difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
             lines.append(f"unknown setting '{name}'; {hint}")
+        elif problem["type"] == "value_error":  # a contradiction between settings
+            lines.append(str(problem["ctx"]["error"]))
         else:
             lines.append(f"{name} is {problem.get('input')!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
     raise ConfigError(f"{source}: " + ("\n  " if len(lines) > 1 else "") + "\n  ".join(lines))

@@ -1,4 +1,4 @@
-"""What can go wrong, in one sentence each: what was found, what was expected, what to do."""
+"""Errors that a user can fix, and the exit codes of commands. A message says what was found, expected, and to do."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
 DONE, ANSWER_IS_NO, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-_STORAGE = {
-    errno.ENOSPC: "make room there",
-    errno.EDQUOT: "make room there",
-    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
-    errno.EROFS: "name a place that can be written",
-    errno.EACCES: "name a place that can be written",
+RESUMES = "finished work is kept, and the same command continues from there"
+STORAGE_ADVICE = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there",
+    errno.EFBIG: "raise the file size limit (ulimit -f)",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that can be written",
 }
 
 
 class BreakHisError(Exception):
-    """Base of all errors that a user can mend. Commands print it without a traceback and exit with 2."""
+    """Base of all errors that a user can fix. Commands print it without a traceback and exit with 2."""
 
 
 class ConfigError(BreakHisError):
-    """A setting is unknown, wrong, or contradicts another."""
+    """A setting is unknown, invalid, or contradicts another."""
 
 
 class DataError(BreakHisError):
-    """Images, archives or tables are not what they should be."""
+    """Images, archives or tables are missing or invalid."""
 
 
 class CredentialsError(BreakHisError):
-    """Kaggle does not know who is asking."""
+    """Kaggle's credentials are missing or not accepted."""
 
 
 class DownloadError(BreakHisError):
-    """The archive could not be fetched whole."""
+    """The archive could not be downloaded completely."""
 
 
 class ModelError(BreakHisError):
-    """Weights or a model do not fit the settings, or training went astray."""
+    """Weights or a model do not fit the settings, or training diverged."""
 
 
 class RunError(BreakHisError):
-    """A run folder is busy, foreign or unfinished."""
+    """A run folder is in use, changed or unfinished."""
 
 
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
@@ -54,49 +54,32 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> int:
+        # Clusters send SIGTERM some time before SIGKILL: treat it as Ctrl-C. Only the main thread may set handlers.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main_thread else None
         try:
-            with _Terminable():
-                return main(*args, **kwargs)
+            return main(*args, **kwargs)
         except BreakHisError as error:
             print(f"error: {error}", file=sys.stderr)
             return BAD_INPUT
         except OSError as error:
-            if error.errno not in _STORAGE:
-                raise
-            print(f"error: {_storage_sentence(error)}", file=sys.stderr)
+            if error.errno not in STORAGE_ADVICE:
+                raise  # a bug, or nothing that a sentence would help with: show the traceback
+            where = f"{error.filename}: " if error.filename else ""
+            advice = STORAGE_ADVICE[error.errno]
+            print(f"error: {where}{os.strerror(error.errno)}; {advice}; {RESUMES}", file=sys.stderr)
             return BAD_INPUT
         except KeyboardInterrupt:
-            print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+            print(f"interrupted; {RESUMES}", file=sys.stderr)
             return INTERRUPTED
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
 
     return wrapped
 
 
-class _Terminable:
-    """SIGTERM, which clusters send before they kill, is taken as Ctrl-C is."""
-
-    def __enter__(self) -> None:
-        self.before: Any = None
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, _interrupt)
-
-    def __exit__(self, *_: object) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _storage_sentence(error: OSError) -> str:
-    number = error.errno or 0
-    where = f"{error.filename}: " if error.filename else ""
-    kept = "What was finished is kept, and the same command goes on from there"
-    return f"{where}{os.strerror(number)}; {_STORAGE[number]}. {kept}"
-
-
 def list_first(items: list[str], n: int = 5) -> str:
-    """The first n of a long list for an error message, one a line, and how many were left out."""
+    """The first n items for an error message, one a line, and how many more there are."""
     shown = "".join(f"\n  {item}" for item in items[:n])
     return shown + (f"\n  ... and {len(items) - n:,} more" if len(items) > n else "")

@@ -1,7 +1,8 @@
-"""What a file name of BreakHis says, and the facts of the data set that must hold.
+"""The grammar of BreakHis file names, and the facts of the data set.
 
 Labels come from file names, never from folders. A *slide* is one of the 82 folders (the literature's "patient"); a
-*case* is the number without its block letters: 70 of them. That equal numbers mean one woman is likely, not documented.
+*case* is its number without the block letters: 70 of them. That equal numbers mean one woman is likely, but not
+documented.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .errors import DataError
 N_IMAGES, N_SLIDES, N_CASES = 7_909, 82, 70  # counted from the file names; the home page's 9,109 is wrong
 MAGNIFICATIONS = (40, 100, 200, 400)
 LABELS = ("benign", "malignant")
-SUBTYPES = {  # code -> (folder name, label), in the order of the published tables
+SUBTYPES = {  # code -> (folder name, label), in the order of the tables of Spanhol et al. (2016)
     "A": ("adenosis", "benign"),
     "F": ("fibroadenoma", "benign"),
     "PT": ("phyllodes_tumor", "benign"),
@@ -38,12 +39,12 @@ SLIDE_NAME = re.compile(
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a file or folder is what operating systems and archivers leave behind, such as `.DS_Store`."""
+    """Whether a file or folder was left by an operating system or archiver, such as `.DS_Store`."""
     return name.lower() in {".ds_store", "thumbs.db", "__macosx", "desktop.ini"} or name.startswith("._")
 
 
 class ImageName(NamedTuple):
-    """One parsed file name; `case` stays text, since it is a name and not a quantity."""
+    """The parts of a file name; `case` is text, because it is a name and not a quantity."""
 
     label: str
     subtype: str
@@ -53,54 +54,44 @@ class ImageName(NamedTuple):
     sequence: int
 
 
+class SlideName(NamedTuple):
+    """The parts of a slide folder's name."""
+
+    label: str
+    subtype: str
+    case: str
+
+
 def parse_image_name(filename: str) -> ImageName:
-    """Read `SOB_B_A-14-22549AB-40-001.png`; DataError if a name breaks the grammar or contradicts itself."""
+    """The parts of `SOB_B_A-14-22549AB-40-001.png`; DataError if the name is invalid or contradicts itself."""
     match = IMAGE_NAME.fullmatch(filename)
     if match is None:
         raise DataError(f"'{filename}' is not a BreakHis image name; expected one like SOB_B_A-14-22549AB-40-001.png")
-    subtype = match["subtype"]
+    slide = f"SOB_{match['label']}_{match['subtype']}_{match['year']}-{match['case']}{match['block']}"
+    sequence = int(match["sequence"])
     return ImageName(
-        label=_label(match, filename),
-        subtype=subtype,
-        slide=f"SOB_{match['label']}_{subtype}_{match['year']}-{match['case']}{match['block']}",
-        case=match["case"],
-        magnification=int(match["magnification"]),
-        sequence=int(match["sequence"]),
+        _label(match, filename), match["subtype"], slide, match["case"], int(match["magnification"]), sequence
     )
 
 
-def case_of(slide: str) -> str:
-    """The case number of a slide folder: `SOB_B_A_14-22549AB` -> `22549`."""
-    return _slide_match(slide)["case"]
-
-
-def subtype_of(slide: str) -> str:
-    """The subtype code of a slide folder: `SOB_B_A_14-22549AB` -> `A`."""
-    return _slide_match(slide)["subtype"]
-
-
-def label_of(slide: str) -> str:
-    """The label of a slide folder: `SOB_B_A_14-22549AB` -> `benign`."""
-    return _label(_slide_match(slide), slide)
+def parse_slide_name(slide: str) -> SlideName:
+    """The parts of `SOB_B_A_14-22549AB`: benign, A, 22549. DataError if it is invalid or contradicts itself."""
+    match = SLIDE_NAME.fullmatch(slide)
+    if match is None:
+        raise DataError(f"'{slide}' is not a BreakHis slide name; expected one like SOB_B_A_14-22549AB")
+    return SlideName(_label(match, slide), match["subtype"], match["case"])
 
 
 def official_path(filename: str) -> str:
-    """Where the official tree keeps an image, relative to the folder that holds `histology_slides`, POSIX."""
+    """Path of an image in the official tree, relative to the folder that contains `histology_slides`, POSIX."""
     name = parse_image_name(filename)
     folder, label = SUBTYPES[name.subtype]
     return f"{TREE}/breast/{label}/SOB/{folder}/{name.slide}/{name.magnification}X/{filename}"
 
 
-def _slide_match(slide: str) -> re.Match[str]:
-    match = SLIDE_NAME.fullmatch(slide)
-    if match is None:
-        raise DataError(f"'{slide}' is not a BreakHis slide name; expected one like SOB_B_A_14-22549AB")
-    return match
-
-
-def _label(match: re.Match[str], found: str) -> str:
+def _label(match: re.Match[str], name: str) -> str:
     label = LABELS["BM".index(match["label"])]
     expected = SUBTYPES[match["subtype"]][1]
     if label != expected:
-        raise DataError(f"'{found}' says {label}, but subtype {match['subtype']} is {expected}; rename or remove it")
+        raise DataError(f"'{name}' says {label}, but subtype {match['subtype']} is {expected}; rename or remove it")
     return label

@@ -82,12 +82,12 @@ def image_name(slide: str, magnification: int, sequence: int) -> str:
 
 def picture(slide: str, magnification: int, sequence: int) -> Image.Image:
     """Noise whose colour tells the label and, more faintly, the case; DC and LC of 13412 are the same."""
-    case = int(names.case_of(slide))
+    case = int(names.parse_slide_name(slide).case)
     number = slide.rpartition("-")[2]  # with its block letters: sibling folders differ, DC and LC do not
     rng = np.random.default_rng((*number.encode(), magnification, sequence))
     width_px, height_px = SIZE_PX
     if case == 12465 and magnification == 100:
         height_px -= 1
-    tint = np.array(TINT[names.label_of(slide)]) + np.random.default_rng(case).normal(0, 8, 3)
+    tint = np.array(TINT[names.parse_slide_name(slide).label]) + np.random.default_rng(case).normal(0, 8, 3)
     pixels = tint + rng.normal(0, 30, (height_px, width_px, 1)) + rng.normal(0, 8, (height_px, width_px, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

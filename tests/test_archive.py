@@ -274,7 +274,7 @@ def test_needs_on_one_disk_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_table_is_of_breakhis() -> None:
     table = completeness.official()
     assert len({slide for slide, _ in table}) == names.N_SLIDES
-    assert len({names.case_of(slide) for slide, _ in table}) == names.N_CASES
+    assert len({names.parse_slide_name(slide).case for slide, _ in table}) == names.N_CASES
     assert sum(table.values()) == names.N_IMAGES
 
 

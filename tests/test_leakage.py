@@ -24,8 +24,8 @@ def split_of(**parts: list[tuple[str, str]]) -> pd.DataFrame:
     """One fold of (file, slide) by part."""
     rows = [(file, slide, part) for part, members in parts.items() for file, slide in members]
     table = pd.DataFrame(rows, columns=["file", "slide", "part"]).assign(fold=0, magnification=40)
-    table["case"], table["label"] = table["slide"].map(names.case_of), table["slide"].map(names.label_of)
-    return table
+    parsed = [names.parse_slide_name(slide) for slide in table["slide"]]
+    return table.assign(case=[name.case for name in parsed], label=[name.label for name in parsed])
 
 
 def copied(picture: Image.Image, turn: Image.Transpose | None, side_px: int, quality: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""names.py: one grammar; labels come from names; parse and official_path agree."""
+"""File names: one grammar; labels come from names; parsing and official_path agree."""
 
 from __future__ import annotations
 
@@ -17,31 +17,22 @@ magnifications = st.sampled_from(names.MAGNIFICATIONS)
 
 
 @given(codes, years, cases, blocks, magnifications, st.integers(1, 999))
-def test_a_name_reads_back_as_what_it_was_made_of(code, year, case, block, magnification, sequence):
-    letter = names.SUBTYPES[code][1][0].upper()
+def test_parsing_returns_the_parts_of_a_name(code, year, case, block, magnification, sequence):
+    folder, label = names.SUBTYPES[code]
+    letter = label[0].upper()
     filename = f"SOB_{letter}_{code}-{year}-{case}{block}-{magnification}-{sequence:03}.png"
-    name = names.parse_image_name(filename)
-    slide = f"SOB_{letter}_{code}_{year}-{case}{block}"
-    assert name == (names.SUBTYPES[code][1], code, slide, case, magnification, sequence)
-    assert names.case_of(name.slide) == case
-    assert names.subtype_of(name.slide) == code
-    assert names.label_of(name.slide) == name.label
-
-
-@given(codes, years, cases, blocks, magnifications, st.integers(1, 999))
-def test_the_official_path_says_what_the_name_says(code, year, case, block, magnification, sequence):
-    letter = names.SUBTYPES[code][1][0].upper()
-    filename = f"SOB_{letter}_{code}-{year}-{case}{block}-{magnification}-{sequence:03}.png"
-    _, _, label, _, folder, slide, power, last = names.official_path(filename).split("/")
-    name = names.parse_image_name(filename)
-    assert (label, slide, power, last) == (name.label, name.slide, f"{name.magnification}X", filename)
-    assert names.SUBTYPES[code] == (folder, label)
+    name, slide = names.parse_image_name(filename), f"SOB_{letter}_{code}_{year}-{case}{block}"
+    assert name == (label, code, slide, case, magnification, sequence)
+    assert names.parse_slide_name(slide) == (label, code, case)
+    assert names.official_path(filename).split("/")[2:] == [
+        label, "SOB", folder, slide, f"{magnification}X", filename,
+    ]  # fmt: skip
 
 
 @given(st.text(max_size=40))
-def test_other_text_is_refused_and_quoted(text):
+def test_any_other_text_is_refused(text):
     if not names.IMAGE_NAME.fullmatch(text):
-        with pytest.raises(DataError, match="no BreakHis image name"):
+        with pytest.raises(DataError, match="is not a BreakHis image name"):
             names.parse_image_name(text)
 
 
@@ -53,15 +44,14 @@ def test_year_15_and_block_letters():
     )
 
 
-def test_siblings_share_their_case_and_13412_lies_under_two_subtypes():
-    assert names.case_of("SOB_B_A_14-22549AB") == names.case_of("SOB_B_A_14-22549CD") == "22549"
-    assert names.case_of("SOB_M_DC_14-13412") == names.case_of("SOB_M_LC_14-13412") == "13412"
+def test_slides_that_share_a_case_number():
+    blocks_of_one_case, two_subtypes = ("B_A_14-22549AB", "B_A_14-22549CD"), ("M_DC_14-13412", "M_LC_14-13412")
+    assert {names.parse_slide_name(f"SOB_{slide}").case for slide in blocks_of_one_case} == {"22549"}
+    assert {names.parse_slide_name(f"SOB_{slide}").case for slide in two_subtypes} == {"13412"}
 
 
-@pytest.mark.parametrize("filename", [
-    "SOB_B_DC-14-2523-40-001.png", "SOB_M_F-14-9133-40-001.png",   # label against subtype
-])  # fmt: skip
-def test_a_name_that_contradicts_itself_is_refused(filename):
+@pytest.mark.parametrize("filename", ["SOB_B_DC-14-2523-40-001.png", "SOB_M_F-14-9133-40-001.png"])
+def test_a_label_that_contradicts_the_subtype_is_refused(filename):
     with pytest.raises(DataError, match="but subtype"):
         names.parse_image_name(filename)
 
@@ -71,9 +61,14 @@ def test_a_name_that_contradicts_itself_is_refused(filename):
     "SOB_B_A-14-22549ab-40-001.png", "SOB_B_A-14-22549AB-40-001.png ", "x/SOB_B_A-14-22549AB-40-001.png",
     "SOB_B_TAA-14-1-40-001.png", "SOB_B_A-14--40-001.png",
 ])  # fmt: skip
-def test_near_misses_are_refused(filename):
+def test_similar_names_are_refused(filename):
     with pytest.raises(DataError, match="expected one like"):
         names.parse_image_name(filename)
+
+
+def test_system_files_are_recognised():
+    assert all(map(names.is_system_file, [".DS_Store", "Thumbs.db", "__MACOSX", "._SOB_B_A-14-22549AB-40-001.png"]))
+    assert not names.is_system_file("SOB_B_A-14-22549AB-40-001.png")
 
 
 def test_all_official_paths(shared):
@@ -82,5 +77,4 @@ def test_all_official_paths(shared):
     assert len(lines) == names.N_IMAGES
     assert len({name.slide for name in parsed}) == names.N_SLIDES
     assert len({name.case for name in parsed}) == names.N_CASES
-    for line in lines:
-        assert line == "BreaKHis_v1/" + names.official_path(line.rpartition("/")[2])
+    assert lines == ["BreaKHis_v1/" + names.official_path(line.rpartition("/")[2]) for line in lines]

@@ -19,16 +19,16 @@ def made(magnifications: tuple[int, ...] = names.MAGNIFICATIONS, seed: int = 0, 
     """Binary predictions of one image a slide and magnification: some 80 % right, case by case alike."""
     rows = []
     for slide in SLIDES:
-        pull = np.random.default_rng((int(names.case_of(slide)), seed)).normal(0, 1)
+        pull = np.random.default_rng((int(names.parse_slide_name(slide).case), seed)).normal(0, 1)
         for magnification in magnifications:
             file = names.official_path(image_name(slide, magnification, 1))
-            sign = 1 if names.label_of(slide) == "malignant" else -1
+            sign = 1 if names.parse_slide_name(slide).label == "malignant" else -1
             noise = np.random.default_rng((len(rows), seed)).normal(0, 1)
             rows.append((file, slide, magnification, 1 / (1 + np.exp(-1.5 * sign - pull - noise))))
     table = pd.DataFrame(rows, columns=["file", "slide", "magnification", "p_malignant"])
-    table["case"] = [names.case_of(slide) for slide in table["slide"]]
-    table["label"] = [names.label_of(slide) for slide in table["slide"]]
-    table["subtype"] = [names.subtype_of(slide) for slide in table["slide"]]
+    table["case"] = [names.parse_slide_name(slide).case for slide in table["slide"]]
+    table["label"] = [names.parse_slide_name(slide).label for slide in table["slide"]]
+    table["subtype"] = [names.parse_slide_name(slide).subtype for slide in table["slide"]]
     said = {
         "fold": fold,
         "part": "test",

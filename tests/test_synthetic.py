@@ -47,13 +47,13 @@ def test_every_image_lies_where_its_name_says(drawn):
 
 
 def test_the_default_slides_have_every_oddity():
-    cases = {slide: names.case_of(slide) for slide in tree.SLIDES}
-    labels = {case: names.label_of(slide) for slide, case in cases.items()}
-    subtypes = {case: {names.subtype_of(s) for s in cases if cases[s] == case} for case in labels}
+    cases = {slide: names.parse_slide_name(slide).case for slide in tree.SLIDES}
+    labels = {case: names.parse_slide_name(slide).label for slide, case in cases.items()}
+    subtypes = {case: {names.parse_slide_name(s).subtype for s in cases if cases[s] == case} for case in labels}
     assert len(cases) == 24
     assert len(labels) == 18
     assert list(labels.values()).count("benign") == 7
-    assert {names.subtype_of(slide) for slide in cases} == set(names.SUBTYPES) == set(tissue.SUBTYPES)
+    assert {names.parse_slide_name(slide).subtype for slide in cases} == set(names.SUBTYPES) == set(tissue.SUBTYPES)
     assert {"A", "F"} in subtypes.values(), "sibling folders of two benign subtypes, as 29960"
     assert {"DC", "LC"} in subtypes.values(), "one slide under two subtypes, as 13412"
     assert sum("_15-" in slide for slide in cases) == 1
@@ -61,7 +61,8 @@ def test_the_default_slides_have_every_oddity():
 
 def test_no_slide_or_case_is_one_of_breakhis():
     table = Path(tree.__file__).parent / "tables" / "slides.csv"
-    assert not [slide for slide in tree.SLIDES if names.case_of(slide) in table.read_text(encoding="utf-8")]
+    text = table.read_text(encoding="utf-8")
+    assert not [slide for slide in tree.SLIDES if names.parse_slide_name(slide).case in text]
 
 
 def test_one_cell_has_the_odd_height(drawn):

@@ -24,8 +24,8 @@ FROZEN_N_FOLDS = 5
 def slides() -> pd.DataFrame:
     """The 82 slides: slide, label, subtype, case, n_40x, n_100x, n_200x, n_400x. Do not change it."""
     table = pd.read_csv(TABLES / "slides.csv", dtype={f"sequences_{m}x": str for m in names.MAGNIFICATIONS})
-    readings = {"label": names.label_of, "subtype": names.subtype_of, "case": names.case_of}
-    return table.assign(**{column: table["slide"].map(reading) for column, reading in readings.items()})
+    parts = [names.parse_slide_name(slide)._asdict() for slide in table["slide"]]
+    return table.assign(**pd.DataFrame(parts, dtype=str))
 
 
 def official_images() -> pd.DataFrame:

@@ -33,9 +33,13 @@ class Sweep(Section):
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read a sweep's file. ConfigError where a key is unknown or a range makes no sense."""
+    """Read a sweep's file, which is found as `--config` finds it. ConfigError where a key or a range is invalid."""
+    path = config.find_config(path)
     sweep = config.load_config(path, Sweep)
-    return sweep if sweep.base is None else sweep.model_copy(update={"base": path.parent / sweep.base})
+    if sweep.base is None:
+        return sweep
+    beside = path.parent / sweep.base
+    return sweep.model_copy(update={"base": beside if beside.is_file() else config.find_config(sweep.base)})
 
 
 def expand_runs(sweep: Sweep, overrides: Values) -> list[Config]:

@@ -97,7 +97,7 @@ def _recipe(filename: str, seed: int) -> tuple[np.random.Generator, str, tissue.
     case = tissue.draw_case(np.random.default_rng([seed, int(name.case)]))
     rng = np.random.default_rng([seed, zlib.crc32(slide.encode()), name.magnification, name.sequence])
     height_px = SHORT_PX.get((name.slide, name.magnification), names.FULL_PX[1])
-    return rng, names.subtype_of(slide), case, name.magnification, height_px
+    return rng, names.parse_slide_name(slide).subtype, case, name.magnification, height_px
 
 
 def _filenames(slide: str, images_per_cell: int) -> Iterator[str]:
