@@ -23,7 +23,6 @@ _LIBRARY = {
     "evaluate_runs": "evaluate",
     "predict_images": "predict",
 }
-__all__ = ["__version__", *_LIBRARY]
 
 
 def __getattr__(name: str) -> Any:

@@ -348,7 +348,7 @@ def validate_settings(kind: type[S], content: dict[str, Any], source: str) -> S:
             hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
             lines.append(f"unknown setting '{name}'; {hint}")
         elif problem["type"] == "value_error":  # a contradiction between settings
-            lines.append(str(problem["ctx"]["error"]))
+            lines.append(problem["msg"].removeprefix("Value error, "))
         else:
             lines.append(f"{name} is {problem.get('input')!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
     raise ConfigError(f"{source}: " + ("\n  " if len(lines) > 1 else "") + "\n  ".join(lines))
