@@ -121,6 +121,7 @@ settings = config.Config(
     image=config.Image(height_px=64, width_px=96),
     model=config.Model(weights="random", features=("conv4",)),
     head=config.Head(epochs=0),
+    tune=config.Tune(part="conv4"),
 )
 at_hand = dataset.load_dataset(settings)
 devices.prepare(deterministic=True)  # before anything imports TensorFlow
