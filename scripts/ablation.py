@@ -20,7 +20,7 @@ from breakhis_cls.evaluation import bootstrap, comparison, metrics, predictions
 from breakhis_cls.evaluation.experiments import Experiment
 from breakhis_cls.files import atomic_path, write_text
 from breakhis_cls.modeling import run_folder
-from breakhis_cls.reports import plots, plots_calibration, text
+from breakhis_cls.reports import plots, plots_calibration
 from breakhis_cls.train import train_run
 
 SEEDS = range(3)
@@ -115,7 +115,7 @@ def _write(experiments: list[Experiment], out: Path) -> None:
         compared = comparison.compare_experiments([first, other], [first.test, other.test])
         entries += [{"arm": other.name} | entry for entry in compared if entry["metric"] in SHOWN]
     table = pd.DataFrame([_row(experiment) for experiment in experiments])
-    words = text.metric_words(predictions.is_binary(first.table))
+    words = metrics.metric_words(predictions.is_binary(first.table))
     for metric in SHOWN:
         of_metric = [entry for entry in entries if entry["metric"] == metric]
         for entry, p in zip(of_metric, comparison.holm_adjust([entry["p"] for entry in of_metric]), strict=True):

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from breakhis_cls.evaluation import bootstrap, case_statistics, metrics
+from breakhis_cls.evaluation import bootstrap, metrics
 from breakhis_cls.reports import plots
 
 SIZES = {
@@ -72,14 +72,14 @@ def one_sample(seed: int, size: str, model: str) -> list[tuple[str, str, float |
     rows = []
     for method in METHODS:
         grouped = by_image if method == "images" else table
-        statistics, cases = case_statistics.compute_statistics(grouped)
+        statistics, cases = metrics.compute_statistics(grouped, SHOWN)
         weights = bootstrap.case_weights(len(cases), N_RESAMPLES, seed)
         groups = bootstrap.case_labels(grouped, cases)
         used: bootstrap.Method = "percentile" if method == "images" else method  # type: ignore[assignment]
         for name in SHOWN:
             behind = metrics.count_cases_behind(name, table)
             bounds = bootstrap.bootstrap_interval(
-                statistics[name], weights, groups, behind, metrics.metric_range(name, table), used
+                statistics[name], weights, groups, behind, metrics.METRICS[name].range, used
             )
             rows.append((name, method, bounds.low, bounds.high))
     return [row for row in rows if not (row[1] == "images" and row[0] in ("recognition_rate", "case_vote_accuracy"))]
@@ -90,7 +90,7 @@ def population(n_malignant: int, n_benign: int, distance: float) -> dict[str, fl
     values = []
     for seed in range(20):
         table = sample(np.random.default_rng((seed, 2)), 10 * n_malignant, 10 * n_benign, distance)
-        statistics, cases = case_statistics.compute_statistics(table)
+        statistics, cases = metrics.compute_statistics(table, SHOWN)
         values.append([bootstrap.statistic_value(statistics[name], len(cases)) for name in SHOWN])
     return dict(zip(SHOWN, np.mean(values, axis=0), strict=True))
 

@@ -189,8 +189,8 @@ def test_models_without_a_difference_are_rarely_told_apart() -> None:
     p_values = {"roc_auc": [], "image_accuracy": []}
     for seed in range(60):
         tables = [simulated(np.random.default_rng((seed, at)), 20, 12, 4) for at in (1, 2)]
-        experiments = [experiments.Experiment(name, (), table) for name, table in zip("ab", tables, strict=True)]
-        for entry in comparison.compare_experiments(experiments, tables, seed):
+        pair = [experiments.Experiment(name, (), table) for name, table in zip("ab", tables, strict=True)]
+        for entry in comparison.compare_experiments(pair, tables, seed):
             if entry["metric"] in p_values:
                 p_values[entry["metric"]].append(entry["p"])
     assert all(sum(p < 0.05 for p in found) <= 8 for found in p_values.values())

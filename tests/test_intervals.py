@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from test_predictions import made
 
-from breakhis_cls.evaluation import bootstrap, case_statistics, metrics
+from breakhis_cls.evaluation import bootstrap, metrics
 
 
 def simulated(rng: np.random.Generator, n_malignant: int, n_benign: int, n_images: int = 12) -> pd.DataFrame:
@@ -26,11 +26,11 @@ def simulated(rng: np.random.Generator, n_malignant: int, n_benign: int, n_image
 
 
 def interval(table: pd.DataFrame, name: str, n_behind: int, method: bootstrap.Method = "logit_t") -> bootstrap.Interval:
-    statistics, cases = case_statistics.compute_statistics(table)
+    statistics, cases = metrics.compute_statistics(table)
     weights = bootstrap.case_weights(len(cases), 400, seed=1)
     groups = bootstrap.case_labels(table, cases)
     return bootstrap.bootstrap_interval(
-        statistics[name], weights, groups, n_behind, metrics.metric_range(name, table), method
+        statistics[name], weights, groups, n_behind, metrics.METRICS[name].range, method
     )
 
 
@@ -113,7 +113,7 @@ def test_the_bootstrap_agrees_with_scipy_on_its_spread() -> None:
     table = simulated(np.random.default_rng(2), 30, 30, n_images=1)
     right = ((table["p_malignant"] >= 0.5) == (table["label"] == "malignant")).to_numpy(float)
     theirs = stats.bootstrap((right,), np.mean, method="percentile", n_resamples=5_000, rng=np.random.default_rng(0))
-    statistics, cases = case_statistics.compute_statistics(table)
+    statistics, cases = metrics.compute_statistics(table)
     drawn = statistics["image_accuracy"](bootstrap.case_weights(len(cases), 5_000, seed=0))
     bounds = theirs.confidence_interval
     assert np.quantile(drawn, [0.025, 0.975]) == pytest.approx([bounds.low, bounds.high], abs=0.02)

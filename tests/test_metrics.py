@@ -11,7 +11,7 @@ import sklearn.metrics as sk
 from test_predictions import made
 
 from breakhis_cls import names
-from breakhis_cls.evaluation import case_statistics, metrics, predictions
+from breakhis_cls.evaluation import metrics, predictions
 
 # file, slide, case, label, p_malignant: three cases, four slides, eight images
 BY_HAND = [
@@ -57,7 +57,7 @@ GOLDEN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", metrics.NAMES)
+@pytest.mark.parametrize("name", metrics.METRICS)
 def test_golden_numbers(small: pd.DataFrame, name: str) -> None:
     result = metrics.compute_metrics(small, n_resamples=50)["pooled"][name]
     assert result["value"] == pytest.approx(GOLDEN[name])
@@ -156,7 +156,7 @@ def test_only_test_rows_count_and_the_order_of_rows_does_not() -> None:
 
 def test_metrics_json_has_the_promised_shape() -> None:
     found = metrics.compute_metrics(made(), n_resamples=200)
-    assert set(found["pooled"]) == set(found["by_magnification"]["40"]) == set(metrics.NAMES)
+    assert set(found["pooled"]) == set(found["by_magnification"]["40"]) == set(metrics.METRICS)
     assert list(found["by_magnification"]) == ["40", "100", "200", "400"]
     assert list(found["by_subtype"]) == list(names.SUBTYPES)
     assert {"value", "low", "high", "n_images", "n_slides", "n_cases"} <= set(found["pooled"]["roc_auc"])
@@ -166,7 +166,7 @@ def test_metrics_json_has_the_promised_shape() -> None:
 def test_weights_mean_repetition() -> None:
     """A case drawn twice counts as if its rows stood there twice."""
     table = made()
-    statistics, cases = case_statistics.compute_statistics(table)
+    statistics, cases = metrics.compute_statistics(table)
     weights = np.random.default_rng(0).integers(0, 3, (1, len(cases))).astype(float)
     copies = table.loc[np.repeat(table.index, weights[0][cases.get_indexer(table["case"])].astype(int))]
     y, p = predictions.true_labels(copies), copies["p_malignant"]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 
-from . import bootstrap, case_statistics, predictions
+from . import bootstrap, case_statistics, metrics, predictions
 
 N_SHOWN = 10  # bins of a diagram; the number ECE has its own 15
 BOUNDS = (0.05, 20.0)  # of the temperature
@@ -112,8 +112,6 @@ def compare_calibration(table: pd.DataFrame, seed: int = 0) -> dict[str, Any] | 
     after, fitted = calibrate_test_rows(table)
     if not fitted:
         return None
-    from . import metrics
-
     names, raw = ("ece", "brier", "log_loss"), predictions.select_part(table, "test")
     found = {
         name: metrics.compute_stratum(rows, "calibration", bootstrap.N_RESAMPLES // 5, seed, only=names)

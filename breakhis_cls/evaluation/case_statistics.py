@@ -1,42 +1,78 @@
-"""Every metric as a function of case weights: weights of one give its value, resampled weights give its
-interval.
+"""Metrics as functions of case weights: weights of one give the value, resampled weights give the interval.
 
-A case's images enter only through sums that are made once (n_cases numbers, or a matrix of pairs of cases),
-so that 10,000 resamples of 7,909 images are a few matrix products. A statistic maps weights (n_resamples,
-n_cases), float64 counts of how often each case was drawn, to values (n_resamples,), NaN where undefined.
+A case's images enter through sums computed once (n_cases numbers, or a matrix of pairs of cases), so that 10,000
+resamples of 7,909 images are a few matrix products. A statistic maps weights (n_resamples, n_cases), float64 counts of
+how often each case was drawn, to values (n_resamples,), NaN where undefined.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from . import predictions
-from .ranking import Statistic, average_precision, divide, roc_auc, sum_by_case, undefined
 
+Statistic = Callable[[np.ndarray], np.ndarray]
 N_BINS = 15  # of equal mass, for ECE
+N_STEPS = 500  # of a precision-recall curve, where the curve of every resample is needed
+CHUNK = 500  # resamples at a time where a matrix has a column for each image: some 10 MB each
 
 
-def compute_statistics(table: pd.DataFrame, threshold: float = 0.5) -> tuple[dict[str, Statistic], pd.Index]:
-    """The fourteen metrics of a table by name, averaged over its replicates,
-    and the cases that weights refer to."""
-    cases = pd.Index(sorted(table["case"].unique()))
-    pieces = [_of_piece(piece, cases, threshold) for piece in predictions.replicates(table)]
-    return {name: mean_statistic([piece[name] for piece in pieces]) for name in pieces[0]}, cases
+@dataclass(frozen=True)
+class ScoredImages:
+    """Predictions of a table in which each image occurs once; what every statistic is computed from."""
+
+    rows: pd.DataFrame
+    case: np.ndarray  # (n,) index of each image's case, below n_cases
+    n_cases: int
+    true: np.ndarray  # (n,) index of the true class
+    predicted: np.ndarray  # (n,) index of the predicted class
+    scores: np.ndarray  # (n, n_classes) predicted probabilities
+    is_binary: bool  # class 1 is positive; otherwise statistics are macro averages
+
+    @classmethod
+    def from_table(cls, rows: pd.DataFrame, cases: pd.Index) -> ScoredImages:
+        """Of a predictions table whose cases are among `cases`."""
+        return cls(
+            rows, cases.get_indexer(rows["case"]), len(cases), predictions.true_labels(rows),
+            predictions.predicted_labels(rows), predictions.probabilities(rows), predictions.is_binary(rows),
+        )  # fmt: skip
+
+    def one_against_rest(self, at: int) -> ScoredImages:
+        """The binary task of one class against all others."""
+        scores = np.stack([1 - self.scores[:, at], self.scores[:, at]], axis=1)
+        true, predicted = ((labels == at).astype(int) for labels in (self.true, self.predicted))
+        return ScoredImages(self.rows, self.case, self.n_cases, true, predicted, scores, True)
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """(n_cases, n_classes, n_classes) counts of each case's images: true, predicted."""
+        counts = np.zeros((self.n_cases, self.scores.shape[1], self.scores.shape[1]))
+        np.add.at(counts, (self.case, self.true, self.predicted), 1)
+        return counts
+
+    def sum_by_case(self, values: np.ndarray | None = None) -> np.ndarray:
+        """(n_cases,) sums of values (n,), or numbers of images."""
+        return sum_at(self.case, values, self.n_cases)
 
 
-def statistics_by_class(table: pd.DataFrame) -> tuple[dict[str, dict[str, Statistic]], pd.Index]:
-    """For each class against the rest: sensitivity, specificity, F1, ROC AUC, average precision;
-    and the cases."""
-    cases = pd.Index(sorted(table["case"].unique()))
-    pieces = [_each_class(piece, cases) for piece in predictions.replicates(table)]
-    merged = {
-        name: {metric: mean_statistic([piece[name][metric] for piece in pieces]) for metric in pieces[0][name]}
-        for name in pieces[0]
-    }
-    return merged, cases
+def sum_at(at: np.ndarray, values: np.ndarray | None, n: int) -> np.ndarray:
+    """(n,) sums of values (m,), or of ones, at the indices `at` (m,)."""
+    return np.bincount(at, weights=values, minlength=n).astype(np.float64)
+
+
+def divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """Quotients; NaN where the divisor is not positive."""
+    return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom > 0)
+
+
+def ratio_statistic(top: np.ndarray, bottom: np.ndarray) -> Statistic:
+    """Weighted sum over weighted sum of two per-case arrays (n_cases,)."""
+    return lambda weights: divide(weights @ top, weights @ bottom)
 
 
 def mean_statistic(statistics: list[Statistic]) -> Statistic:
@@ -46,184 +82,220 @@ def mean_statistic(statistics: list[Statistic]) -> Statistic:
     return lambda weights: _nanmean(np.stack([statistic(weights) for statistic in statistics]))
 
 
-def ratio_statistic(top: np.ndarray, bottom: np.ndarray) -> Statistic:
-    """Weighted sum over weighted sum of two per-case arrays (n_cases,)."""
-    return lambda weights: divide(weights @ top, weights @ bottom)
+def undefined(weights: np.ndarray) -> np.ndarray:
+    """The statistic that has no value."""
+    return np.full(len(weights), np.nan)
 
 
-def _of_piece(rows: pd.DataFrame, cases: pd.Index, threshold: float) -> dict[str, Statistic]:
-    case, truth = cases.get_indexer(rows["case"]), predictions.true_labels(rows)
-    scores, named = predictions.probabilities(rows), predictions.predicted_labels(rows, threshold)
-    n_classes = scores.shape[1]
-    confusion = np.zeros((len(cases), n_classes, n_classes))
-    np.add.at(confusion, (case, truth, named), 1)
-    binary = predictions.is_binary(rows)
-    ranked = [(scores[:, 1], truth == 1)] if binary else [(scores[:, k], truth == k) for k in range(n_classes)]
-    ranked = [(score, is_class) for score, is_class in ranked if is_class.any()]
-    return (
-        _votes(rows, case, len(cases), threshold)
-        | _counted(confusion, binary)
-        | {"roc_auc": mean_statistic([roc_auc(score, y, case, len(cases)) for score, y in ranked] or [undefined])}
-        | {
-            "average_precision": mean_statistic(
-                [average_precision(s, y, case, len(cases)) for s, y in ranked] or [undefined]
-            )
-        }
-        | _scored(scores, truth, case, len(cases))
-    )
+# --- means over images, slides and cases ---
 
 
-def _each_class(rows: pd.DataFrame, cases: pd.Index) -> dict[str, dict[str, Statistic]]:
-    case, truth = cases.get_indexer(rows["case"]), predictions.true_labels(rows)
-    scores, named = predictions.probabilities(rows), predictions.predicted_labels(rows)
-    return {
-        name: _one_against_rest(scores[:, at], truth == at, named == at, case, len(cases))
-        for at, name in enumerate(predictions.class_names(rows))
-    }
+def image_accuracy(images: ScoredImages) -> Statistic:
+    """Share of images correctly classified."""
+    return ratio_statistic(images.sum_by_case((images.predicted == images.true).astype(float)), images.sum_by_case())
 
 
-def _one_against_rest(score, y, named, case, n_cases) -> dict[str, Statistic]:
-    confusion = np.zeros((n_cases, 2, 2))
-    np.add.at(confusion, (case, y.astype(int), named.astype(int)), 1)
-    counted = _counted(confusion, binary=True)
-    return {name: counted[name] for name in ("sensitivity", "specificity", "f1")} | {
-        "roc_auc": roc_auc(score, y, case, n_cases),
-        "average_precision": average_precision(score, y, case, n_cases),
-    }
+def recognition_rate(images: ScoredImages) -> Statistic:
+    """Mean over slides of the share of a slide's images correctly classified (Spanhol et al. 2016, eq. 2)."""
+    correct = pd.DataFrame({"case": images.case, "share": (images.predicted == images.true).astype(float)})
+    slides = correct.groupby(images.rows["slide"].to_numpy()).agg(case=("case", "first"), share=("share", "mean"))
+    case, n = slides["case"].to_numpy(), images.n_cases
+    return ratio_statistic(sum_at(case, slides["share"].to_numpy(), n), sum_at(case, None, n))
 
 
-def _votes(rows: pd.DataFrame, case: np.ndarray, n_cases: int, threshold: float) -> dict[str, Statistic]:
-    truth = predictions.true_labels(rows)
-    correct = (predictions.predicted_labels(rows, threshold) == truth).astype(float)
-    slides = pd.DataFrame({"slide": rows["slide"].to_numpy(), "case": case, "share": correct})
-    slides = slides.groupby("slide", sort=True).agg(case=("case", "first"), share=("share", "mean"))
-    by_slide = vote_by(rows, "slide", threshold).loc[slides.index]
-    at, n_slides = slides["case"].to_numpy(), sum_by_case(slides["case"].to_numpy(), None, n_cases)
-    return {
-        "image_accuracy": ratio_statistic(sum_by_case(case, correct, n_cases), sum_by_case(case, None, n_cases)),
-        "recognition_rate": ratio_statistic(sum_by_case(at, slides["share"].to_numpy(), n_cases), n_slides),
-        "slide_vote_accuracy": ratio_statistic(sum_by_case(at, by_slide["correct"].to_numpy(float), n_cases), n_slides),
-        "case_vote_accuracy": _case_vote(rows, case, n_cases, threshold),
-    }
-
-
-def vote_by(rows: pd.DataFrame, group: str, threshold: float = 0.5) -> pd.DataFrame:
+def vote_by(rows: pd.DataFrame, group: str) -> pd.DataFrame:
     """Mean probabilities of each slide or case, then threshold or most probable class: p_<class>, truth,
-    voted, correct, n_images, sorted by group. Truth is -1 where a group carries two classes."""
-    columns = [f"p_{name}" for name in predictions.class_names(rows)]
-    truth = pd.Series(predictions.true_labels(rows), index=rows.index)
+    voted, correct, n_images, sorted by group. Truth is -1 where a group has two classes."""
     grouped = rows.groupby(group, sort=True)
-    voted = grouped[columns].mean()
-    truths = truth.groupby(rows[group], sort=True).agg(["min", "max"])
-    named = predictions.predicted_labels(voted, threshold)
-    answer = np.where(truths["min"] == truths["max"], truths["min"], -1)
-    return voted.assign(truth=answer, voted=named, correct=named == answer, n_images=grouped.size())
+    voted = grouped[[f"p_{name}" for name in predictions.class_names(rows)]].mean()
+    truths = pd.Series(predictions.true_labels(rows)).groupby(rows[group].to_numpy(), sort=True).agg(["min", "max"])
+    predicted = predictions.predicted_labels(voted)
+    truth = np.where(truths["min"] == truths["max"], truths["min"], -1)
+    return voted.assign(truth=truth, voted=predicted, correct=predicted == truth, n_images=grouped.size())
 
 
-def _case_vote(rows: pd.DataFrame, case: np.ndarray, n_cases: int, threshold: float) -> Statistic:
-    if not predictions.is_binary(rows):
-        return undefined
-    voted = vote_by(rows, "case", threshold)
-    if (voted["truth"] < 0).any():
-        return undefined
-    at = pd.Series(case, index=rows["case"].to_numpy()).groupby(level=0).first().loc[voted.index].to_numpy()
-    return ratio_statistic(sum_by_case(at, voted["correct"].to_numpy(float), n_cases), sum_by_case(at, None, n_cases))
+def vote_accuracy(group: str) -> Callable[[ScoredImages], Statistic]:
+    """Share of slides or cases whose vote is correct; a case has one truth in the binary task alone."""
+
+    def build(images: ScoredImages) -> Statistic:
+        voted = vote_by(images.rows, group)
+        if group == "case" and not (images.is_binary and (voted["truth"] >= 0).all()):
+            return undefined
+        case = pd.Series(images.case).groupby(images.rows[group].to_numpy(), sort=True).first().to_numpy()
+        correct = sum_at(case, voted["correct"].to_numpy(float), images.n_cases)
+        return ratio_statistic(correct, sum_at(case, None, images.n_cases))
+
+    return build
 
 
-def _counted(per_case: np.ndarray, binary: bool) -> dict[str, Statistic]:
-    """What follows from a confusion matrix; per_case is (n_cases, true, named). Macro over classes present if
-    not binary, where macro sensitivity is balanced accuracy by definition."""
-    n_classes = per_case.shape[1]
-
-    def counts(weights: np.ndarray) -> np.ndarray:
-        return (weights @ per_case.reshape(len(per_case), -1)).reshape(-1, n_classes, n_classes)
-
-    pick = _positive if binary else _macro
-    return {
-        "balanced_accuracy": lambda weights: _if_several(counts(weights), _nanmean(_recall(counts(weights)).T)),
-        "sensitivity": lambda weights: pick(counts(weights), _recall),
-        "specificity": lambda weights: pick(counts(weights), _specificity),
-        "f1": lambda weights: _if_several(counts(weights), pick(counts(weights), _f1)),
-        "mcc": lambda weights: mcc(counts(weights)),
-    }
+# --- from the confusion matrix: functions of counts (n_resamples, true, predicted) -> (n_resamples, n_classes) ---
 
 
-def _positive(counts: np.ndarray, metric: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    return metric(counts)[:, 1]
-
-
-def _macro(counts: np.ndarray, metric: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    return _nanmean(np.where(counts.sum(axis=2) > 0, metric(counts), np.nan).T)
-
-
-def _recall(counts: np.ndarray) -> np.ndarray:
+def recall(counts: np.ndarray) -> np.ndarray:
+    """Share of each class's images predicted as it: sensitivity."""
     return divide(np.einsum("bkk->bk", counts), counts.sum(axis=2))
 
 
-def _specificity(counts: np.ndarray) -> np.ndarray:
+def specificity(counts: np.ndarray) -> np.ndarray:
+    """Share of the other classes' images not predicted as each class."""
     others = counts.sum(axis=(1, 2))[:, None] - counts.sum(axis=2)
-    wrongly_named = counts.sum(axis=1) - np.einsum("bkk->bk", counts)
-    return divide(others - wrongly_named, others)
+    false_positives = counts.sum(axis=1) - np.einsum("bkk->bk", counts)
+    return divide(others - false_positives, others)
 
 
-def _f1(counts: np.ndarray) -> np.ndarray:
+def f1(counts: np.ndarray) -> np.ndarray:
+    """Harmonic mean of each class's precision and recall."""
     return divide(2 * np.einsum("bkk->bk", counts), counts.sum(axis=1) + counts.sum(axis=2))
 
 
-def mcc(counts: np.ndarray) -> np.ndarray:
-    """Matthews correlation of (n, true, named) counts, in [-1, 1] (Gorodkin 2004 for more than two classes).
+def class_metric(
+    by_class: Callable[[np.ndarray], np.ndarray], macro: bool = False, several: bool = False
+) -> Callable[[ScoredImages], Statistic]:
+    """A metric of the confusion matrix: of the positive class, or the mean over the classes present.
 
-    NaN where one class only is present; 0, by convention, where one class only was named.
+    The mean also for two classes if `macro`; undefined where only one class is present if `several`.
     """
-    total, right = counts.sum(axis=(1, 2)), np.einsum("bkk->b", counts)
-    true, named = counts.sum(axis=2), counts.sum(axis=1)
-    spread_true, spread_named = total**2 - (true**2).sum(axis=1), total**2 - (named**2).sum(axis=1)
-    covariance = right * total - (true * named).sum(axis=1)
-    known = np.where(spread_named > 0, divide(covariance, np.sqrt(spread_true * spread_named)), 0.0)
-    return np.where(spread_true > 0, known, np.nan)
+
+    def build(images: ScoredImages) -> Statistic:
+        def statistic(weights: np.ndarray) -> np.ndarray:
+            counts = _weighted_confusion(images, weights)
+            values, present = by_class(counts), counts.sum(axis=2) > 0
+            positive = images.is_binary and not macro
+            value = values[:, 1] if positive else _nanmean(np.where(present, values, np.nan).T)
+            return np.where(present.sum(axis=1) > 1, value, np.nan) if several else value
+
+        return statistic
+
+    return build
 
 
-def _scored(scores: np.ndarray, truth: np.ndarray, case: np.ndarray, n_cases: int) -> dict[str, Statistic]:
-    """Of the probabilities themselves. Brier of two classes is of p_malignant, in [0, 1]; of more the sum
-    over classes, in [0, 2] (Brier 1950). Log loss in nats."""
-    hit = np.eye(scores.shape[1])[truth]
-    squares = ((scores - hit) ** 2)[:, 1] if scores.shape[1] == 2 else ((scores - hit) ** 2).sum(axis=1)
-    eps = np.finfo(np.float64).eps
-    surprise = -np.log(np.clip(scores[np.arange(len(truth)), truth], eps, 1 - eps))
-    n_images = sum_by_case(case, None, n_cases)
-    return {
-        "brier": ratio_statistic(sum_by_case(case, squares, n_cases), n_images),
-        "log_loss": ratio_statistic(sum_by_case(case, surprise, n_cases), n_images),
-        "ece": ece(*predicted_and_observed(scores, truth), case, n_cases),
-    }
+def matthews_correlation(images: ScoredImages) -> Statistic:
+    """MCC in [-1, 1] (Gorodkin 2004 for more than two classes).
+
+    Undefined where only one class is present; 0, by convention, where only one class is predicted.
+    """
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        counts = _weighted_confusion(images, weights)
+        total, correct = counts.sum(axis=(1, 2)), np.einsum("bkk->b", counts)
+        true, predicted = counts.sum(axis=2), counts.sum(axis=1)
+        spread_true, spread_predicted = total**2 - (true**2).sum(axis=1), total**2 - (predicted**2).sum(axis=1)
+        covariance = correct * total - (true * predicted).sum(axis=1)
+        value = np.where(spread_predicted > 0, divide(covariance, np.sqrt(spread_true * spread_predicted)), 0.0)
+        return np.where(spread_true > 0, value, np.nan)
+
+    return statistic
 
 
-def predicted_and_observed(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(stated, came true): p_malignant and malignant for two classes,
-    else the top probability and whether right."""
-    if scores.shape[1] == 2:
-        return scores[:, 1], (truth == 1).astype(float)
-    return scores.max(axis=1), (scores.argmax(axis=1) == truth).astype(float)
-
-
-def ece(stated: np.ndarray, came_true: np.ndarray, case: np.ndarray, n_cases: int) -> Statistic:
-    """Expected calibration error over bins of equal mass, in [0, 1]; resamples keep the sample's own bins."""
-    gaps = np.zeros((n_cases, N_BINS))
-    np.add.at(gaps, (case, equal_mass_bins(stated)), came_true - stated)
-    n_images = sum_by_case(case, None, n_cases)
-    return lambda weights: divide(np.abs(weights @ gaps).sum(axis=1), weights @ n_images)
-
-
-def equal_mass_bins(stated: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
-    """(n,) bin of each value by its rank; equal values share a bin,
-    so that the order of rows is of no account."""
-    rank = np.searchsorted(np.sort(stated), stated, "left")
-    return (rank * n_bins // len(stated)).astype(int)
+def _weighted_confusion(images: ScoredImages, weights: np.ndarray) -> np.ndarray:
+    n_classes = images.confusion.shape[1]
+    return (weights @ images.confusion.reshape(images.n_cases, -1)).reshape(-1, n_classes, n_classes)
 
 
 def _nanmean(stacked: np.ndarray) -> np.ndarray:
     return divide(np.nansum(stacked, axis=0), (~np.isnan(stacked)).sum(axis=0))
 
 
-def _if_several(counts: np.ndarray, value: np.ndarray) -> np.ndarray:
-    return np.where((counts.sum(axis=2) > 0).sum(axis=1) > 1, value, np.nan)
+# --- from the ranking: macro averages over the classes present, each against the rest ---
+
+
+def ranking_metric(of_class: Callable[..., Statistic]) -> Callable[[ScoredImages], Statistic]:
+    """ROC AUC or average precision of the positive class, or the mean over the classes present."""
+
+    def build(images: ScoredImages) -> Statistic:
+        classes = [1] if images.is_binary else range(images.scores.shape[1])
+        ranked = [(images.scores[:, at], images.true == at) for at in classes]
+        present = [of_class(score, is_class, images) for score, is_class in ranked if is_class.any()]
+        return mean_statistic(present or [undefined])
+
+    return build
+
+
+def roc_auc(score: np.ndarray, is_class: np.ndarray, images: ScoredImages) -> Statistic:
+    """Share of (positive, negative) pairs in the right order, ties counting half: Mann-Whitney, exact, unbinned."""
+    case, n_cases = images.case, images.n_cases
+    pairs = np.zeros((n_cases, n_cases))  # (case of the positive, case of the negative): pairs in the right order
+    positives, positive_case = score[is_class], case[is_class]
+    for other in np.unique(case[~is_class]):
+        below = np.sort(score[~is_class & (case == other)])
+        ordered = (np.searchsorted(below, positives, "left") + np.searchsorted(below, positives, "right")) / 2
+        pairs[:, other] = sum_at(positive_case, ordered, n_cases)
+    n_positive, n_negative = sum_at(positive_case, None, n_cases), sum_at(case[~is_class], None, n_cases)
+    return lambda weights: divide(
+        np.einsum("bc,bc->b", weights @ pairs, weights), (weights @ n_positive) * (weights @ n_negative)
+    )
+
+
+def average_precision(score: np.ndarray, is_class: np.ndarray, images: ScoredImages) -> Statistic:
+    """Sum of precision times the step in recall over distinct scores, uninterpolated, as scikit-learn defines it.
+
+    Exact for up to 500 weightings; under more, which are only used for a spread, 500 of the steps stand for all.
+    """
+    if is_class.all() or not is_class.any():
+        return undefined
+    steps = np.unique(score[is_class])[::-1]  # recall moves only at the scores of positives
+    first = np.searchsorted(-steps, -score, "left")  # the first step at which an image counts as positive
+    few = np.unique(np.linspace(0, len(steps) - 1, N_STEPS).round().astype(int))
+    cumulative = []  # of positives and of all: (n_cases, n_steps) images of each case at or above each step
+    for mask in (is_class, np.ones_like(is_class)):
+        counts = np.zeros((images.n_cases, len(steps) + 1), np.float32)  # exact to 16 million
+        np.add.at(counts, (images.case[mask], first[mask]), 1)
+        cumulative.append(counts.cumsum(axis=1)[:, : len(steps)])
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        used = few if len(weights) > CHUNK else slice(None)
+        positives, everything = (counts[:, used] for counts in cumulative)
+        values = []
+        for at in range(0, len(weights), CHUNK):
+            drawn = weights[at : at + CHUNK].astype(np.float32)
+            hits = drawn @ positives
+            precision = hits / np.maximum(drawn @ everything, 1)
+            gains = np.diff(hits, axis=1, prepend=np.float32(0))
+            sums = np.einsum("bt,bt->b", gains, precision).astype(np.float64)
+            values.append(divide(sums, hits[:, -1].astype(np.float64)))
+        return np.concatenate(values)
+
+    return statistic
+
+
+# --- from the probabilities themselves ---
+
+
+def brier_score(images: ScoredImages) -> Statistic:
+    """Mean squared error of p_malignant, in [0, 1]; of more than two classes their sum, in [0, 2] (Brier 1950)."""
+    squares = (images.scores - np.eye(images.scores.shape[1])[images.true]) ** 2
+    squares = squares[:, 1] if images.is_binary else squares.sum(axis=1)
+    return ratio_statistic(images.sum_by_case(squares), images.sum_by_case())
+
+
+def log_loss(images: ScoredImages) -> Statistic:
+    """Mean negative log probability of the true class, in nats; probabilities are clipped as in scikit-learn."""
+    eps = np.finfo(np.float64).eps
+    probability = np.clip(images.scores[np.arange(len(images.true)), images.true], eps, 1 - eps)
+    return ratio_statistic(images.sum_by_case(-np.log(probability)), images.sum_by_case())
+
+
+def expected_calibration_error(images: ScoredImages) -> Statistic:
+    """Mean gap between predicted probability and observed frequency over bins of equal mass, in [0, 1].
+
+    Resamples keep the sample's own bins.
+    """
+    predicted, observed = predicted_and_observed(images.scores, images.true)
+    gaps = np.zeros((images.n_cases, N_BINS))
+    np.add.at(gaps, (images.case, equal_mass_bins(predicted)), observed - predicted)
+    n_images = images.sum_by_case()
+    return lambda weights: divide(np.abs(weights @ gaps).sum(axis=1), weights @ n_images)
+
+
+def predicted_and_observed(scores: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) predicted probability and (n,) outcome, 0 or 1: p_malignant and malignant for two classes, else the top
+    probability and whether that class is correct."""
+    if scores.shape[1] == 2:
+        return scores[:, 1], (true == 1).astype(float)
+    return scores.max(axis=1), (scores.argmax(axis=1) == true).astype(float)
+
+
+def equal_mass_bins(values: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
+    """(n,) bin of each value by its rank; equal values share a bin, so that the order of rows does not matter."""
+    rank = np.searchsorted(np.sort(values), values, "left")
+    return (rank * n_bins // len(values)).astype(int)

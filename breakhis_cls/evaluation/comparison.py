@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from ..errors import DataError, list_first
-from . import bootstrap, case_statistics, predictions
+from . import bootstrap, case_statistics, metrics, predictions
 from .experiments import Experiment
 
 COMPARED = ("roc_auc", "balanced_accuracy", "image_accuracy", "brier", "log_loss")
@@ -58,7 +58,7 @@ def compare_experiments(
     smallest difference that this many cases show with 80 % power at 5 %: a smaller one would mostly have been
     missed.
     """
-    tallied = [case_statistics.compute_statistics(table) for table in tables]
+    tallied = [metrics.compute_statistics(table) for table in tables]
     cases = tallied[0][1]
     sizes = tables[0]["case"].value_counts(normalize=True).loc[cases].to_numpy()
     groups = bootstrap.case_labels(tables[0], cases)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import names
-from . import bootstrap, case_statistics, predictions
+from . import bootstrap, case_statistics, metrics, predictions
 
 
 def errors_by_stratum(table: pd.DataFrame) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def case_table(table: pd.DataFrame) -> pd.DataFrame:
         rows[f"p_{name}"] = voted[f"p_{name}"]
     rows["vote"] = [names.LABELS[at] if binary else "" for at in voted["voted"]]
     rows["vote_correct"] = voted["correct"] if binary else ""
-    statistics, found = case_statistics.compute_statistics(table)
+    statistics, found = metrics.compute_statistics(table)
     for metric in ("roc_auc", "balanced_accuracy"):
         rows[f"influence_{metric}"] = influence(statistics[metric], found)
     return rows.reset_index().sort_values(["image_accuracy", "case"], ignore_index=True)

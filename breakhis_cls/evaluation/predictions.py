@@ -102,6 +102,13 @@ def select_part(table: pd.DataFrame, part: str) -> pd.DataFrame:
     return table[table["part"] == part].reset_index(drop=True)
 
 
+def count_units(table: pd.DataFrame) -> dict[str, int]:
+    """Numbers of distinct images, slides and cases: n_images, n_slides, n_cases."""
+    return {
+        f"n_{column.replace('file', 'image')}s": int(table[column].nunique()) for column in ("file", "slide", "case")
+    }
+
+
 def replicates(table: pd.DataFrame) -> list[pd.DataFrame]:
     """The table cut so that each image occurs once in each piece.
 

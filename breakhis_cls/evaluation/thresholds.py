@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import case_statistics, predictions
+from . import case_statistics, metrics, predictions
 from .calibration import MODEL
 
 TARGET_SENSITIVITIES = (0.95, 0.98, 0.99)
@@ -67,8 +67,6 @@ def operating_points(
 ) -> list[dict[str, Any]]:
     """For each wanted sensitivity: the sensitivity and specificity that the test really shows,
     with intervals."""
-    from . import metrics
-
     rows = []
     for want in sorted({entry["sensitivity"] for entry in thresholds}):
         used = [entry["threshold"] for entry in thresholds if entry["sensitivity"] == want]

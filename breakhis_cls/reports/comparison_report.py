@@ -11,6 +11,7 @@ import pandas as pd
 from .. import __version__
 from ..evaluation import comparison, predictions
 from ..evaluation.experiments import Experiment
+from ..evaluation.metrics import metric_words
 from ..files import write_text
 from . import plots_calibration, report, text
 
@@ -18,15 +19,11 @@ from . import plots_calibration, report, text
 def compute_comparison(experiments: list[Experiment], tables: list[pd.DataFrame]) -> dict[str, Any]:
     """`{"comparisons": [...], "votes": [...], "n_images": , "n_slides": , "n_cases": }`, as `comparison`
     makes them."""
-    counts = {f"n_{unit}s": int(tables[0][column].nunique()) for unit, column in UNITS.items()}
     return {
         "comparisons": comparison.compare_experiments(experiments, tables),
         "votes": comparison.compare_votes(experiments, tables),
-        **counts,
+        **predictions.count_units(tables[0]),
     }
-
-
-UNITS = {"image": "file", "slide": "slide", "case": "case"}
 
 
 def write_comparison(
@@ -34,7 +31,7 @@ def write_comparison(
     found: dict[str, Any], folder: Path,
 ) -> Path:  # fmt: skip
     """Write index.html, which leads to each experiment's own report, and the figures of differences."""
-    words = text.metric_words(predictions.is_binary(tables[0]))
+    words = metric_words(predictions.is_binary(tables[0]))
     letters = {one.name: letter for one, letter in zip(experiments, ascii_uppercase, strict=False)}
     made = {}
     for metric in comparison.COMPARED:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from .. import names
-from ..evaluation import bootstrap, case_statistics, metrics, predictions
+from ..evaluation import bootstrap, metrics, predictions
 from ..evaluation.experiments import Experiment
 from ..modeling import run_folder
 from . import published, text
@@ -85,7 +85,7 @@ def over_folds(rows: pd.DataFrame) -> pd.DataFrame:
     """(fold, metric) values; seeds are averaged within a fold, over those in which the metric is defined."""
     found = []
     for (fold, _), piece in rows.groupby(["fold", "seed"], sort=True):
-        statistics, cases = case_statistics.compute_statistics(piece)
+        statistics, cases = metrics.compute_statistics(piece, METRICS)
         found.append(
             {"fold": fold} | {name: bootstrap.statistic_value(statistics[name], len(cases)) for name in METRICS}
         )

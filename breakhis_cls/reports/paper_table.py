@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation import experiments
+from ..evaluation.metrics import metric_words
 from ..files import atomic_path, write_text
 from . import paper_rows, papers, text
 from .paper_rows import METRICS, Row
@@ -138,7 +139,7 @@ def notes(rows: list[Row]) -> list[str]:
 
 def header(inside: list[Row]) -> list[str]:
     """Of the rows of one task."""
-    words = text.metric_words(inside[0].task == "binary")
+    words = metric_words(inside[0].task == "binary")
     return ["Protocol", "Magnification", "Model", *(words[name][0] for name in METRICS)]
 
 

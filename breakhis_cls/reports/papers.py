@@ -6,6 +6,7 @@ from typing import Any
 
 from ..evaluation import predictions
 from ..evaluation.experiments import Experiment
+from ..evaluation.metrics import metric_words
 from . import text
 
 LATEX = {
@@ -39,7 +40,7 @@ def _grid(experiment: Experiment, metrics: dict[str, Any]) -> tuple[list[str], l
     strata = {"all": metrics["pooled"]}
     if len(metrics["by_magnification"]) > 1:
         strata |= {f"{key}X": found for key, found in metrics["by_magnification"].items()}
-    words = text.metric_words(predictions.is_binary(experiment.table))
+    words = metric_words(predictions.is_binary(experiment.table))
     rows = [[label, *(_cell(found[name]) for found in strata.values())] for name, (label, _) in words.items()]
     return ["Metric", *strata], rows
 

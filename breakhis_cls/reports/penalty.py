@@ -9,10 +9,7 @@ from ..evaluation import metrics, predictions
 from . import plots
 
 METRICS = {
-    "image_accuracy": "image accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "recognition_rate": "recognition rate",
-    "roc_auc": "ROC AUC",
+    name: metrics.METRICS[name].label for name in ("image_accuracy", "balanced_accuracy", "recognition_rate", "roc_auc")
 }
 PROTOCOLS = ("image", "slide", "case")  # from the leakiest to the honest one
 

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import plots, text
+from ..evaluation.metrics import metric_words
+from . import plots
 from .paper_rows import METRICS, Row
 
 MARKERS = "DsvP^X<*>hpd"  # shapes tell published models apart, where colours would not survive print
@@ -20,7 +21,7 @@ def sweep_figure(rows: list[Row], finding: str) -> Figure:
     height = MARGIN_IN + LINE_IN * len(rows) + 0.16 * (len(cited) + 1) + 0.14 * (len(finding) // 97 + 1)
     drawn, axes = plots.new_figure(plots.PAGE_IN, height, 1, len(METRICS))
     markers = dict(zip(cited, MARKERS * (1 + len(cited) // len(MARKERS)), strict=False))
-    words = text.metric_words(rows[0].task == "binary")
+    words = metric_words(rows[0].task == "binary")
     with mpl.rc_context(plots.STYLE):
         for ax, name in zip(axes[0], METRICS, strict=True):
             for at, row in enumerate(rows):

@@ -15,6 +15,7 @@ from PIL import Image
 from .. import __version__, config
 from ..evaluation import predictions
 from ..evaluation.experiments import Experiment
+from ..evaluation.metrics import metric_words
 from ..files import write_text
 from . import analysis, papers, plots, plots_calibration, plots_images, text
 
@@ -146,12 +147,12 @@ def _about(experiment: Experiment, metrics: dict[str, Any]) -> list[tuple[str, s
 
 
 def _headline(pooled: dict[str, Any], binary: bool) -> list[dict[str, Any]]:
-    words = text.metric_words(binary)
+    words = metric_words(binary)
     return [{"label": label, "reading": reading, **pooled[name]} for name, (label, reading) in words.items()]
 
 
 def _strata(by: dict[str, Any], binary: bool) -> dict[str, Any]:
-    words = text.metric_words(binary)
+    words = metric_words(binary)
     rows = [{"label": words[name][0], "cells": [by[key][name] for key in by]} for name in words]
     return {"keys": [f"{key}X" for key in by], "rows": rows}
 

@@ -65,7 +65,7 @@ def _beside(inside: list[Row]) -> str:
     name = max(METRICS, key=names.count)
     ours = [row.scores[name]["mean"] for row in inside if any(name in one.scores for one in row.published)]
     theirs = [one.scores[name][0] for row in inside for one in row.published if name in one.scores]
-    return f" {penalty.METRICS[name].capitalize()} {_range(ours)}; published {_range(theirs)}."
+    return f" {penalty.METRICS[name]} {_range(ours)}; published {_range(theirs)}."
 
 
 def _range(values: Sequence[float | None]) -> str:

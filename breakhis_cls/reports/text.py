@@ -18,37 +18,6 @@ PROTOCOLS = {
     "lie on both sides",
     "image": "split by image: images of one slide lie in training and in test, so that the scores are too high",
 }
-METRICS = {  # name -> (label, how to read it)
-    "roc_auc": ("ROC AUC", "chance that a malignant image scores above a benign one"),
-    "balanced_accuracy": ("Balanced accuracy", "mean of sensitivity and specificity"),
-    "image_accuracy": ("Image accuracy", "share of images named right"),
-    "sensitivity": ("Sensitivity", "share of malignant images called malignant"),
-    "specificity": ("Specificity", "share of benign images called benign"),
-    "recognition_rate": ("Recognition rate", "mean over slides of the share of a slide's images named right"),
-    "slide_vote_accuracy": ("Slide vote", "share of slides right by their mean probability"),
-    "case_vote_accuracy": ("Case vote", "share of cases right by their mean probability"),
-    "f1": ("F1", "harmonic mean of precision and sensitivity"),
-    "mcc": ("MCC", "correlation of truth and answer, -1 to 1"),
-    "average_precision": ("Average precision", "area under precision over recall"),
-    "brier": ("Brier score", "mean squared error of the probability; lower is better"),
-    "log_loss": ("Log loss", "mean surprise in nats; lower is better"),
-    "ece": ("ECE", "gap between stated and true frequency, 15 bins of equal mass; lower is better"),
-}
-OF_SUBTYPES = {
-    "roc_auc": ("ROC AUC, macro", "mean over classes, each against the rest"),
-    "balanced_accuracy": ("Balanced accuracy", "mean over classes of the share named right"),
-    "sensitivity": ("Sensitivity, macro", "the same as balanced accuracy"),
-    "specificity": ("Specificity, macro", "mean over classes of the share of other images not called so"),
-    "f1": ("F1, macro", "mean over classes of F1"),
-    "average_precision": ("Average precision, macro", "mean over classes, each against the rest"),
-    "brier": ("Brier score", "squared error summed over classes, 0 to 2; lower is better"),
-    "ece": ("ECE", "gap between the top probability and how often it is right; lower is better"),
-}
-
-
-def metric_words(binary: bool) -> dict[str, tuple[str, str]]:
-    """Name -> (label, how to read it), in the order of the headline table."""
-    return METRICS if binary else METRICS | OF_SUBTYPES
 
 
 def number(value: float | None, digits: int = 3) -> str:

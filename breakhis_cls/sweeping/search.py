@@ -127,9 +127,10 @@ def search(
 
 def score(predicted: Path, metric: str) -> float:
     """A metric of the validation rows of a predictions.csv, the only ones read; NaN where they hold one class."""
-    from ..evaluation import bootstrap, case_statistics, predictions
+    from ..evaluation import bootstrap, metrics, predictions
 
-    statistics, cases = case_statistics.compute_statistics(predictions.read_predictions(predicted, only="validation"))
+    rows = predictions.read_predictions(predicted, only="validation")
+    statistics, cases = metrics.compute_statistics(rows, [metric])
     return bootstrap.statistic_value(statistics[metric], len(cases))
 
 
