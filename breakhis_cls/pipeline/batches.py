@@ -7,10 +7,12 @@ from functools import lru_cache
 
 import numpy as np
 import tensorflow as tf
+from sklearn.utils.class_weight import compute_sample_weight
 
 from .. import config
 from . import augmentation
 
+# A view is a number of 0...7: bit 0 mirrors left-right, bit 1 up-down, bit 2 swaps rows and columns.
 FLIPS, TURNS, ALL_VIEWS = (0, 1, 2, 3), (0, 3, 5, 6), tuple(range(8))
 
 
@@ -18,31 +20,31 @@ class TrainingRows:
     """What a phase trains on: rows of a source array with their targets.
 
     source: (m, ...) array or memory map; index: (n,) rows of it; targets: (n, n_classes) one-hot; weights: (n,) of
-    the loss; chances: (n,) of being drawn, or None to see every row once an epoch; views: those a row may be shown in;
-    augment: spreads of what changes pixels (its flips and turns are `views`), or None to change nothing.
+    the loss; probabilities: (n,) of being drawn, or None to see every row once an epoch; views: those a row may be
+    shown in; augment: spreads of what changes pixels (its flips and turns are `views`), or None to change nothing.
     """
 
-    def __init__(self, source, index, targets, weights=None, chances=None, views=(0,), augment=None):
+    def __init__(self, source, index, targets, weights=None, probabilities=None, views=(0,), augment=None):
         self.source, self.index = source, np.asarray(index, dtype=np.int64)
         self.targets = np.asarray(targets, dtype=np.float32)
         self.weights = np.ones(len(index), np.float32) if weights is None else np.asarray(weights, dtype=np.float32)
-        self.chances, self.views, self.augment = chances, np.asarray(views), augment or config.Augment()
+        self.probabilities, self.views, self.augment = probabilities, np.asarray(views), augment or config.Augment()
 
     def __len__(self) -> int:
         return len(self.index)
 
 
 def allowed_views(augment: config.Augment) -> tuple[int, ...]:
-    """Views that the settings allow; bit 0 mirrors left-right, bit 1 up-down, bit 2 swaps rows and columns."""
+    """Views that the settings allow."""
     if augment.flips and augment.turns:
         return ALL_VIEWS
     return FLIPS if augment.flips else TURNS if augment.turns else (0,)
 
 
-def epoch_order(n: int, seed: int, epoch: int, chances: np.ndarray | None = None) -> np.ndarray:
-    """(n,) row order of one epoch; resuming at epoch 7 replays nothing. With chances, rows repeat."""
+def epoch_order(n: int, seed: int, epoch: int, probabilities: np.ndarray | None = None) -> np.ndarray:
+    """(n,) row order of one epoch; with probabilities, rows repeat. Resuming at epoch 7 needs no earlier epoch."""
     generator = np.random.default_rng((seed, epoch))
-    return generator.permutation(n) if chances is None else generator.choice(n, size=n, p=chances)
+    return generator.permutation(n) if probabilities is None else generator.choice(n, size=n, p=probabilities)
 
 
 def epoch_views(n: int, seed: int, epoch: int, views: np.ndarray) -> np.ndarray:
@@ -55,34 +57,33 @@ def steps_per_epoch(rows: TrainingRows, batch_size: int) -> int:
     return -(-len(rows) // batch_size)
 
 
-def sampling_probabilities(labels: np.ndarray, cases: np.ndarray) -> np.ndarray:
-    """(n,) chances under which every class, and within it every case, is drawn equally often. Sums to 1."""
-    chances = np.zeros(len(labels))
-    for label in np.unique(labels):
-        of_label = labels == label
-        for case in np.unique(cases[of_label]):
-            chosen = of_label & (cases == case)
-            chances[chosen] = 1 / (len(np.unique(cases[of_label])) * chosen.sum())
-    return chances / chances.sum()
-
-
 def class_weights(labels: np.ndarray) -> np.ndarray:
     """(n,) loss weights of mean 1 under which every class counts equally."""
-    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    return len(labels) / (len(counts) * counts[inverse])
+    return compute_sample_weight("balanced", labels)
+
+
+def sampling_probabilities(labels: np.ndarray, cases: np.ndarray) -> np.ndarray:
+    """(n,) probabilities under which every class, and within it every case, is drawn equally often. Sums to 1."""
+    probabilities = np.zeros(len(labels))
+    for label in np.unique(labels):
+        has_label = labels == label
+        for case in np.unique(cases[has_label]):
+            chosen = has_label & (cases == case)
+            probabilities[chosen] = 1 / (len(np.unique(cases[has_label])) * chosen.sum())
+    return probabilities / probabilities.sum()
 
 
 def training_batches(rows: TrainingRows, batch_size: int, seed: int, first_epoch: int, epochs: int) -> tf.data.Dataset:
     """Batches (inputs, targets, weights) of epochs first_epoch ... epochs - 1 in one stream.
 
-    Inputs keep the source's dtype. Pixels (4-D sources) are turned, then augmented here; of features (m, views, d)
-    the view is picked and nothing else is done.
+    inputs: pixels (b, h, w, 3) uint8 in [0, 255], turned and augmented; or features (b, d) float32 in a drawn view.
+    targets: (b, n_classes) float32 one-hot. weights: (b,) float32 above 0.
     """
     n_steps = steps_per_epoch(rows, batch_size)
 
-    @lru_cache(maxsize=2)  # prefetch looks over the edge of an epoch
+    @lru_cache(maxsize=2)  # prefetch asks for the next epoch before the last batches of this one
     def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        order = epoch_order(len(rows), seed, epoch, rows.chances)
+        order = epoch_order(len(rows), seed, epoch, rows.probabilities)
         views = epoch_views(len(rows), seed, epoch, rows.views)
         return order, views, augmentation.draw_augmentations(len(rows), seed, epoch, rows.augment)
 
@@ -90,92 +91,83 @@ def training_batches(rows: TrainingRows, batch_size: int, seed: int, first_epoch
         epoch, at = divmod(int(step), n_steps)
         order, views, draws = plan(epoch)
         chosen = order[at * batch_size : (at + 1) * batch_size]
-        inputs = _fetched(rows.source, rows.index[chosen], views[chosen])
-        return (*inputs, rows.targets[chosen], rows.weights[chosen], draws[chosen])
+        return rows.index[chosen], views[chosen], rows.targets[chosen], rows.weights[chosen], draws[chosen]
 
     steps = tf.data.Dataset.range(first_epoch * n_steps, epochs * n_steps)
     shapes = [(None, rows.targets.shape[1]), (None,), (None, augmentation.N_DRAWS)]
-    return _batches(steps, batch, rows.source, shapes, rows.augment)
+    return _build_dataset(steps, batch, rows.source, shapes, rows.augment)
 
 
 def ordered_batches(source: np.ndarray, index: np.ndarray, batch_size: int, view: int = 0) -> tf.data.Dataset:
-    """Batches of inputs alone, in the order of `index`, all in one view; for extraction and prediction."""
+    """Batches of inputs alone, (b, h, w, 3) or (b, d), in the order of `index`, all in one view; for prediction."""
 
     def batch(step: np.int64):
         chosen = index[int(step) * batch_size : (int(step) + 1) * batch_size]
-        return _fetched(source, chosen, np.full(len(chosen), view))
+        return chosen, np.full(len(chosen), view)
 
-    steps = tf.data.Dataset.range(-(-len(index) // batch_size))
-    return _batches(steps, batch, source, [])
+    return _build_dataset(tf.data.Dataset.range(-(-len(index) // batch_size)), batch, source)
 
 
 def validation_batches(rows: TrainingRows, batch_size: int) -> tf.data.Dataset:
-    """Batches (inputs, targets) of all rows in order, unturned."""
+    """Batches (inputs, targets) of all rows in order, in view 0, not augmented."""
     targets = tf.data.Dataset.from_tensor_slices(rows.targets).batch(batch_size)
     return tf.data.Dataset.zip((ordered_batches(rows.source, rows.index, batch_size), targets))
 
 
 def apply_views(images: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
-    """(n, h, w, 3), (n,) of 0...7 -> the same shape and dtype, each image in its own view; exact.
+    """(n, h, w, 3) of any range and dtype, (n,) int64 in 0...7 -> the same shape, range and dtype.
 
-    On a field that is not square a quarter turn keeps the scale: its middle is kept and the sides are mirrored.
+    Each image in its own view; pixels are moved and never changed. On a field that is not square a quarter turn keeps
+    the scale: its middle is kept and the sides are mirrored.
     """
     height, width = augmentation.image_size(images)
-    changes = {
-        4: lambda images: _same_size(tf.transpose(images, (0, 2, 1, 3)), height, width),
-        1: lambda images: tf.reverse(images, [2]),
-        2: lambda images: tf.reverse(images, [1]),
-    }
-    for bit, change in changes.items():
-        images = _changed(images, tf.bitwise.bitwise_and(views, bit) > 0, change)
-    return images
+
+    def swap_rows_and_columns(images: tf.Tensor) -> tf.Tensor:
+        # (n, w, h, 3) -> (n, h, w, 3): crop what is too long and mirror what is too short, both about the middle.
+        images = tf.transpose(images, (0, 2, 1, 3))
+        top, left = max(width - height, 0) // 2, max(height - width, 0) // 2
+        images = images[:, top : top + height, left : left + width]
+        images = tf.gather(images, augmentation.mirrored_index(min(height, width), height), axis=1)
+        return tf.gather(images, augmentation.mirrored_index(min(height, width), width), axis=2)
+
+    images = _change_where(tf.bitwise.bitwise_and(views, 4) > 0, images, swap_rows_and_columns)
+    images = _change_where(tf.bitwise.bitwise_and(views, 1) > 0, images, lambda images: tf.reverse(images, [2]))
+    return _change_where(tf.bitwise.bitwise_and(views, 2) > 0, images, lambda images: tf.reverse(images, [1]))
 
 
-def _changed(images: tf.Tensor, flags: tf.Tensor, change: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-    """The images with those changed whose flag is set; free where none is."""
+def _change_where(flags: tf.Tensor, images: tf.Tensor, change: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """(n,) bool, (n, h, w, 3) of any range and dtype -> the same, with those images changed whose flag is set."""
 
-    def some() -> tf.Tensor:
+    def change_some() -> tf.Tensor:
         # Select takes whole images; tf.where spreads the flags over their pixels, at three times the cost of a flip.
         return tf.raw_ops.Select(condition=flags, x=change(images), y=images)
 
-    return tf.cond(tf.reduce_any(flags), some, lambda: images)
+    return tf.cond(tf.reduce_any(flags), change_some, lambda: images)  # costs nothing where no flag is set
 
 
-def _same_size(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Crop what is too long and mirror what is too short, both about the middle."""
-    h, w = augmentation.image_size(images)
-    top, left = max(h - height, 0) // 2, max(w - width, 0) // 2
-    images = images[:, top : top + height, left : left + width]
-    rows, columns = (
-        augmentation.mirrored_index(min(h, height), height),
-        augmentation.mirrored_index(min(w, width), width),
-    )
-    return tf.gather(tf.gather(images, rows, axis=1), columns, axis=2)
-
-
-def _fetched(source: np.ndarray, chosen: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Batch of the source's rows and the views still to be made; stored views (m, views, d) are picked at once."""
-    if source.ndim == 3:
-        return source[chosen, views], np.zeros_like(views)
-    return source[chosen], views
-
-
-def _batches(
-    steps: tf.data.Dataset, batch, source: np.ndarray, more_shapes: list, augment: config.Augment | None = None
+def _build_dataset(
+    steps: tf.data.Dataset, batch: Callable, source: np.ndarray, more_shapes=(), augment: config.Augment | None = None
 ) -> tf.data.Dataset:
-    """What `batch` gives for each step: inputs, their views, then float32 of `more_shapes`; draws last for augment."""
-    shape = (None, *(source.shape[1:] if source.ndim != 3 else source.shape[2:]))
-    dtypes = [tf.as_dtype(source.dtype), tf.int64] + [tf.float32] * len(more_shapes)
+    """Inputs of the rows and views that `batch` returns for each step, and its float32 tensors of `more_shapes`.
 
-    def fetch(step):
-        tensors = tf.numpy_function(batch, [step], dtypes, stateful=False)
-        for tensor, known in zip(tensors, [shape, (None,), *more_shapes], strict=True):
-            tensor.set_shape(known)
-        inputs, views, *rest = tensors
-        inputs = apply_views(inputs, views) if len(shape) == 4 else inputs
+    With augment, the last of them are the draws. Stored views (m, views, d) are picked, pixels are turned.
+    """
+    has_views, is_pixels = source.ndim == 3, source.ndim == 4
+
+    def read(step: np.int64):
+        index, views, *rest = batch(step)
+        return source[index, views] if has_views else source[index], views, *rest
+
+    def fetch(step: tf.Tensor):
+        dtypes = [source.dtype, tf.int64] + [tf.float32] * len(more_shapes)
+        inputs, views, *rest = tf.numpy_function(read, [step], dtypes, stateful=False)
+        inputs.set_shape((None, *source.shape[2 if has_views else 1 :]))
+        for tensor, shape in zip([views, *rest], [(None,), *more_shapes], strict=True):
+            tensor.set_shape(shape)
+        inputs = apply_views(inputs, views) if is_pixels else inputs
         if augment:
             *rest, draws = rest
-            inputs = augmentation.augment_images(inputs, draws, augment) if len(shape) == 4 else inputs
+            inputs = augmentation.augment_images(inputs, draws, augment) if is_pixels else inputs
         return (inputs, *rest) if rest else inputs
 
     return steps.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -1,7 +1,7 @@
-"""H&E in optical density: what the stains of a field are, and a jitter of them for training.
+"""H&E stains in optical density (OD), and their jitter for training; with spread 0 it is off.
 
 Staining varies between laboratories and days, and here between cases: a model that has seen few cases learns their
-colour. The jitter helps most where training cases are few; with spread 0 it is off.
+colour. The jitter helps most where training cases are few.
 """
 
 from __future__ import annotations
@@ -21,39 +21,35 @@ def to_optical_density(rgb: tf.Tensor) -> tf.Tensor:
 
 
 def to_rgb(density: tf.Tensor) -> tf.Tensor:
-    """(..., 3) OD -> (..., 3) float32 RGB, not rounded, below 256: the inverse of `to_optical_density`."""
+    """(..., 3) OD, float32 -> (..., 3) float32 RGB below 256, not rounded: the inverse of `to_optical_density`."""
     return 256 * tf.exp(-density) - 1
 
 
 def to_levels(rgb: tf.Tensor) -> tf.Tensor:
-    """(..., 3) float RGB -> (..., 3) uint8, rounded and clipped."""
+    """(..., 3) RGB of any range, float32 -> (..., 3) uint8 in [0, 255], rounded and clipped."""
     return tf.cast(tf.clip_by_value(tf.round(rgb), 0, 255), tf.uint8)
 
 
 def to_stains(density: tf.Tensor) -> tf.Tensor:
-    """(..., 3) OD -> (..., 3) amounts of haematoxylin, eosin and residual; linear, so a negative one can occur."""
+    """(..., 3) OD, float32 -> (..., 3) float32 amounts of haematoxylin, eosin and residual; can be below 0."""
     return tf.linalg.matmul(density, tf.constant(_FROM_OD))
 
 
 def jitter_stains(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """(n, h, w, 3) in [0, 255], any dtype; (n, 4) in (-1, 1) -> (n, h, w, 3) float32 RGB, neither rounded nor clipped.
+    """(n, h, w, 3) in [0, 255], any dtype; (n, 4) float32 in (-1, 1) -> (n, h, w, 3) float32 RGB below 256.
 
-    Amounts of H and E times 1 + draw, plus OFFSET times draw. Columns of draws: gain of H, gain of E, offset of H,
-    offset of E. Zeros change nothing.
+    Amounts of H and E times 1 + draw, plus OFFSET times draw; neither rounded nor clipped. Columns of draws: gain of
+    H, gain of E, offset of H, offset of E. Zeros change nothing.
     """
-    gain, offset = 1 + _with_residual(draws[:, :2]), OFFSET * _with_residual(draws[:, 2:])
-    amounts = scale_channels(to_stains(to_optical_density(images)), gain, offset)
+    gain, offset = (tf.pad(part, [[0, 0], [0, 1]]) for part in (draws[:, :2], draws[:, 2:]))  # the residual stays
+    amounts = scale_channels(to_stains(to_optical_density(images)), 1 + gain, OFFSET * offset)
     return to_rgb(tf.linalg.matmul(amounts, tf.constant(HED)))
 
 
 def scale_channels(images: tf.Tensor, gain: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """(n, h, w, c), (n, c), (n, c) -> images * gain + offset, each image and channel by its own; all float32."""
+    """(n, h, w, c), (n, c), (n, c), all float32 of any range -> (n, h, w, c) float32: images * gain + offset."""
     n, height, width, _ = tf.unstack(tf.shape(images))
     # By whole lines: TensorFlow takes twice as long to spread three numbers over an image as w times three.
     lines = tf.reshape(images, (n, height, -1))
     lines = lines * tf.tile(gain, (1, width))[:, None] + tf.tile(offset, (1, width))[:, None]
     return tf.ensure_shape(tf.reshape(lines, tf.shape(images)), images.shape)
-
-
-def _with_residual(draws: tf.Tensor) -> tf.Tensor:
-    return tf.pad(draws, [[0, 0], [0, 1]])

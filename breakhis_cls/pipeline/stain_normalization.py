@@ -22,7 +22,7 @@ STAINS = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])  # rows:
 STRENGTHS = np.array([1.9705, 1.0308])  # their amounts at the percentile 100 - ALPHA
 MIN_TISSUE = 0.01  # share of a field's pixels
 MIN_ANGLE = 0.1  # radians between the stains: at least 0.2 in 151 real fields, 0.39 in the reference
-N_LOOKED_AT = 20_000  # pixels of a field, on a regular grid: the estimate then costs a tenth of the whole
+N_SAMPLED = 20_000  # pixels of a field, on a regular grid: the estimate then costs a tenth of the whole
 
 _OD = -np.log((np.arange(256) + 1) / I0).astype(np.float32)  # of each grey level; below 0 where brighter than I0
 
@@ -30,15 +30,14 @@ _OD = -np.log((np.arange(256) + 1) / I0).astype(np.float32)  # of each grey leve
 def normalize_stains(rgb: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 3) RGB -> the same shape and type, in the reference's stains and strengths.
 
-    A field whose stains hide (see `stains_of`) is returned as it is, and nothing is said. Light above I0 is glass and
-    stays, so white stays white. What neither stain explains is left out, as in the paper. Equal bytes from equal bytes
-    on one machine.
+    A field whose stains cannot be estimated is returned unchanged. Light above I0 is glass and stays, so white stays
+    white. What neither stain explains is left out, as in the paper. Equal bytes from equal bytes on one machine.
     """
-    step = max(1, round((rgb.shape[0] * rgb.shape[1] / N_LOOKED_AT) ** 0.5))
-    found = estimate_stains(rgb[::step, ::step])
-    if found is None:
+    step = max(1, round((rgb.shape[0] * rgb.shape[1] / N_SAMPLED) ** 0.5))
+    estimate = estimate_stains(rgb[::step, ::step])
+    if estimate is None:
         return rgb
-    stains, strengths = found
+    stains, strengths = estimate
     restained = np.linalg.pinv(stains) * (STRENGTHS / strengths) @ STAINS
     density = _OD[rgb]
     density = np.maximum(density, 0) @ restained.astype(np.float32) + np.minimum(density, 0)

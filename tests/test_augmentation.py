@@ -1,4 +1,4 @@
-"""What changes pixels in training: each op by hand, nothing at zero draws, and together as repeatable as the rest."""
+"""Augmentation: each op against a value worked out by hand or by another library; zeros change nothing; repeatable."""
 
 import numpy as np
 import pytest
@@ -56,9 +56,9 @@ def test_zoom_is_scipys_with_a_mirrored_border(draw):
 
 
 def test_contrast_is_tensorflows_about_the_mean():
-    relit = augmentation.adjust_contrast_brightness(tf.constant(IMAGES), tf.fill((6, 1), 0.3), tf.zeros((6, 1)))
+    changed = augmentation.adjust_contrast_brightness(tf.constant(IMAGES), tf.fill((6, 1), 0.3), tf.zeros((6, 1)))
     expected = tf.image.adjust_contrast(tf.cast(IMAGES, tf.float32), 1.3)
-    np.testing.assert_allclose(relit, expected, atol=1e-3)
+    np.testing.assert_allclose(changed, expected, atol=1e-3)
 
 
 @given(level=st.integers(0, 255), per_cent=st.integers(-99, 99))
@@ -91,36 +91,35 @@ def test_draws_are_a_function_of_seed_epoch_and_setting():
     assert not stain_alone[:, 4:].any()
 
 
-def rows(**settings) -> batches.Rows:
+def rows(**settings) -> batches.TrainingRows:
     """Of pixels, shown in all views."""
-    views = settings.pop("views", batches.ALL_VIEWS)
-    return batches.Rows(IMAGES, np.arange(6), np.eye(6), views=views, augment=Augment(**settings))
+    return batches.TrainingRows(IMAGES, np.arange(6), np.eye(6), views=batches.ALL_VIEWS, augment=Augment(**settings))
 
 
-def batches(given: batches.Rows, first_epoch: int = 0, seed: int = 5) -> list[bytes]:
-    return [inputs.numpy().tobytes() for inputs, _, _ in batches.training(given, 4, seed, first_epoch, 3)]
+def batch_bytes(rows: batches.TrainingRows, first_epoch: int = 0, seed: int = 5) -> list[bytes]:
+    return [inputs.numpy().tobytes() for inputs, _, _ in batches.training_batches(rows, 4, seed, first_epoch, 3)]
 
 
 def test_two_passes_and_a_later_start_give_equal_bytes():
     given = rows(**ALL.model_dump())
-    whole = batches(given)
-    assert batches(given) == whole and len(set(whole)) == 6
-    assert batches(given, 1) == whole[2:] and batches(given, 2) == whole[4:]
-    assert batches(given, seed=6) != whole
+    whole = batch_bytes(given)
+    assert batch_bytes(given) == whole and len(set(whole)) == 6
+    assert batch_bytes(given, 1) == whole[2:] and batch_bytes(given, 2) == whole[4:]
+    assert batch_bytes(given, seed=6) != whole
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3])
-def test_flips_turns_and_stain_are_what_they_were_before_there_was_more(spread):
-    """Written out as that code did it, so that its runs can be repeated."""
+def test_flips_turns_and_stain_are_those_of_earlier_versions(spread):
+    """Written out as the first version computed them, so that its runs can be repeated."""
     expected = []
     for epoch in range(3):
         order = np.random.default_rng((5, epoch)).permutation(6)
         views = np.array(batches.ALL_VIEWS)[np.random.default_rng((5, epoch, 1)).integers(8, size=6)]
         draws = np.random.default_rng((5, epoch, 2)).uniform(-spread, spread, (6, 4)).astype(np.float32)
         for chosen in (order[:4], order[4:]):
-            turned = batches.turned(tf.constant(IMAGES[chosen]), tf.constant(views[chosen]))
+            turned = batches.apply_views(tf.constant(IMAGES[chosen]), tf.constant(views[chosen]))
             expected.append((_jittered(turned, draws[chosen]) if spread else turned).numpy().tobytes())
-    assert batches(rows(stain=spread)) == expected
+    assert batch_bytes(rows(stain=spread)) == expected
 
 
 def _jittered(images, draws):
@@ -135,11 +134,11 @@ def _jittered(images, draws):
 
 def test_features_are_left_alone():
     features = np.arange(12, dtype=np.float32).reshape(6, 1, 2)
-    given = batches.Rows(features, np.arange(6), np.eye(6), augment=ALL)
-    seen = np.concatenate([inputs for inputs, _, _ in batches.training(given, 4, 0, 0, 1)])
+    given = batches.TrainingRows(features, np.arange(6), np.eye(6), augment=ALL)
+    seen = np.concatenate([inputs for inputs, _, _ in batches.training_batches(given, 4, 0, 0, 1)])
     np.testing.assert_array_equal(seen[seen[:, 0].argsort()], features[:, 0])
 
 
 def test_validation_is_left_alone():
-    inputs = np.concatenate([inputs for inputs, _ in batches.validation(rows(**ALL.model_dump()), 4)])
+    inputs = np.concatenate([inputs for inputs, _ in batches.validation_batches(rows(**ALL.model_dump()), 4)])
     np.testing.assert_array_equal(inputs, IMAGES)

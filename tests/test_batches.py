@@ -78,10 +78,32 @@ def test_stored_views_are_picked_as_pixels_are_turned():
     assert (weights.numpy() == 1).all()
 
 
-def test_balanced_chances_by_hand():
-    labels, cases = np.array([0, 0, 0, 1]), np.array(["a", "a", "b", "c"])
-    np.testing.assert_allclose(batches.sampling_probabilities(labels, cases), [1 / 8, 1 / 8, 1 / 4, 1 / 2])
-    np.testing.assert_allclose(batches.class_weights(labels), [2 / 3, 2 / 3, 2 / 3, 2])
+LABELS, CASES = np.array([0, 0, 0, 1]), np.array(["a", "a", "b", "c"])
+
+
+def test_weights_and_probabilities_by_hand():
+    np.testing.assert_allclose(batches.sampling_probabilities(LABELS, CASES), [1 / 8, 1 / 8, 1 / 4, 1 / 2])
+    np.testing.assert_allclose(batches.class_weights(LABELS), [2 / 3, 2 / 3, 2 / 3, 2])
+
+
+def drawn_batches(**settings) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and weights of all that 200 epochs over four rows yield."""
+    rows = batches.TrainingRows(np.zeros((4, 1, 1), np.float32), np.arange(4), np.eye(2)[LABELS], **settings)
+    yielded = [(y.numpy(), w.numpy()) for _, y, w in batches.training_batches(rows, 4, 0, 0, 200)]
+    targets, weights = (np.concatenate(part) for part in zip(*yielded, strict=True))
+    return targets.argmax(axis=1), weights
+
+
+def test_class_weights_reach_the_batches():
+    labels, weights = drawn_batches(weights=batches.class_weights(LABELS))
+    np.testing.assert_allclose(weights, np.array([2 / 3, 2], np.float32)[labels])
+    assert (drawn_batches()[1] == 1).all()
+
+
+def test_sampling_probabilities_reach_the_batches():
+    labels, _ = drawn_batches(probabilities=batches.sampling_probabilities(LABELS, CASES))
+    assert abs(labels.mean() - 1 / 2) < 0.05  # of 800 draws; the standard error is 0.018
+    assert drawn_batches()[0].mean() == 1 / 4
 
 
 @pytest.mark.parametrize(
