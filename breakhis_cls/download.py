@@ -1,116 +1,92 @@
-"""BreakHis on this disk: `python -m breakhis_cls.download [--from-zip P | --from-dir P] [--verify]`."""
+"""`breakhis download`: BreakHis from Kaggle, an archive or a folder, into `data.root`, checked for completeness."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import model_validator
-from tyro.constructors import PrimitiveConstructorSpec
 
 from . import config
 from .errors import ANSWER_IS_NO, DONE, ConfigError, DataError, exits_cleanly
 
 
-def _is_true(words: list[str]) -> bool:
-    if words not in ([], ["True"], ["False"]):
-        raise ValueError("it takes no value")
-    return words != ["False"]
-
-
-FLAG: Any = PrimitiveConstructorSpec(  # other switches are spelled out, as --data.skip_broken True
-    nargs="*",
-    metavar="",
-    instance_from_str=_is_true,
-    is_instance=lambda value: isinstance(value, bool),
-    str_from_instance=lambda value: [str(value)],
-)
-
-
-class Download(config.Section):
+class Settings(config.Section):
     """Where BreakHis comes from and where it goes."""
 
     data: config.Data = config.Data()
     from_zip: Path | None = None
-    """An archive that is here already: Kaggle's zip, or the authors' BreaKHis_v1.tar.gz. None: ask Kaggle."""
+    """An archive on this disk: Kaggle's zip, or the authors' BreaKHis_v1.tar.gz. None: download from Kaggle."""
     from_dir: Path | None = None
-    """A folder that holds an unpacked tree, to be copied."""
-    verify: Annotated[bool, FLAG] = False
-    """Fetch nothing, only check that all 7,909 images are there."""
+    """A folder with an unpacked tree, which is copied."""
+    verify: bool = False
+    """Download nothing; only check that all 7,909 images exist."""
 
     @model_validator(mode="before")
     @classmethod
-    def _without_training(cls, content: Any) -> Any:
-        """An experiment's YAML says more than where its data lies; the rest is not for here."""
-        elsewhere = set(config.Config.model_fields) - set(cls.model_fields)
-        return {name: value for name, value in content.items() if name not in elsewhere}
+    def _ignore_other_sections(cls, content: Any) -> Any:
+        """The YAML file of a run also says how to train; only its data section matters here."""
+        others = set(config.Config.model_fields) - set(cls.model_fields)
+        return {name: value for name, value in content.items() if name not in others}
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    """Fetch, unpack and verify, or only verify; a tree that is whole already is left alone."""
-    title = "Fetch BreakHis, unpack it and verify the tree."
-    settings = config.parse_settings(Download, argv, "breakhis download", title)
-    _check(settings)
-    return verify(settings.data) if settings.verify else download(settings)
+    """Download, unpack and check, or only check; exit code 1 if the tree is not complete."""
+    settings = config.parse_settings(
+        Settings, argv, "breakhis download", "Download BreakHis, unpack it and check that it is complete."
+    )
+    if settings.data.root == "synthetic":
+        raise ConfigError("data.root is 'synthetic', which is drawn and not downloaded; name a folder instead")
+    chosen = [name for name in ("from_zip", "from_dir", "verify") if getattr(settings, name)]
+    if len(chosen) > 1:
+        raise ConfigError(f"--{chosen[0]} and --{chosen[1]} exclude each other; use one of them")
+    return verify_tree(settings.data) if settings.verify else download_tree(settings)
 
 
-def verify(data: config.Data) -> int:
-    """Say whether the tree under `data.root` is whole; DataError if there is none."""
+def verify_tree(data: config.Data) -> int:
+    """Print whether the tree under `data.root` is complete; DataError if there is none."""
     from .data import completeness, index
 
-    found = completeness.check_tree(index.find_root(data))
-    print(found)
-    return DONE if found.is_whole else ANSWER_IS_NO
+    counted = completeness.check_tree(index.find_root(data))
+    print(counted)
+    return DONE if counted.is_whole else ANSWER_IS_NO
 
 
-def download(settings: Download) -> int:
-    """A verified tree under `data.root`. A zip fetched from Kaggle is kept, and how to remove it is said."""
-    from .data import archive, completeness, kaggle_download
+def download_tree(settings: Settings) -> int:
+    """Write a checked tree under `data.root`; a complete one is left alone. A zip from Kaggle is kept."""
+    from .data import archive, completeness, index, kaggle_download
 
+    # --- is it there already? ---
     root = Path(settings.data.root).expanduser()
-    if _is_here(settings.data, root / archive.FOLDER):
-        return DONE
-    given = settings.from_zip or settings.from_dir
-    source = given or kaggle_download.fetch_archive(settings.data.cache.expanduser() / "archive", root)
+    target = root / archive.FOLDER
     try:
-        found = completeness.check_tree(archive.unpack(source.expanduser(), root))
+        existing = completeness.check_tree(index.find_root(settings.data))
+    except DataError:
+        existing = None
+    if existing is not None and existing.is_whole:
+        print(f"{existing}; nothing to do")
+        return DONE
+    if target.exists():
+        found = existing or f"{target} exists, but holds no BreakHis tree"
+        raise DataError(f"{found}. Move {target} away and run the same command again")
+
+    # --- archive -> tree ---
+    local = settings.from_zip or settings.from_dir
+    source = local or kaggle_download.fetch_archive(settings.data.cache.expanduser() / "archive", root)
+    try:
+        counted = completeness.check_tree(archive.unpack(source.expanduser(), root))
     except archive.DamagedError as error:
-        if given:
+        if local:
             raise
         kaggle_download.discard(source)
-        raise DataError(f"{error}. It was removed; the same command starts afresh") from None
-    print(found)
-    if not given:
-        held = archive.size(source.stat().st_size)
-        print(f"The archive is kept: {source}, {held}. To remove it: rm -r {source.parent}")
-    return DONE if found.is_whole else ANSWER_IS_NO
-
-
-def _check(settings: Download) -> None:
-    if settings.data.root == "synthetic":
-        raise ConfigError("data.root is 'synthetic', which is drawn, not fetched; name a folder instead")
-    asked = [name for name in ("from_zip", "from_dir", "verify") if getattr(settings, name)]
-    if len(asked) > 1:
-        raise ConfigError(f"--{asked[0]} and --{asked[1]} exclude each other; give one of them")
-
-
-def _is_here(data: config.Data, target: Path) -> bool:
-    """Whether the tree is whole already; DataError if something else stands where it would go."""
-    from .data import completeness, index
-
-    try:
-        found = completeness.check_tree(index.find_root(data))
-    except DataError:
-        found = None
-    if found is not None and found.is_whole:
-        print(f"{found}; nothing to do")
-        return True
-    if target.exists():
-        what = str(found) if found else f"{target} is there, but holds no tree"
-        raise DataError(f"{what}. Move {target} away, and the same command makes it anew")
-    return False
+        raise DataError(f"{error}. It was removed; the same command downloads it again") from None
+    print(counted)
+    if not local:
+        size = archive.size(source.stat().st_size)
+        print(f"The archive is kept: {source}, {size}. To remove it: rm -r {source.parent}")
+    return DONE if counted.is_whole else ANSWER_IS_NO
 
 
 if __name__ == "__main__":

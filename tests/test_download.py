@@ -185,7 +185,7 @@ def test_an_interrupted_download_is_resumed(kaggle, tiny_tree, monkeypatch, caps
     with monkeypatch.context() as patched:
         patched.setattr(time, "sleep", interrupted)
         assert download.main([]) == 130
-    assert ZIP.stat().st_size == KEPT and "the same command goes on" in capsys.readouterr().err
+    assert ZIP.stat().st_size == KEPT and "the same command continues" in capsys.readouterr().err
     assert download.main([]) == 0
     assert blobs(kaggle)[-1] == f"bytes={KEPT}-"
     assert_whole(kaggle, tiny_tree)
@@ -223,7 +223,7 @@ def test_a_truncated_archive_is_removed_and_fetched_afresh(kaggle, tiny_tree, ca
     kaggle.archive = whole[: len(whole) // 2]
     assert download.main([]) == 2
     told = capsys.readouterr().err
-    assert "it was cut short" in told and "It was removed; the same command starts afresh" in told
+    assert "it was cut short" in told and "It was removed; the same command downloads it again" in told
     assert list(ZIP.parent.iterdir()) == [] and not TREE.exists()
     kaggle.archive = whole
     assert download.main([]) == 0
@@ -329,7 +329,7 @@ def test_a_tree_that_is_not_whole_is_unpacked_and_told(kaggle, tiny_tree, tmp_pa
 @pytest.mark.parametrize(("argv", "said"), [
     (["--from-zip", "a", "--from-dir", "b"], "exclude each other"),
     (["--verify", "--from-zip", "a"], "exclude each other"),
-    (["--data.root", "synthetic"], "drawn, not fetched"),
+    (["--data.root", "synthetic"], "drawn and not downloaded"),
     (["--from-zip", "a"], "a does not exist"),
     (["--verify"], "no folder 'histology_slides' under data/breakhis"),
 ])  # fmt: skip

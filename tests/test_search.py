@@ -108,7 +108,13 @@ def test_a_search_ends_with_an_ordinary_config_of_the_best_trial(tmp_path, capsy
     assert found.head.batch_size == top.params["head.batch_size"] and isinstance(found.head.batch_size, int)
     text = best.read_text()
     assert f"log_loss {top.value:.4f}" in text and "best of 8" in text and "Test parts were not looked at" in text
-    assert set(yaml.safe_load(text)) <= {"name", "head", "model", "split", "tune"}  # only what differs from the defaults
+    assert set(yaml.safe_load(text)) <= {
+        "name",
+        "head",
+        "model",
+        "split",
+        "tune",
+    }  # only what differs from the defaults
     assert capsys.readouterr().out.count("trials done") == 8
 
 
