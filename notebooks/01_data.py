@@ -1,19 +1,19 @@
 # %% [markdown]
-# # 1. The data: what BreakHis is, and where it traps
+# # 1. The data: what BreakHis contains, and its traps
 #
-# BreakHis holds 7,909 photographs of H&E-stained breast tumours, taken at four magnifications.
-# This notebook indexes a tree of such images, counts and shows them, and looks at what has
-# misled people before.
+# BreakHis contains 7,909 images of H&E-stained breast tumours, taken at four magnifications.
+# This notebook indexes a folder of such images, counts them, shows some of them, and explains
+# the properties of the data set that lead to errors.
 #
-# By default the images are **synthetic tissue**, drawn by a program: nothing is downloaded,
-# and what you see of it says nothing about real tissue. For the real images run `python -m
-# breakhis_cls.download` in a terminal (it says how to make a Kaggle token) and set `DATA =
-# "data/breakhis"` below, or name any folder that holds the tree. On Kaggle, attach the data
-# set `ambarish/breakhis`; the cell looks where Kaggle mounts data sets. No one ran this
-# notebook on Colab or Kaggle yet.
+# By default the images are **synthetic tissue**, drawn by a program. Nothing is downloaded,
+# and the results say nothing about real tissue. For the real images, run `python -m
+# breakhis_cls.download` in a terminal (it prints how to make a Kaggle token) and set `DATA =
+# "data/breakhis"` below, or give any folder that contains the images. On Kaggle, attach the
+# data set `ambarish/breakhis`; the cell below finds it. No one ran this notebook on Colab or
+# Kaggle yet.
 
 # %%
-DATA = "synthetic"  # where the images are: drawn tissue, or a folder such as "data/breakhis"
+DATA = "synthetic"  # drawn tissue, or a folder with the images, such as "data/breakhis"
 
 import importlib.util
 import os
@@ -26,14 +26,14 @@ if importlib.util.find_spec("breakhis_cls") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
 on_kaggle = Path("/kaggle/input").is_dir()
 DATA = os.environ.get("BREAKHIS_DATA", "/kaggle/input" if on_kaggle else DATA)
-os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ lie there
+os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ are there
 # %matplotlib inline
 
 # %% [markdown]
-# ## Get and index
+# ## Index the images
 #
-# The index opens every image once and keeps a table of what it found: the size, a hash of the
-# file, and a hash of the decoded pixels. The second time, the table is read from `data/cache`.
+# The index opens every image once and stores a table: the size, a hash of the file, and a hash
+# of the decoded pixels. The second time, the table is read from `data/cache`.
 
 # %%
 from breakhis_cls import config, names
@@ -44,21 +44,21 @@ images, root = index.load_images(settings), index.find_root(settings)
 images[["slide", "case", "subtype", "magnification", "width_px", "height_px"]].head(4)
 
 # %% [markdown]
-# A file name says everything about its image, so labels are read from names, never from
+# The file name contains all labels of an image. Labels are read from file names, never from
 # folders:
 
 # %%
 names.parse_image_name("SOB_B_A-14-22549AB-40-001.png")
 
 # %% [markdown]
-# Three words matter from here on. An **image** is one photograph. A **slide** is one folder of
+# Three terms are used from here on. An **image** is one PNG file. A **slide** is one folder of
 # images; the literature calls it a patient. A **case** is the number in the slide's name
-# without its block letters: slide 22549AB is of case 22549, and so are 22549CD and 22549G.
-# That equal numbers mean one woman is likely, but not documented.
+# without its block letters: the slides 22549AB, 22549CD and 22549G belong to case 22549.
+# It is likely, but not documented, that equal numbers mean one woman.
 #
 # ## Count
 #
-# The images at hand, by subtype (the first four are benign, the others malignant):
+# The loaded images, by subtype (the first four are benign, the others malignant):
 
 # %%
 kinds = {code: folder.replace("_", " ") for code, (folder, _) in names.SUBTYPES.items()}
@@ -66,8 +66,8 @@ counts = images.groupby("subtype")[["file", "slide", "case"]].nunique()
 counts.reindex(list(kinds)).assign(name=list(kinds.values()))
 
 # %% [markdown]
-# And the whole of BreakHis, from its 7,909 official names, which the package ships; that needs
-# no image. (The data set's home page says 9,109. The archive holds 7,909.)
+# All of BreakHis, from its 7,909 official file names. They are part of the package, so this
+# needs no image. (The data set's home page says 9,109. The archive contains 7,909.)
 
 # %%
 from breakhis_cls.data import protocols, splits
@@ -89,14 +89,14 @@ from breakhis_cls.reports import plots_images
 plots_images.sample_sheet(images, root, "One image of each subtype and magnification")
 
 # %% [markdown]
-# ## Stain variety
+# ## Variation of the stain
 #
-# Haematoxylin colours nuclei blue, eosin colours the rest pink. How strongly depends on the
-# day, the thickness of the section and the camera, so every case has its own shade. Here is
-# one image of each case, sorted by eosin.
+# Haematoxylin stains nuclei blue, eosin stains the rest pink. The strength depends on the day,
+# the thickness of the section and the camera, so each case has its own colour. Below is one
+# image of each case, sorted by eosin.
 #
-# The amounts of the stains come from the colours by Beer and Lambert's law and the two stains'
-# known absorption (Ruifrok and Johnston 2001).
+# The amount of each stain is computed from the colours with the Beer-Lambert law and the known
+# absorption of the two stains (Ruifrok and Johnston 2001).
 
 # %%
 from breakhis_cls.modeling import devices
@@ -115,12 +115,12 @@ stained[["haematoxylin", "eosin"]].describe().loc[["mean", "min", "max"]].round(
 largest = stained["magnification"] == stained["magnification"].max()
 shades = stained[largest].drop_duplicates("case").sort_values("eosin").head(24)
 captions = shades["case"] + ", " + shades["subtype"]
-plots_images.sheet(shades["file"], root, captions, "Every case has its own shade", 6)
+plots_images.sheet(shades["file"], root, captions, "One image per case, sorted by eosin", 6)
 
 # %% [markdown]
-# At one magnification each dot is an image, tied to the mean of its case. Images of one case
-# lie together, so a network can tell cases apart by colour. Of what it has seen in training it
-# then knows the other images too, and notebook 2 shows what that does to scores.
+# At the lowest magnification, each dot is an image, connected to the mean of its case. Images
+# of one case have similar colours, so a network can recognise a case by its colour. If a case
+# is in training and in test, the network can use this. Notebook 2 shows the effect on scores.
 
 # %%
 from breakhis_cls.reports import plots
@@ -150,38 +150,36 @@ print(f"the image nearest in stain is of the same case: {same:.0%} (by chance {c
 # %% [markdown]
 # ## The traps
 #
-# **82 slides are not 82 women.** Ten case numbers have two or three slides. A split by slide
-# can put one of them in training and its sibling in the test:
+# **82 slides are not 82 patients.** Ten case numbers have two or three slides. A split by slide
+# can put one slide of a case in training and another one in test:
 
 # %%
 slides = official.groupby("case")["slide"].unique()
 several = slides[slides.map(len) > 1]
 share = official["case"].isin(several.index).mean()
-print(f"{len(several)} case numbers have several slides; {share:.1%} of all images are of them")
+print(f"{len(several)} case numbers have several slides, with {share:.1%} of all images")
 several.map(", ".join).str.replace("SOB_", "").to_frame("slides")
 
 # %% [markdown]
-# **One slide stands under two names.** In BreakHis, slide 13412 is filed both as ductal and as
-# lobular carcinoma: equal pixels in files of different bytes. The synthetic tissue copies this
-# trap. A hash of the file does not find it, a hash of the decoded pixels does:
+# **One slide has two subtypes.** In BreakHis, slide 13412 is filed both as ductal and as
+# lobular carcinoma: the pixels are equal, the bytes of the files are not. The synthetic tissue
+# has this trap too. A hash of the file does not find it, a hash of the decoded pixels does:
 
 # %%
 from breakhis_cls.data import leakage
 
-twins = leakage.find_equal_pixels(images)
+duplicates = leakage.find_equal_pixels(images)
 hashes = images["sha256"].nunique(), images["pixel_sha256"].nunique()
-print(
-    f"{len(images):,} images: {hashes[0]:,} different files, {hashes[1]:,} different pictures"
-)
-pair = twins[0] if twins else []
+print(f"{len(images):,} images: {hashes[0]:,} different files, {hashes[1]:,} different pixels")
+pair = duplicates[0] if duplicates else []
 captions = [Path(file).name for file in pair]
-plots_images.sheet(
-    pair, root, captions, "One picture, two names", 2
-) if pair else "no twins here"
+title = "Equal pixels, two subtypes"
+plots_images.sheet(pair, root, captions, title, 2) if pair else "no duplicates in these images"
 
 # %% [markdown]
-# The binary task keeps one copy, since both names say malignant. For the subtypes one of the
-# two names must be wrong, so both are left out. (`data.duplicates` changes that.)
+# The binary task keeps one copy, because both subtypes are malignant. In the subtype task both
+# copies are left out, because one of the two labels must be wrong. (`data.duplicates` changes
+# this.)
 
 # %%
 kept, dropped = splits.drop_duplicates(images, task="binary")
@@ -189,20 +187,20 @@ kept_subtype, dropped_subtype = splits.drop_duplicates(images, task="subtype")
 print(f"binary: {len(dropped)} left out; subtype: {len(dropped_subtype)} left out")
 
 # %% [markdown]
-# **Not all images have the same size**, and **slides differ in their number of images**: a
-# mean over images and a mean over slides are different numbers.
+# **Not all images have the same size.** **Slides differ in their number of images**, so a mean
+# over images and a mean over slides are different numbers.
 
 # %%
 print(images.groupby(["width_px", "height_px"]).size().to_string(), "\n")
 per_slide = official.groupby("slide").size().sort_values()
-print("images a slide, all of BreakHis:")
+print("images per slide, all of BreakHis:")
 print(per_slide.iloc[[0, -1]].to_string())
 
 # %% [markdown]
-# **Few benign cases.** Benign images are 31 % of BreakHis, but they come from 16 case numbers,
-# and three of those hold almost half of them. Of adenosis there are two cases, of phyllodes
-# tumour three. Numbers about benign tissue rest on few women, however many images there are.
-# The six largest benign cases:
+# **There are few benign cases.** 31 % of the images of BreakHis are benign, but they come from
+# 16 case numbers, and three of these have almost half of the benign images. There are two cases
+# of adenosis and three of phyllodes tumour. Results for benign tissue depend on few cases, even
+# with many images. The six largest benign cases:
 
 # %%
 benign = official[official["label"] == "benign"].groupby("case")
@@ -211,5 +209,5 @@ share = per_case["images"] / per_case["images"].sum()
 per_case.assign(share=share.round(2)).sort_values("images", ascending=False).head(6)
 
 # %% [markdown]
-# All traps, with how each was counted, are in [docs/dataset.md](../docs/dataset.md). Next: [2.
+# [docs/dataset.md](../docs/dataset.md) lists all traps and how each was counted. Next: [2.
 # Splits and leaks](02_splits_and_leaks.ipynb).

@@ -1,16 +1,16 @@
 # %% [markdown]
-# # 2. Splits and leaks: what a score means depends on who was tested
+# # 2. Splits and leaks: the split decides what a score means
 #
-# A model is tested on images that it has not seen. But has it seen other images of the same
-# slide, or of the same case? If so, the score says how well it recognises a slide again, and
-# not how well it would do with the next patient.
+# A model is tested on images that it was not trained on. But it may have seen other images of
+# the same slide, or of the same case. Then the score measures how well the model recognises a
+# known slide, and not how well it would classify a new patient's images.
 #
-# The first part looks at splits of the real BreakHis and needs only its file names. The second
-# part trains on the images at hand, by default **synthetic tissue**, to measure what a leaky
-# split is worth. No one ran this notebook on Colab or Kaggle yet.
+# The first part examines splits of the real BreakHis and needs only its file names. The second
+# part trains on the loaded images, by default **synthetic tissue**, to measure how much a
+# leaky split raises the scores. No one ran this notebook on Colab or Kaggle yet.
 
 # %%
-DATA = "synthetic"  # where the images are: drawn tissue, or a folder such as "data/breakhis"
+DATA = "synthetic"  # drawn tissue, or a folder with the images, such as "data/breakhis"
 
 import importlib.util
 import os
@@ -23,15 +23,15 @@ if importlib.util.find_spec("breakhis_cls") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
 on_kaggle = Path("/kaggle/input").is_dir()
 DATA = os.environ.get("BREAKHIS_DATA", "/kaggle/input" if on_kaggle else DATA)
-os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ lie there
+os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ are there
 # %matplotlib inline
 
 # %% [markdown]
-# ## Protocols side by side
+# ## Compare the protocols
 #
-# A **protocol** is a named way to split. `breakhis audit --split.protocol NAME` asks of every
-# test image: was its slide seen in training (or validation)? Was its case number? Here are the
-# five that ship with the package.
+# A **protocol** is a named way to split. `breakhis audit --split.protocol NAME` checks for each
+# test image whether its slide or its case number is also in training (or validation). These
+# are the five protocols of the package.
 
 # %%
 import pandas as pd
@@ -51,29 +51,30 @@ shares = {
 (100 * pd.DataFrame(shares).T).round(1).add_prefix("fold ").fillna("")
 
 # %% [markdown]
-# Each number is the share of a fold's test images, in per cent, whose **case number** the
-# model has seen.
+# Each number is the share of a fold's test images, in per cent, whose **case number** is also
+# in training or validation.
 #
-# - `case` keeps case numbers together. It is the default here.
-# - `slide` keeps folders together, which most papers call "patient-level". Sibling folders
-#   still end up apart.
-# - `spanhol` (the five published folds) and `kaiko_eva` (the split of a leaderboard) do the
-#   same.
-# - `image` deals single images: every slide is on both sides.
+# - `case` keeps all images of a case number in one part. It is the default here.
+# - `slide` keeps all images of a folder in one part. Most papers call this "patient-level". Two
+#   folders of one case number can be in different parts.
+# - `spanhol` (the five published folds) and `kaiko_eva` (the split of a leaderboard) also split
+#   by folder.
+# - `image` assigns single images, so every slide is in training and in test.
 #
-# In a sentence each:
+# The audit's summary of each:
 
 # %%
 from IPython.display import Markdown
 
-said = [f"- `{name}`: {audit.headline(audited)}" for name, audited in audits.items()]
-Markdown("\n".join(said))
+lines = [f"- `{name}`: {audit.headline(audited)}" for name, audited in audits.items()]
+Markdown("\n".join(lines))
 
 # %% [markdown]
-# ## Which cases leak: the audit's heat map
+# ## Which cases leak
 #
-# Each row is a case number that is on both sides in some fold, each number its touched test
-# images. `audit` writes the same map as a web page. The published folds:
+# Each row is a case number that is on both sides in at least one fold. Each cell has the number
+# of its test images in that fold. `audit` writes the same heat map as a web page. For the
+# published folds:
 
 # %%
 from breakhis_cls.reports import plots
@@ -87,14 +88,14 @@ axes[0, 0].set(xlabel="fold (from 0)", xticks=range(5))
 for y, row in enumerate(shared):
     for x, cell in enumerate(row["cells"]):
         axes[0, 0].text(x, y, cell["n"] or "", ha="center", va="center", fontsize=7)
-plots.add_title(figure, "Published folds: test images of cases that were seen in training")
+plots.add_title(figure, "Published folds: test images whose case is also in training")
 figure
 
 # %% [markdown]
-# ## What a fold holds
+# ## The content of a fold
 #
-# The honest protocol has a price: with 16 benign cases, a fold tests three or four of them.
-# The package ships one frozen assignment of cases to five folds, so that results compare.
+# The split by case has few benign cases in each fold: of the 16, a fold tests three or four.
+# The package contains one fixed assignment of cases to five folds, so that results compare.
 
 # %%
 split = audits["case"].split
@@ -104,15 +105,16 @@ tested.agg(
 ).unstack("label")
 
 # %% [markdown]
-# ## The leak penalty, live
+# ## Measure the leak penalty
 #
-# Now one model with one budget under three splits. To be quick, the model is a logistic
-# regression on features of a ResNet50 with **random weights**, which sees little more than
-# colour and coarse texture; the point is not how good it is but what changes when only the
-# split does. Each image is looked at once, and all 15 trainings share the features.
+# Here one model with one budget is trained under three splits. To keep it fast, the model is a
+# logistic regression on features of a ResNet50 with **random weights**. Such features describe
+# little more than colour and coarse texture. The question is not how good the model is, but
+# how the score changes when only the split changes. The features of each image are computed
+# once, and all 15 models share them.
 
 # %%
-from breakhis_cls.data import dataset
+from breakhis_cls.data.dataset import load_dataset
 from breakhis_cls.modeling import devices
 from breakhis_cls.pipeline.pixel_store import PixelStore
 
@@ -123,21 +125,21 @@ settings = config.Config(
     head=config.Head(epochs=0),
     tune=config.Tune(part="conv4"),
 )
-at_hand = dataset.load_dataset(settings)
+dataset = load_dataset(settings)
 devices.prepare(deterministic=True)  # before anything imports TensorFlow
-store = PixelStore.open(at_hand.images, at_hand.root, settings.image, settings.data.cache)
-print(at_hand.name, f"{len(at_hand.images)} images", sep=": ")
+store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
+print(dataset.name, f"{len(dataset.images)} images", sep=": ")
 
 # %%
 from breakhis_cls.modeling import features
 
-hashes = at_hand.images["pixel_sha256"].to_numpy()
+hashes = dataset.images["pixel_sha256"].to_numpy()
 pooled = features.backbone_features(settings, hashes, store.array, store.rows, views=(0,))[:, 0]
 pooled.shape
 
 # %% [markdown]
-# For each protocol and fold: fit on train, write down a probability for every test image. The
-# rows have the columns of `predictions.csv`, the table from which all metrics are made.
+# For each protocol and fold: fit on train, then predict a probability for every test image. The
+# rows have the columns of `predictions.csv`, the table from which all metrics are computed.
 
 # %%
 from sklearn.linear_model import LogisticRegression
@@ -151,10 +153,10 @@ model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000
 # %%
 tables = []
 for protocol in ("image", "slide", "case"):
-    about = {"protocol": protocol, "data": at_hand.name, "model": "logistic regression"}
+    about = {"protocol": protocol, "data": dataset.name, "model": "logistic regression"}
     for fold in range(5):
         chosen = config.Split(protocol=protocol, fold=fold, allow_leaks=True)
-        split = splits.assign_split(at_hand.images, chosen)
+        split = splits.assign_split(dataset.images, chosen)
         train, test = (split["part"] == part for part in ("train", "test"))
         model.fit(pooled[train], split["label"][train])
         p = model.predict_proba(pooled[test])[:, 1]
@@ -165,18 +167,19 @@ tables[0][["file", "part", "label", "p_malignant"]].head(3)
 from breakhis_cls.reports import penalty
 
 penalties = penalty.table(pd.concat(tables, ignore_index=True))
-print(penalty.sentence(penalties, at_hand.name))
-penalty.figure(penalties, at_hand.name)
+print(penalty.sentence(penalties, dataset.name))
+penalty.figure(penalties, dataset.name)
 
 # %% [markdown]
-# The same model with the same features: only who was tested has changed. On the synthetic
-# tissue that this page was made from, each step towards honesty costs points: by image the
-# model meets every slide again, by slide it meets sibling slides of a case, by case it meets
-# none. The bars are long because there are 18 cases; a difference within them can be chance.
+# The model and the features are the same; only the split differs. On the synthetic tissue of
+# this page, the score is lower the stricter the split is. In the split by image, every slide
+# is in training and in test. In the split by slide, different slides of one case can be on both
+# sides. In the split by case, no case is. The error bars are long because there are 18 cases. A
+# difference within them can be due to chance.
 #
-# On real tissue, with a pretrained network, `breakhis sweep --config configs/leak_penalty.yaml`
-# measures the same on your images, and [docs/protocols.md](../docs/protocols.md) has what it
-# gave on a sample of 36 slides. So before you believe a score on BreakHis, ask for the split.
+# For real tissue and a pretrained network, `breakhis sweep --config leak_penalty` measures the
+# same on your images. [docs/protocols.md](../docs/protocols.md) has the result on a sample of
+# 36 slides. For any score on BreakHis, check which split it was measured on.
 #
-# Anyone's split can be audited, from a CSV: see [6. Your own model](06_your_own_model.ipynb).
+# You can audit any split from a CSV file: see [6. Your own model](06_your_own_model.ipynb).
 # Next: [3. Training](03_train.ipynb).

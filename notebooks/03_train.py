@@ -1,16 +1,16 @@
 # %% [markdown]
-# # 3. Training: what the network sees, and two phases
+# # 3. Training: the input of the network, and two phases of training
 #
-# From images to a trained network, step by step. Everything here is what `breakhis train`
-# does; the notebook only looks over its shoulder. Have a look at [2. Splits and
-# leaks](02_splits_and_leaks.ipynb) first if you wonder who is tested.
+# This notebook shows each step from images to a trained network. They are the steps of
+# `breakhis train`. [2. Splits and leaks](02_splits_and_leaks.ipynb) explains which images are
+# in the test part.
 #
-# The images are **synthetic tissue** unless you say otherwise below, and small, so that two
-# processor cores do it all in about two minutes. For BreakHis itself use a GPU and
-# `configs/binary_200x.yaml`. No one ran this notebook on Colab or Kaggle yet.
+# The images are **synthetic tissue** unless you change `DATA` below. They are small, so that
+# two processor cores need about two minutes for the whole notebook. For BreakHis itself, use a
+# GPU and `configs/binary_200x.yaml`. No one ran this notebook on Colab or Kaggle yet.
 
 # %%
-DATA = "synthetic"  # where the images are: drawn tissue, or a folder such as "data/breakhis"
+DATA = "synthetic"  # drawn tissue, or a folder with the images, such as "data/breakhis"
 
 import importlib.util
 import os
@@ -23,17 +23,17 @@ if importlib.util.find_spec("breakhis_cls") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
 on_kaggle = Path("/kaggle/input").is_dir()
 DATA = os.environ.get("BREAKHIS_DATA", "/kaggle/input" if on_kaggle else DATA)
-os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ lie there
+os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ are there
 # %matplotlib inline
 
 # %% [markdown]
 # ## Settings
 #
-# One frozen value holds everything that a run depends on. What is not said has a default, and
-# a misspelt name is an error. The weights are **random**: nothing is downloaded. For real
-# tissue leave `image` and `model` out, which means ResNet50 with ImageNet weights on fields of
-# 230x350 pixels. Epochs and rate were chosen while looking at this very fold, so the scores
-# below show that it learns, and nothing more.
+# One immutable object holds all settings of a run. Every setting has a default, and an unknown
+# name is an error. The weights are **random**, so nothing is downloaded. For real tissue, leave
+# out `image` and `model`: the defaults are ResNet50 with ImageNet weights and images of 230x350
+# pixels. The number of epochs and the learning rate were chosen on this same fold, so the
+# scores below show that the network learns, and nothing more.
 
 # %%
 from breakhis_cls import config
@@ -43,31 +43,33 @@ settings = config.Config(
     data=config.Data(root=DATA, magnifications=(40, 200)),
     image=config.Image(height_px=64, width_px=96),
     model=config.Model(weights="random", features=("conv4",)),
-    head=config.Head(epochs=0),  # random weights have nothing to transfer
+    head=config.Head(epochs=0),  # with random weights there is nothing to transfer
     tune=config.Tune(part="all", epochs=5, peak_lr=1e-3, label_smoothing=0.1),
     augment=config.Augment(stain=0.5),
 )
 
 # %% [markdown]
-# ## Who is in which part
+# ## The split
 #
-# Train is learned from; validation chooses the best epoch, thresholds and temperature; test is
-# looked at once, at the end. No case is in two parts.
+# The network is trained on the train part. The validation part is used to choose the best
+# epoch, the thresholds and the temperature. The test part is used once, at the end. No case is
+# in two parts.
 
 # %%
-from breakhis_cls.data import dataset
+from breakhis_cls.data.dataset import load_dataset
 
-at_hand = dataset.load_dataset(settings)
-parts = at_hand.split.groupby(["part", "label"])
-print(*at_hand.warnings, sep="\n")
+dataset = load_dataset(settings)
+parts = dataset.split.groupby(["part", "label"])
+print(*dataset.warnings, sep="\n")
 parts[["file", "slide", "case"]].nunique().unstack("label")
 
 # %% [markdown]
-# ## Batches as pictures
+# ## Look at a batch
 #
-# Every image is decoded and resized once, into the pixel store. A batch is then made while the
-# network computes: rows in an order that is a function of (seed, epoch), each in one of eight
-# views (flips and quarter turns; tissue has no up), with its stains jittered.
+# Every image is decoded and resized once and kept in the pixel store. Batches are prepared
+# while the network computes. The order of the rows depends only on (seed, epoch). Each image
+# is in one of eight views (flips and quarter turns, because tissue has no up), and its stains
+# are changed at random.
 
 # %%
 from breakhis_cls.modeling import devices
@@ -77,39 +79,39 @@ devices.prepare(deterministic=True)  # before anything imports TensorFlow
 from breakhis_cls.pipeline import batches
 from breakhis_cls.reports import plots_images
 
-store = PixelStore.open(at_hand.images, at_hand.root, settings.image, settings.data.cache)
-train = at_hand.in_part("train")
+store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
+train = dataset.in_part("train")
 augment = settings.augment
 about = {"views": batches.allowed_views(augment), "augment": augment}
 
 # %%
 rows = batches.TrainingRows(
-    store.array, store.rows[train], at_hand.one_hot_targets()[train], **about
+    store.array, store.rows[train], dataset.one_hot_targets()[train], **about
 )
-batches = batches.training_batches(rows, 12, seed=0, first_epoch=0, epochs=1)
-images, targets, weights = next(iter(batches))
-captions = [at_hand.classes[at] for at in targets.numpy().argmax(axis=1)]
-plots_images.sheet(images.numpy(), at_hand.root, captions, "A batch, as the network sees it", 6)
+one_epoch = batches.training_batches(rows, 12, seed=0, first_epoch=0, epochs=1)
+images, targets, sample_weights = next(iter(one_epoch))
+captions = [dataset.classes[at] for at in targets.numpy().argmax(axis=1)]
+plots_images.sheet(images.numpy(), dataset.root, captions, "A batch of training images", 6)
 
 # %% [markdown]
-# One and the same image over six epochs. There are few cases, so without the jitter the
-# network would learn their stains instead of their tissue. Validation and test images are
-# never changed.
+# The same image in six epochs. There are few cases, so without stain augmentation the network
+# would learn the stain of each case instead of its tissue. Validation and test images are not
+# augmented.
 
 # %%
 one = batches.TrainingRows(
-    store.array, store.rows[train][:1], at_hand.one_hot_targets()[train][:1], **about
+    store.array, store.rows[train][:1], dataset.one_hot_targets()[train][:1], **about
 )
 stream = batches.training_batches(one, 1, seed=0, first_epoch=0, epochs=6)
-seen = [images.numpy()[0] for images, _, _ in stream]
+augmented = [images.numpy()[0] for images, _, _ in stream]
 captions = [f"epoch {epoch}" for epoch in range(6)]
-plots_images.sheet(seen, at_hand.root, captions, "One image, six epochs", 6)
+plots_images.sheet(augmented, dataset.root, captions, "One image in six epochs", 6)
 
 # %% [markdown]
 # ## The model
 #
-# ResNet50 up to its fourth block, with its own preprocessing inside, then the mean over the
-# field, then one layer that gives two probabilities.
+# The model is ResNet50 up to its fourth block, with its preprocessing inside, then the mean
+# over the image (global average pooling), then one dense layer with two probabilities.
 
 # %%
 from breakhis_cls.modeling import network
@@ -119,18 +121,18 @@ head = network.build_head(backbone.output_shape[-1], 2, settings.model.dropout, 
 network.join_model(backbone, head, settings.image).summary(line_length=90)
 
 # %% [markdown]
-# ## Train, and watch
+# ## Train
 #
-# The notebook starts the same command that you would type, and draws the run's history while
-# it grows. The run's name tells what it depends on, so a second time it is found finished, and
-# an interrupted one goes on where it was.
+# The notebook starts the command that you would type in a terminal, and plots the run's history
+# during training. The name of the run depends on everything that changes its result. So the
+# second time, the finished run is found, and an interrupted run continues.
 
 # %%
 from breakhis_cls.modeling import run_folder
+from breakhis_cls.modeling.weights import weights_identity
 
-name = run_folder.run_name(
-    settings, at_hand.sha256, weights.weights_identity(settings.model), at_hand.split
-)
+identity = weights_identity(settings.model)
+name = run_folder.run_name(settings, dataset.sha256, identity, dataset.split)
 run = run_folder.RunFolder(settings.run.dir / name, settings)
 file = Path("runs/notebook.yaml")
 file.parent.mkdir(exist_ok=True)
@@ -149,14 +151,14 @@ training = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subproces
 shown = 0
 while training.poll() is None:
     time.sleep(1)
-    if len(run.history) > shown:  # drawing takes time from the training beside it
+    if len(run.history) > shown:  # plot once per epoch, because plotting slows the training
         shown = len(run.history)
         clear_output(wait=True)
         display(plots.learning_curves(run.history))
 
 # %% [markdown]
-# From scratch on some hundred images the curves are restless. The weights with the lowest
-# validation loss are the ones that are kept. What they reach on the test part:
+# The network is trained from scratch on about a hundred images, so the curves are noisy. The
+# run keeps the weights with the lowest validation loss. Their results on the test part:
 
 # %%
 import json
@@ -171,14 +173,15 @@ pd.DataFrame({name: pooled[name] for name in metrics}).T[list(kinds)].astype(kin
 # %% [markdown]
 # ## Two phases
 #
-# With pretrained weights training has two phases. First the **head** alone: the backbone is
-# frozen, so its features are computed once and kept, and forty epochs take seconds. Then a
-# part of the backbone is opened and **tuned** with a small learning rate, BatchNorm frozen.
+# With pretrained weights, training has two phases. First, only the **head** is trained. The
+# backbone is frozen, so its features are computed once and kept, and forty epochs take seconds.
+# Then a part of the backbone is unfrozen and **fine-tuned** with a small learning rate. Its
+# BatchNorm layers stay frozen.
 #
-# There is no ImageNet here, so the network that was just trained serves as the pretrained one:
-# from 40X and 200X to 400X. (Fold 0 tests the same cases at all magnifications, so
-# none of the new test images is of a case that it has learned from.) Its weights go into a
-# file, and a second run starts from that, as you would with your own.
+# This notebook has no ImageNet weights, so it uses the network that was just trained as the
+# pretrained one: from 40X and 200X to 400X. (Fold 0 tests the same cases at all magnifications,
+# so the network was not trained on any case of the new test images.) The weights are saved to a
+# file, and the second run starts from it. You can use your own weights in the same way.
 
 # %%
 import keras
@@ -190,7 +193,7 @@ resnet = keras.applications.ResNet50(weights=None, include_top=False)
 for layer in (layer for layer in trained.layers if layer.weights):
     resnet.get_layer(layer.name).set_weights(layer.get_weights())
 start = run.folder / "resnet50.weights.h5"
-if not start.is_file():  # HDF5 has other bytes each time, and they are part of a run's name
+if not start.is_file():  # the bytes of HDF5 differ each time, and a run's name depends on them
     resnet.save_weights(start)
 
 # %%
@@ -204,9 +207,9 @@ changes = {
 settings = settings.model_copy(update=changes)
 file = Path("runs/notebook_transfer.yaml")
 file.write_text(config.dump_config(settings))
-at_hand = dataset.load_dataset(settings)
-weights = weights.weights_identity(settings.model)
-name = run_folder.run_name(settings, at_hand.sha256, weights, at_hand.split)
+dataset = load_dataset(settings)
+identity = weights_identity(settings.model)
+name = run_folder.run_name(settings, dataset.sha256, identity, dataset.split)
 run = run_folder.RunFolder(settings.run.dir / name, settings)
 
 # %%
@@ -221,15 +224,15 @@ while training.poll() is None:
         display(plots.learning_curves(run.history))
 
 # %% [markdown]
-# The dotted line marks where fine-tuning begins; the second phase keeps what the first had
-# reached unless it does better on validation. Training does better than validation all the way:
-# the network knows the training cases from before, and three validation cases are few. More
-# cases would help, more epochs hardly.
+# The dotted line marks the start of fine-tuning. The run keeps the weights of the first phase
+# unless the second phase has a lower validation loss. The training curves are better than the
+# validation curves throughout: the network was trained on the training cases before, and three
+# validation cases are few. More cases would help; more epochs would hardly help.
 
 # %%
 pooled = json.loads((run.folder / "metrics.json").read_text())["pooled"]
 pd.DataFrame({name: pooled[name] for name in metrics}).T[list(kinds)].astype(kinds).round(3)
 
 # %% [markdown]
-# Numbers from four test cases are little more than a sign that it works. How sure one can be,
-# and what else to ask of a model, is in [4. Evaluation](04_evaluate.ipynb).
+# Numbers from four test cases show only that training works. [4. Evaluation](04_evaluate.ipynb)
+# explains the uncertainty of such numbers and further ways to evaluate a model.

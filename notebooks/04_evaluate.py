@@ -1,15 +1,15 @@
 # %% [markdown]
-# # 4. Evaluation: how good, how sure, and where it fails
+# # 4. Evaluation: performance, uncertainty and errors
 #
-# All numbers, figures and reports are made from one table, `predictions.csv`; TensorFlow is
-# not needed for that. This notebook takes the run of [3. Training](03_train.ipynb), and trains
-# it first if it is not there (about a minute).
+# All numbers, figures and reports are made from one table, `predictions.csv`, without
+# TensorFlow. This notebook uses the run of [3. Training](03_train.ipynb), and trains it first
+# if it does not exist (about a minute).
 #
-# The images are **synthetic tissue** unless you say otherwise below, so the numbers say
-# nothing about real tissue. No one ran this notebook on Colab or Kaggle yet.
+# The images are **synthetic tissue** unless you change `DATA` below, so the numbers say nothing
+# about real tissue. No one ran this notebook on Colab or Kaggle yet.
 
 # %%
-DATA = "synthetic"  # where the images are: drawn tissue, or a folder such as "data/breakhis"
+DATA = "synthetic"  # drawn tissue, or a folder with the images, such as "data/breakhis"
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ if importlib.util.find_spec("breakhis_cls") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
 on_kaggle = Path("/kaggle/input").is_dir()
 DATA = os.environ.get("BREAKHIS_DATA", "/kaggle/input" if on_kaggle else DATA)
-os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ lie there
+os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ are there
 # %matplotlib inline
 
 # %%
@@ -33,28 +33,28 @@ settings = config.Config(
     data=config.Data(root=DATA, magnifications=(40, 200)),
     image=config.Image(height_px=64, width_px=96),
     model=config.Model(weights="random", features=("conv4",)),
-    head=config.Head(epochs=0),  # random weights have nothing to transfer
+    head=config.Head(epochs=0),  # with random weights there is nothing to transfer
     tune=config.Tune(part="all", epochs=5, peak_lr=1e-3, label_smoothing=0.1),
     augment=config.Augment(stain=0.5),
 )
 
 # %% [markdown]
-# The same command as in notebook 3. A finished run is found and nothing is done.
+# The same command as in notebook 3. If the run is finished, it is not trained again.
 
 # %%
 file = Path("runs/notebook.yaml")
 file.parent.mkdir(exist_ok=True)
 file.write_text(config.dump_config(settings))
 command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(file)]
-said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-run = Path(next(line.split()[1] for line in said.splitlines() if line.startswith("run:")))
+output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+run = Path(next(line.split()[1] for line in output.splitlines() if line.startswith("run:")))
 print(run, *sorted(path.name for path in run.glob("[!.]*.*")), sep="\n  ")
 
 # %% [markdown]
-# ## One row, one image
+# ## One row is one image
 #
-# `p_malignant` is what the network said, raw. Rows of part `validation` chose the threshold
-# and the temperature; only rows of part `test` are scored.
+# `p_malignant` is the predicted probability, not calibrated. The threshold and the temperature
+# are chosen on rows of part `validation`. Only rows of part `test` are scored.
 
 # %%
 from breakhis_cls.evaluation import experiments
@@ -64,10 +64,11 @@ test = experiment.test
 test[["slide", "case", "magnification", "label", "p_malignant"]].sample(4, random_state=0)
 
 # %% [markdown]
-# ## Right and wrong
+# ## Confusion matrix
 #
-# Malignant from 0.5 on. For a pathologist the two kinds of error are not alike: a malignant
-# image called benign (bottom left) is the one to fear.
+# An image is classified as malignant if its probability is at least 0.5. For a pathologist the
+# two kinds of error are not equal: a malignant image classified as benign (bottom left) is the
+# more serious one.
 
 # %%
 from breakhis_cls.reports import plots
@@ -85,11 +86,11 @@ for magnification, rows in test.groupby("magnification"):
     display(plots.confusion_matrix(rows))
 
 # %% [markdown]
-# ## How sure: intervals over cases
+# ## Confidence intervals over cases
 #
-# The test has many images but few cases, and images of one case are alike. So the interval
-# must come from resampling **cases**. Most papers print the interval that takes images for
-# independent; here both stand side by side.
+# The test part has many images but few cases, and images of one case are alike. Therefore the
+# confidence interval is computed by resampling **cases**. Most papers print the interval that
+# treats images as independent. The table shows both.
 
 # %%
 import pandas as pd
@@ -103,41 +104,42 @@ table = pd.DataFrame({name: numbers[name] for name in names}).T.reindex(columns=
 table.astype(float).round(2).fillna("")
 
 # %% [markdown]
-# `low` and `high` come from cases. Where they are empty there are too few cases to say
-# anything: specificity rests on the benign cases alone, and a fold of this small set tests two
-# of them. `image_low` and `image_high` are there all the same, and would mislead. One fold is
-# the least one can do; `breakhis evaluate` pools several, as [6. Your own
-# model](06_your_own_model.ipynb) does, and [docs/statistics.md](../docs/statistics.md) says
-# how far the intervals can be trusted.
+# `low` and `high` are the interval over cases. Where they are empty, there are too few cases
+# for an interval: specificity depends on the benign cases alone, and a fold of this small data
+# set tests two of them. `image_low` and `image_high` exist even then, and are misleading. One
+# fold is the minimum. `breakhis evaluate` pools several folds, as in [6. Your own
+# model](06_your_own_model.ipynb). [docs/statistics.md](../docs/statistics.md) describes how
+# reliable the intervals are.
 #
-# Several numbers are called accuracy. They differ because slides and cases differ in size:
+# Several metrics are called accuracy. They differ because slides and cases differ in their
+# number of images:
 
 # %%
 kinds = {
-    "image_accuracy": "share of images that are right",
-    "recognition_rate": "mean over slides of the share of a slide's images that are right",
-    "slide_vote_accuracy": "share of slides whose mean probability is on the right side",
-    "case_vote_accuracy": "the same for cases",
+    "image_accuracy": "share of correctly classified images",
+    "recognition_rate": "the same for the images of each slide, mean over slides",
+    "slide_vote_accuracy": "share of slides correctly classified by their mean probability",
+    "case_vote_accuracy": "share of cases correctly classified by their mean probability",
 }
 values = {text: round(numbers[name]["value"], 3) for name, text in kinds.items()}
 pd.DataFrame({"value": values})
 
 # %% [markdown]
-# ## Any threshold: ROC
+# ## ROC curve
 #
-# The area is the chance that a malignant image gets a higher score than a benign one, whatever
-# the threshold.
+# The area under the curve is the probability that a malignant image has a higher score than a
+# benign one. It does not depend on a threshold.
 
 # %%
 plots.roc(test, f"ROC AUC {numbers['roc_auc']['value']:.2f}")
 
 # %% [markdown]
-# ## Do its probabilities come true?
+# ## Calibration
 #
-# Of the images that were called malignant with 80 %, some 80 % should be malignant. The band
-# is the 95 % interval over cases. A temperature, chosen on validation, can make a network that
-# is too sure more modest; it changes no ranking. From three validation cases, as here, it may
-# also make things worse.
+# Of the images with a predicted probability of 80 %, about 80 % should be malignant. The band
+# is the 95 % interval over cases. Temperature scaling, fitted on validation, can correct a
+# network that is overconfident; it does not change the ranking. With three validation cases, as
+# here, it can also make the calibration worse.
 
 # %%
 from breakhis_cls.reports import analysis, plots_calibration
@@ -145,7 +147,7 @@ from breakhis_cls.reports import analysis, plots_calibration
 found = analysis.analyse_experiment(experiment)
 all_images = {"all": found.reliability["all"]}
 plots_calibration.reliability(
-    all_images, f"Gap of {numbers['ece']['value']:.2f} on average (ECE)"
+    all_images, f"Expected calibration error (ECE) {numbers['ece']['value']:.2f}"
 )
 
 # %%
@@ -154,13 +156,13 @@ if found.calibration:
     after = found.calibration["with_temperature"]
     print(f"temperature {temperature:.2f}")
     for name in ("ece", "brier", "log_loss"):
-        print(f"{name}: {numbers[name]['value']:.3f} raw, {after[name]['value']:.3f} with it")
+        print(f"{name}: {numbers[name]['value']:.3f} raw, {after[name]['value']:.3f} scaled")
 
 # %% [markdown]
-# ## Where it fails
+# ## Errors
 #
-# By subtype and magnification, case by case, and picture by picture. Influence is what a case
-# does to the ROC AUC: negative where it pulls it down.
+# The errors by subtype and magnification, by case, and by image. The influence of a case is the
+# change of the ROC AUC that is due to this case: it is negative if the case lowers the ROC AUC.
 
 # %%
 plots_calibration.errors(found.errors)
@@ -170,7 +172,7 @@ shown = ["case", "label", "subtypes", "n_images", "image_accuracy", "vote", "inf
 found.cases[shown].round(2).head(8)
 
 # %% [markdown]
-# The images of which the network was surest, and wrong:
+# The most confident errors are misclassified images with the highest predicted probability:
 
 # %%
 from breakhis_cls.data import index
@@ -180,21 +182,23 @@ root = index.find_root(settings.data)
 plots_images.confident_errors(test, root)
 
 # %% [markdown]
-# ## Leave the hard ones to a human
+# ## Refer uncertain cases to a pathologist
 #
-# If the cases of which the network is least sure go to a pathologist, how do the others fare?
+# If the least confident cases are referred to a pathologist, how accurate is the network on the
+# remaining cases?
 
 # %%
 plots_calibration.risk_coverage(found.referral, "case")
 
 # %% [markdown]
-# All this, and more, is in the run's report, one page that opens from disk and needs no
-# network:
+# The run's report contains all this and more. It is one HTML page that needs no internet
+# connection:
 
 # %%
 report = settings.run.reports / run.name / "index.html"
 print(f"{report}: {report.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
-# `breakhis evaluate RUN` makes it anew, several folds of one experiment are pooled, several
-# experiments are compared on the same images. Next: [5. Saliency](05_saliency.ipynb).
+# `breakhis evaluate RUN` makes it again. Given several folds of one experiment, it pools them.
+# Given several experiments, it compares them on the same images. Next: [5.
+# Saliency](05_saliency.ipynb).
