@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from test_bootstrap import simulated
 from test_figures import HISTORY
-from test_intervals import simulated
 from test_predictions import made
 
 from breakhis_cls import config, evaluate
-from breakhis_cls.evaluation import comparison, experiments
 
 ENVIRONMENT = {
     "versions": {"python": "3.11"}, "machine": {"cores": 2}, "devices": ["CPU"], "git_commit": None,
@@ -149,7 +148,7 @@ def test_other_test_sets_are_refused_unless_common(tmp_path: Path, capsys: pytes
     told = capsys.readouterr().err
     assert "the test sets differ, 30 images are common" in told and "one: 60 test images, 30 of its own" in told
     assert not (tmp_path / "out").exists()
-    assert evaluate.main([*both, "--common", "True"]) == 0
+    assert evaluate.main([*both, "--common"]) == 0
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["n_images"] == 30
 
 
@@ -162,35 +161,3 @@ def test_tables_of_one_name_and_model_are_told_apart(tmp_path: Path) -> None:
         "a-predictions",
         "b-predictions",
     }
-
-
-def test_swaps_by_hand() -> None:
-    """Four cases that all favour one model: two of sixteen ways of swapping are as extreme."""
-    assert comparison.permutation_p_value(np.array([0.1, 0.2, 0.3, 0.1]), seed=0) == 2 / 16
-    assert comparison.permutation_p_value(np.zeros(30), seed=0) == 1
-    assert comparison.permutation_p_value(np.full(30, 0.1), seed=0) == pytest.approx(1 / 20_000)
-
-
-def test_holm_by_hand() -> None:
-    assert comparison.holm_adjust([0.01, None, 0.04, 0.03]) == [0.03, None, 0.06, 0.06]
-
-
-def test_mcnemar_by_hand() -> None:
-    """Five slides right with one model alone, none with the other: 2 / 2^5."""
-    one, other = (made(magnifications=(40,)).assign(p_malignant=0.9, p_benign=0.1) for _ in range(2))
-    benign = one.index[one["label"] == "benign"][:5]
-    other.loc[benign, ["p_malignant", "p_benign"]] = [0.1, 0.9]
-    found = comparison.mcnemar(one, other, "slide")
-    assert (found["only_a"], found["only_b"], found["p"]) == (0, 5, pytest.approx(2 / 32))
-
-
-def test_models_without_a_difference_are_rarely_told_apart() -> None:
-    """Of 60 pairs of equally good models some three reach p < 0.05, on either test."""
-    p_values = {"roc_auc": [], "image_accuracy": []}
-    for seed in range(60):
-        tables = [simulated(np.random.default_rng((seed, at)), 20, 12, 4) for at in (1, 2)]
-        pair = [experiments.Experiment(name, (), table) for name, table in zip("ab", tables, strict=True)]
-        for entry in comparison.compare_experiments(pair, tables, seed):
-            if entry["metric"] in p_values:
-                p_values[entry["metric"]].append(entry["p"])
-    assert all(sum(p < 0.05 for p in found) <= 8 for found in p_values.values())

@@ -1,15 +1,13 @@
-"""95 % intervals that resample cases: images of one case are alike, so that the case is what was sampled.
+"""95 % intervals that resample cases: images of one case are alike, so the case is what was sampled.
 
-The method, `logit_t`, was chosen by simulation (scripts/coverage.py, docs/statistics.md): with 16 or 5 benign
-cases percentile and BCa intervals are too narrow, since they know neither Student's t nor how few cases carry
-a metric.
+The method, `logit_t`, was chosen by simulation (scripts/coverage.py, docs/statistics.md): with 16 or 5 benign cases
+percentile and BCa intervals are too narrow, since they know neither Student's t nor how few cases carry a metric.
 """
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -18,12 +16,11 @@ from scipy import stats
 from .case_statistics import Statistic
 
 LEVEL = 0.95
+TAIL = (1 - LEVEL) / 2
 N_RESAMPLES = 10_000
 MIN_CASES = 3  # of the rarest class that a metric needs
-Method = Literal["logit_t", "percentile", "bca"]
-METHOD: Method = "logit_t"
-Span = tuple[float, float]  # what values a metric may take
-TAILS = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+METHOD = "logit_t"  # as metrics.json names it
+Range = tuple[float, float]  # lowest and highest possible value of a metric
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,7 @@ class Interval:
 
 
 def case_weights(n_cases: int, n_resamples: int, seed: int) -> np.ndarray:
-    """(n_resamples, n_cases) float64: how often each case is drawn
-    when n_cases are drawn with replacement."""
+    """(n_resamples, n_cases) float64: how often each case is drawn when n_cases are drawn with replacement."""
     rng = np.random.default_rng((seed, n_cases))
     return rng.multinomial(n_cases, np.full(n_cases, 1 / n_cases), n_resamples).astype(np.float64)
 
@@ -48,7 +44,7 @@ def named_seed(name: str, seed: int) -> int:
 
 
 def case_labels(rows: pd.DataFrame, cases: pd.Index) -> np.ndarray:
-    """(n_cases,) the label of each case, 0 benign or 1 malignant: cases of one label vary alike."""
+    """(n_cases,) the label of each case, 0 benign or 1 malignant: variances are estimated within each label."""
     malignant = (rows["label"] == "malignant").groupby(rows["case"]).mean()
     return (malignant.loc[cases].to_numpy() >= 0.5).astype(int)
 
@@ -59,18 +55,18 @@ def statistic_value(statistic: Statistic, n_cases: int) -> float:
 
 
 def jackknife_values(statistic: Statistic, n_cases: int) -> np.ndarray:
-    """(n_cases,) the metric with one case left out: the jackknife, and each case's influence."""
+    """(n_cases,) the metric without each case."""
     return statistic(1 - np.eye(n_cases))
 
 
 def bootstrap_interval(
-    statistic: Statistic, weights: np.ndarray, groups: np.ndarray, n_behind: int,
-    span: Span = (0, 1), method: Method = METHOD,
-) -> Interval:  # fmt: skip
+    statistic: Statistic, weights: np.ndarray, groups: np.ndarray, n_behind: int, limits: Range = (0, 1)
+) -> Interval:
     """Interval of a statistic under resampled case weights (n_resamples, n_cases).
 
-    `groups` (n_cases,) are kinds of cases, `n_behind` is how many cases of the rarest kind the metric needs,
-    `span` its range. Resamples in which the metric is undefined (a class was not drawn) are left out.
+    `groups` (n_cases,) are kinds of cases, `n_behind` is how many cases of the rarest class the metric needs, `limits`
+    its lowest and highest possible value. Resamples in which the metric is undefined (a class was not drawn) are left
+    out.
     """
     if n_behind < MIN_CASES:
         return Interval(None, None, f"too few cases: {n_behind}")
@@ -78,28 +74,42 @@ def bootstrap_interval(
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) < len(weights) / 2:
         return Interval(None, None, "undefined in most resamples")
-    found = statistic_value(statistic, weights.shape[1])
-    if found in span and np.ptp(drawn) == 0:
-        return _exact(found, span, n_behind)
-    left_out = jackknife_values(statistic, weights.shape[1])
-    if method == "logit_t":
-        bounds = _logit_t(drawn, found, degrees_of_freedom(left_out, groups), span)
-    else:
-        bounds = np.quantile(drawn, TAILS if method == "percentile" else _bca_tails(drawn, found, left_out))
+    value = statistic_value(statistic, weights.shape[1])
+    low, high = limits
+    bounded = np.isfinite(high)
+
+    # Every case correct, or none: resampling shows no spread, so the bound is Clopper and Pearson's (1934).
+    if value in limits and np.ptp(drawn) == 0:
+        reach = (high - low) * (1 - TAIL ** (1 / n_behind)) if bounded else 0.0
+        return Interval(low + 0.0, low + reach) if value == low else Interval(high - reach, high + 0.0)
+
+    # Student's t on a scale without bounds: the logit, or the logarithm of a metric without an upper bound.
+    def to_open_scale(values: np.ndarray) -> np.ndarray:
+        return np.log((values - low) / (high - values)) if bounded else np.log(values - low)
+
+    if drawn.min() > low and drawn.max() < high:
+        error = np.std(to_open_scale(drawn))
+    else:  # a resample reaches a bound, where the logit is infinite: the delta method
+        error = np.std(drawn) / ((value - low) * (high - value) / (high - low) if bounded else value - low)
+    freedom = degrees_of_freedom(jackknife_values(statistic, weights.shape[1]), groups)
+    # n / (n - 1) corrects the variance of a bootstrap over few cases, which is too small by that factor.
+    reach = stats.t.ppf([TAIL, 1 - TAIL], freedom) * error * np.sqrt((freedom + 1) / freedom)
+    ends = to_open_scale(np.array(value)) + reach
+    bounds = low + (high - low) / (1 + np.exp(-ends)) if bounded else low + np.exp(ends)
     return Interval(float(bounds[0]), float(bounds[1]))
 
 
 def degrees_of_freedom(left_out: np.ndarray, groups: np.ndarray) -> float:
-    """Satterthwaite's (1946), of the variance that the jackknife finds within each group of cases.
+    """Satterthwaite's (1946), of the variance that the jackknife (n_cases,) finds within each group of cases.
 
-    Specificity varies with benign cases alone, and so has as many degrees of freedom as they allow; ROC AUC
-    has something between the smaller class's and all.
+    Specificity varies with benign cases alone, and so has as many degrees of freedom as they allow; ROC AUC has
+    something between the smaller class's and all.
     """
     parts = []
     for group in np.unique(groups):
-        pulls = left_out[(groups == group) & np.isfinite(left_out)]
-        if len(pulls) > 1:
-            parts.append((len(pulls) * np.var(pulls, ddof=1), len(pulls) - 1))
+        values = left_out[(groups == group) & np.isfinite(left_out)]
+        if len(values) > 1:
+            parts.append((len(values) * np.var(values, ddof=1), len(values) - 1))
     variances, freedoms = np.array(parts).T if parts else (np.zeros(1), np.ones(1))
     if variances.sum() == 0:
         return float(freedoms.sum())
@@ -108,56 +118,8 @@ def degrees_of_freedom(left_out: np.ndarray, groups: np.ndarray) -> float:
 
 
 def jackknife_se(statistic: Statistic, groups: np.ndarray) -> tuple[float, float]:
-    """The standard error that the jackknife over cases finds, and its degrees of freedom."""
+    """Standard error by the jackknife over cases, and its degrees of freedom."""
     left_out = jackknife_values(statistic, len(groups))
     known = left_out[np.isfinite(left_out)]
     error = np.sqrt((len(known) - 1) * np.mean((known - known.mean()) ** 2)) if len(known) > 1 else np.inf
     return float(error), degrees_of_freedom(left_out, groups)
-
-
-def _logit_t(drawn: np.ndarray, value: float, freedom: float, span: Span) -> np.ndarray:
-    """Student's t with the bootstrap's standard error, on the scale on which a bounded metric has no bounds.
-
-    Logit for a metric within bounds, logarithm for one without an upper bound. (n / (n - 1)) ** 0.5 mends
-    what a bootstrap variance lacks with few cases.
-    """
-    error = np.std(drawn) / _slope(value, span)  # by the delta method, where a resample touches a bound
-    if drawn.min() > span[0] and drawn.max() < span[1]:
-        error = np.std(_unbounded(drawn, span))
-    reach = stats.t.ppf(TAILS, freedom) * error * np.sqrt((freedom + 1) / freedom)
-    return _bounded(_unbounded(np.array(value), span) + reach, span)
-
-
-def _unbounded(values: np.ndarray, span: Span) -> np.ndarray:
-    low, high = span
-    return np.log(values - low) if np.isinf(high) else np.log((values - low) / (high - values))
-
-
-def _bounded(values: np.ndarray, span: Span) -> np.ndarray:
-    low, high = span
-    return low + np.exp(values) if np.isinf(high) else low + (high - low) / (1 + np.exp(-values))
-
-
-def _slope(value: float, span: Span) -> float:
-    low, high = span
-    return value - low if np.isinf(high) else (value - low) * (high - value) / (high - low)
-
-
-def _bca_tails(drawn: np.ndarray, value: float, left_out: np.ndarray) -> np.ndarray:
-    """Which quantiles to take when corrected for bias and acceleration (Efron 1987)."""
-    below = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
-    bias = stats.norm.ppf(np.clip(below, 1 / len(drawn), 1 - 1 / len(drawn)))
-    pulls = np.nanmean(left_out) - left_out[np.isfinite(left_out)]
-    size = (pulls**2).sum() ** 1.5
-    acceleration = (pulls**3).sum() / (6 * size) if size > 0 else 0.0
-    z = bias + stats.norm.ppf(TAILS)
-    return stats.norm.cdf(bias + z / (1 - acceleration * z))
-
-
-def _exact(value: float, span: Span, n_cases: int) -> Interval:
-    """Where every case is right, or every one wrong, resampling shows no spread:
-    Clopper and Pearson's bound."""
-    low, high = span
-    reach = (1 - LEVEL) / 2
-    share = (high - low) * (1 - reach ** (1 / n_cases)) if np.isfinite(high) else 0.0
-    return Interval(low + 0.0, low + share) if value == low else Interval(high - share, high + 0.0)

@@ -12,9 +12,9 @@ import pandas as pd
 from .. import names
 from . import bootstrap, predictions
 from . import case_statistics as cs
+from .bootstrap import Range
 
 Result = dict[str, Any]
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True)

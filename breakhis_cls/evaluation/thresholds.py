@@ -1,5 +1,4 @@
-"""Thresholds for a wanted sensitivity, chosen before the test is looked at; and which cases to leave to a
-human."""
+"""Thresholds for a target sensitivity, chosen without the test rows they are applied to; and which cases to refer."""
 
 from __future__ import annotations
 
@@ -15,38 +14,34 @@ TARGET_SENSITIVITIES = (0.95, 0.98, 0.99)
 
 
 def threshold_for(scores: np.ndarray, sensitivity: float) -> float:
-    """The highest threshold at which at least that share of malignant images' scores (n,) reaches it."""
+    """The highest threshold that at least that share of malignant images' scores (n,) reaches."""
     ordered = np.sort(scores)[::-1]
     return float(ordered[int(np.ceil(sensitivity * len(ordered) - 1e-9)) - 1])
 
 
-def choose_thresholds(table: pd.DataFrame, wanted: tuple[float, ...] = TARGET_SENSITIVITIES) -> list[dict[str, Any]]:
-    """thresholds.json: for each model (fold and seed) and wanted sensitivity, the threshold and what it was
-    chosen on.
+def choose_thresholds(table: pd.DataFrame, targets: tuple[float, ...] = TARGET_SENSITIVITIES) -> list[dict[str, Any]]:
+    """thresholds.json: for each model (fold and seed) and target sensitivity, the threshold and what it was chosen on.
 
-    Chosen on the model's validation rows; where those hold no malignant image, on the test rows of the other
-    folds of the same seed (out of fold); where there are none either, the model is left out. Binary task
-    only.
+    Chosen on the model's validation rows; where those hold no malignant image, on the test rows of the other folds of
+    the same seed (out of fold); where there are none either, the model is left out. Binary task only.
     """
     entries = []
     for (fold, seed), rows in table.groupby(MODEL, sort=True):
-        part, source = _source(table, rows, int(fold), int(seed))
-        malignant = source[source["label"] == "malignant"]
-        if malignant.empty or not (rows["part"] == "test").any():
+        if not (rows["part"] == "test").any():
             continue
-        about = {"fold": int(fold), "seed": int(seed), "chosen_on": part}
+        chosen_on, source = "validation", predictions.select_part(rows, "validation")
+        if not (source["label"] == "malignant").any():
+            others = table[(table["seed"] == seed) & (table["fold"] != fold) & (table["part"] == "test")]
+            # Published folds overlap: a case of this fold's test rows must not choose its threshold.
+            chosen_on, source = "test rows of the other folds", others[~others["case"].isin(rows["case"])]
+        malignant = source[source["label"] == "malignant"]
+        if malignant.empty:
+            continue
+        about = {"fold": int(fold), "seed": int(seed), "chosen_on": chosen_on}
         about |= {"n_malignant_images": len(malignant), "n_malignant_cases": int(malignant["case"].nunique())}
         scores = malignant["p_malignant"].to_numpy()
-        entries += [about | {"sensitivity": want, "threshold": threshold_for(scores, want)} for want in wanted]
+        entries += [about | {"sensitivity": goal, "threshold": threshold_for(scores, goal)} for goal in targets]
     return entries
-
-
-def _source(table: pd.DataFrame, rows: pd.DataFrame, fold: int, seed: int) -> tuple[str, pd.DataFrame]:
-    validation = predictions.select_part(rows, "validation")
-    if (validation["label"] == "malignant").any():
-        return "validation", validation
-    others = table[(table["seed"] == seed) & (table["fold"] != fold) & (table["part"] == "test")]
-    return "test rows of the other folds", others[~others["case"].isin(rows["case"])]
 
 
 def apply_thresholds(table: pd.DataFrame, thresholds: list[dict[str, Any]], sensitivity: float) -> pd.DataFrame:
@@ -54,41 +49,37 @@ def apply_thresholds(table: pd.DataFrame, thresholds: list[dict[str, Any]], sens
 
     Rows of models that have no threshold are left out.
     """
-    test = predictions.select_part(table, "test")
     known = pd.DataFrame(thresholds)
     known = known.loc[known["sensitivity"] == sensitivity, [*MODEL, "threshold"]]
-    joined = test.merge(known, on=MODEL)
-    called = (joined["p_malignant"] >= joined["threshold"]).astype(float)
-    return joined.assign(p_malignant=called, p_benign=1 - called).drop(columns="threshold")
+    test = predictions.select_part(table, "test").merge(known, on=MODEL)
+    malignant = (test["p_malignant"] >= test["threshold"]).astype(float)
+    return test.assign(p_malignant=malignant, p_benign=1 - malignant).drop(columns="threshold")
 
 
 def operating_points(
     table: pd.DataFrame, thresholds: list[dict[str, Any]], n_resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """For each wanted sensitivity: the sensitivity and specificity that the test really shows,
-    with intervals."""
-    rows = []
-    for want in sorted({entry["sensitivity"] for entry in thresholds}):
-        used = [entry["threshold"] for entry in thresholds if entry["sensitivity"] == want]
-        answers = apply_thresholds(table, thresholds, want)
-        found = metrics.compute_stratum(answers, f"at-{want}", n_resamples, seed, only=("sensitivity", "specificity"))
-        rows.append({"wanted": want, "lowest_threshold": min(used), "highest_threshold": max(used), **found})
-    return rows
+    """For each target sensitivity: the sensitivity and specificity of the test rows, with intervals."""
+    points = []
+    for goal in sorted({entry["sensitivity"] for entry in thresholds}):
+        used = [entry["threshold"] for entry in thresholds if entry["sensitivity"] == goal]
+        test = apply_thresholds(table, thresholds, goal)
+        reached = metrics.compute_stratum(test, f"at-{goal}", n_resamples, seed, ("sensitivity", "specificity"))
+        points.append({"wanted": goal, "lowest_threshold": min(used), "highest_threshold": max(used), **reached})
+    return points
 
 
 def risk_coverage_curve(table: pd.DataFrame) -> pd.DataFrame:
-    """Cases referred to a human, the least certain first, and how the rest fares: referred (share), n_kept,
-    accuracy.
+    """Accuracy where the least certain cases are referred to a human: referred (share), n_kept, accuracy.
 
-    A case's certainty is the top of its mean probabilities (El-Yaniv and Wiener 2010). Rows run from none
-    referred to all but one. Several seeds or repeated folds are averaged before.
+    A case's certainty is the top of its mean probabilities (El-Yaniv and Wiener 2010); slides, for the subtype task.
+    Rows run from none referred to all but one. Several seeds or repeated folds are averaged before.
     """
     columns = [f"p_{name}" for name in predictions.class_names(table)]
     once = table.groupby(["file", "slide", "case", "label", "subtype"], as_index=False)[columns].mean()
-    group = "case" if predictions.is_binary(table) else "slide"
-    voted = case_statistics.vote_by(once, group)
+    voted = case_statistics.vote_by(once, "case" if predictions.is_binary(table) else "slide")
     certainty = voted[columns].max(axis=1).to_numpy()
-    right = voted["correct"].to_numpy(float)[np.argsort(-certainty, kind="stable")]
-    kept = np.arange(len(right), 0, -1)
-    accuracy = (np.cumsum(right) / np.arange(1, len(right) + 1))[::-1]
-    return pd.DataFrame({"referred": 1 - kept / len(right), "n_kept": kept, "accuracy": accuracy})
+    correct = voted["correct"].to_numpy(float)[np.argsort(-certainty, kind="stable")]
+    kept = np.arange(1, len(correct) + 1)
+    curve = {"referred": 1 - kept / len(correct), "n_kept": kept, "accuracy": np.cumsum(correct) / kept}
+    return pd.DataFrame(curve).iloc[::-1].reset_index(drop=True)

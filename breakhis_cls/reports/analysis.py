@@ -25,13 +25,11 @@ class Analysis:
     reliability: dict[str, pd.DataFrame]
     reliability_of_answers: dict[str, pd.DataFrame]
     calibration: dict[str, Any] | None
-    brier_parts: dict[str, float]
     thresholds: list[dict[str, Any]]
     operating_points: list[dict[str, Any]]
     referral: pd.DataFrame
     errors: pd.DataFrame
     cases: pd.DataFrame
-    agreement: pd.DataFrame
 
 
 def analyse_experiment(experiment: Experiment, seed: int = 0) -> Analysis:
@@ -42,23 +40,21 @@ def analyse_experiment(experiment: Experiment, seed: int = 0) -> Analysis:
         reliability=_reliability(test, "magnification", names.MAGNIFICATIONS, False),
         reliability_of_answers=_reliability(test, "subtype", tuple(names.SUBTYPES), True),
         calibration=calibration.compare_calibration(table, seed),
-        brier_parts=calibration.brier_parts(test),
         thresholds=chosen,
         operating_points=thresholds.operating_points(table, chosen, N_RESAMPLES, seed),
         referral=thresholds.risk_coverage_curve(test),
         errors=error_analysis.errors_by_stratum(test),
         cases=error_analysis.case_table(test),
-        agreement=error_analysis.agreement(test),
     )
 
 
 def write_analysis(analysis: Analysis, folder: Path) -> None:
-    """cases.csv, errors.csv, agreement.csv, referral.csv, calibration.json and thresholds.json."""
-    for name in ("cases", "errors", "agreement", "referral"):
+    """cases.csv, errors.csv, referral.csv, calibration.json and thresholds.json."""
+    for name in ("cases", "errors", "referral"):
         with atomic_path(folder / f"{name}.csv") as temporary:
             getattr(analysis, name).to_csv(temporary, index=False, lineterminator="\n")
     curves = {name: curve.to_dict("records") for name, curve in analysis.reliability.items()}
-    told = {"reliability": curves, "brier_parts": analysis.brier_parts, "temperature": analysis.calibration}
+    told = {"reliability": curves, "temperature": analysis.calibration}
     write_json(folder / "calibration.json", told)
     if analysis.thresholds:
         write_json(folder / "thresholds.json", analysis.thresholds)

@@ -1,5 +1,4 @@
-"""Intervals resample cases: they cover, they repeat, and they are wider than those that take images for
-independent."""
+"""Intervals resample cases: they cover, they repeat, and they are wider than those that resample images."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from breakhis_cls.evaluation import bootstrap, metrics
 
 
 def simulated(rng: np.random.Generator, n_malignant: int, n_benign: int, n_images: int = 12) -> pd.DataFrame:
-    """Cases whose images share a strong pull; one slide a case."""
+    """Cases whose images have correlated scores; one slide a case."""
     y = np.repeat([1, 0], [n_malignant, n_benign])
     score = (2 * y - 1) * 1.3 + rng.normal(0, 1, len(y))
     case, noise = np.repeat(np.arange(len(y)), n_images), rng.normal(0, 0.8, len(y) * n_images)
@@ -25,13 +24,11 @@ def simulated(rng: np.random.Generator, n_malignant: int, n_benign: int, n_image
     })  # fmt: skip
 
 
-def interval(table: pd.DataFrame, name: str, n_behind: int, method: bootstrap.Method = "logit_t") -> bootstrap.Interval:
+def interval(table: pd.DataFrame, name: str, n_behind: int) -> bootstrap.Interval:
     statistics, cases = metrics.compute_statistics(table)
     weights = bootstrap.case_weights(len(cases), 400, seed=1)
     groups = bootstrap.case_labels(table, cases)
-    return bootstrap.bootstrap_interval(
-        statistics[name], weights, groups, n_behind, metrics.METRICS[name].range, method
-    )
+    return bootstrap.bootstrap_interval(statistics[name], weights, groups, n_behind, metrics.METRICS[name].range)
 
 
 def test_every_resample_draws_as_many_cases_as_there_are() -> None:
@@ -48,26 +45,27 @@ def test_intervals_repeat_and_hold_the_value() -> None:
     assert other["roc_auc"]["value"] == first["roc_auc"]["value"] and other["roc_auc"]["low"] != first["roc_auc"]["low"]
 
 
-def test_images_taken_for_independent_give_too_narrow_an_interval() -> None:
+def test_resampling_images_gives_too_narrow_an_interval() -> None:
     table = simulated(np.random.default_rng(0), 54, 16)
     found = metrics.compute_metrics(table, n_resamples=500)["pooled"]["roc_auc"]
     assert found["image_high"] - found["image_low"] < 0.6 * (found["high"] - found["low"])
 
 
-def test_the_case_interval_covers_and_percentiles_cover_less() -> None:
+def test_each_stratum_has_resamples_of_its_own() -> None:
+    """Equal rows under two magnifications: one seed for all strata would give equal intervals."""
+    table = made(magnifications=(40,))
+    both = pd.concat([table, table.assign(magnification=100, file="b" + table["file"].str.replace("SOB", "own"))])
+    found = metrics.compute_metrics(both, n_resamples=200)["by_magnification"]
+    assert found["40"]["roc_auc"]["value"] == found["100"]["roc_auc"]["value"]
+    assert found["40"]["roc_auc"]["low"] != found["100"]["roc_auc"]["low"]
+
+
+def test_the_interval_holds_the_true_value_of_simulated_cases() -> None:
     """A short form of scripts/coverage.py: specificity of five benign cases, 150 samples."""
     truth = 0.8557  # of 4,000 benign cases from the same simulation
     rng = np.random.default_rng(0)
-    tables = [simulated(rng, 6, 5) for _ in range(150)]
-    hits = {
-        method: np.mean([_covers(interval(table, "specificity", 5, method), truth) for table in tables])
-        for method in ("logit_t", "percentile")
-    }
-    assert hits["logit_t"] >= 0.9 and hits["percentile"] < 0.85
-
-
-def _covers(found: bootstrap.Interval, truth: float) -> bool:
-    return found.low is not None and found.high is not None and found.low <= truth <= found.high
+    found = [interval(simulated(rng, 6, 5), "specificity", 5) for _ in range(150)]
+    assert np.mean([one.low <= truth <= one.high for one in found if one.low is not None and one.high]) >= 0.9
 
 
 def test_too_few_cases_have_no_interval_and_say_so() -> None:
@@ -78,8 +76,8 @@ def test_too_few_cases_have_no_interval_and_say_so() -> None:
     assert found["sensitivity"]["low"] is not None and found["roc_auc"]["low"] is None
 
 
-def test_all_right_is_not_certain() -> None:
-    """Of n cases that are all right, Clopper and Pearson's lower bound is 0.025 ** (1 / n)."""
+def test_no_error_is_not_certainty() -> None:
+    """Of n cases without an error, Clopper and Pearson's lower bound is 0.025 ** (1 / n)."""
     table = made().assign(p_malignant=lambda rows: (rows["label"] == "malignant") * 1.0)
     found = metrics.compute_metrics(table.assign(p_benign=1 - table["p_malignant"]), n_resamples=200)["pooled"]
     assert (found["image_accuracy"]["low"], found["image_accuracy"]["high"]) == (
@@ -99,11 +97,13 @@ def test_degrees_of_freedom_are_those_of_the_cases_that_vary() -> None:
     assert 4 < bootstrap.degrees_of_freedom(rng.normal(size=25), groups) <= 23
 
 
-@pytest.mark.parametrize("span", [(0, 1), (-1, 1), (0, 2), (0, np.inf)])
-def test_bounds_stay_within_a_metric_s_range(span: bootstrap.Span) -> None:
-    drawn = np.linspace(span[0] + 0.01, min(span[1], 5) - 0.01, 200)
-    low, high = bootstrap._logit_t(drawn, float(drawn[150]), 4.0, span)
-    assert span[0] <= low < drawn[150] < high <= span[1]
+@pytest.mark.parametrize("limits", [(0, 1), (-1, 1), (0, 2), (0, np.inf)])
+def test_bounds_stay_within_the_range_of_the_metric(limits: bootstrap.Range) -> None:
+    values = limits[0] + (min(limits[1], 5) - limits[0]) * np.array([0.02, 0.7, 0.9, 0.99, 0.99])
+    weights = bootstrap.case_weights(5, 500, seed=0)
+    mean = bootstrap.bootstrap_interval(lambda drawn: drawn @ values / 5, weights, np.zeros(5), 5, limits)
+    assert mean.low is not None and mean.high is not None
+    assert limits[0] < mean.low < values.mean() < mean.high < limits[1]
 
 
 def test_the_bootstrap_agrees_with_scipy_on_its_spread() -> None:

@@ -1,0 +1,42 @@
+"""Paired tests between models, on numbers that can be checked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_bootstrap import simulated
+from test_predictions import made
+
+from breakhis_cls.evaluation import comparison, experiments
+
+
+def test_permutation_p_value_by_hand() -> None:
+    """Four cases that all favour one model: two of sixteen exchanges are as extreme."""
+    assert comparison.permutation_p_value(np.array([0.1, 0.2, 0.3, 0.1]), seed=0) == 2 / 16
+    assert comparison.permutation_p_value(np.zeros(30), seed=0) == 1
+    assert comparison.permutation_p_value(np.full(30, 0.1), seed=0) == pytest.approx(1 / 20_000)
+
+
+def test_holm_by_hand() -> None:
+    assert comparison.holm_adjust([0.01, None, 0.04, 0.03]) == [0.03, None, 0.06, 0.06]
+
+
+def test_mcnemar_by_hand() -> None:
+    """Five slides correct with one model alone, none with the other: 2 / 2^5."""
+    one, other = (made(magnifications=(40,)).assign(p_malignant=0.9, p_benign=0.1) for _ in range(2))
+    benign = one.index[one["label"] == "benign"][:5]
+    other.loc[benign, ["p_malignant", "p_benign"]] = [0.1, 0.9]
+    found = comparison.mcnemar(one, other, "slide")
+    assert (found["only_a"], found["only_b"], found["p"]) == (0, 5, pytest.approx(2 / 32))
+
+
+def test_equally_good_models_rarely_differ() -> None:
+    """Of 30 pairs of equally good models one or two reach p < 0.05, on either test."""
+    p_values = {"roc_auc": [], "image_accuracy": []}
+    for seed in range(30):
+        tables = [simulated(np.random.default_rng((seed, at)), 20, 12, 4) for at in (1, 2)]
+        pair = [experiments.Experiment(name, (), table) for name, table in zip("ab", tables, strict=True)]
+        for entry in comparison.compare_experiments(pair, tables, seed):
+            if entry["metric"] in p_values:
+                p_values[entry["metric"]].append(entry["p"])
+    assert all(sum(p < 0.05 for p in found) <= 5 for found in p_values.values())
