@@ -125,7 +125,7 @@ def test_published_folds_are_printed_both_ways(tmp_path: Path) -> None:
 def test_what_lies_beside_the_page(tmp_path: Path) -> None:
     written(made(), tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
-    assert {"table.tex", "table.md", "model_card.md", "cases.csv", "errors.csv", "agreement.csv"} <= left
+    assert {"table.tex", "table.md", "model_card.md", "cases.csv", "errors.csv"} <= left
     latex, card = (tmp_path / "table.tex").read_text(), (tmp_path / "model_card.md").read_text()
     assert latex.count(r"\\") == 15 and r"Metric & all & 40X" in latex and "95 \\%" in latex
     assert "Not a medical device" in card and "| ROC AUC |" in card and "{{" not in card
