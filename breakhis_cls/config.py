@@ -269,8 +269,11 @@ def change_settings(settings: S, values: Mapping[str, Any], source: str = "setti
     """A validated copy with some settings changed, such as `{"split.fold": 2}`. ConfigError names each invalid one."""
     content = settings.model_dump()
     for name, value in values.items():
-        section, _, key = name.rpartition(".")
-        (content.setdefault(section, {}) if section else content)[key] = value
+        section, _, key = name.partition(".")
+        if key and isinstance(content.get(section), dict):
+            content[section][key] = value
+        else:
+            content[name] = value  # an unknown section stays in the name, by which the nearest known one is found
     return validate_settings(type(settings), content, source)
 
 

@@ -18,7 +18,7 @@ from test_story import settings as story_settings
 from breakhis_cls import config, train
 from breakhis_cls.errors import ConfigError, DataError, ModelError
 from breakhis_cls.modeling.run_folder import RunFolder
-from breakhis_cls.sweeping import search, study
+from breakhis_cls.sweeping import search
 from breakhis_cls.sweeping.search import Range, Search
 
 SPACE = Search.model_validate(
@@ -85,7 +85,7 @@ def trials(folder):
 def study_of(folder):
     journal = optuna.storages.journal
     storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(folder / "journal.log")))
-    return optuna.load_study(study_name=study.NAME, storage=storage)
+    return optuna.load_study(study_name=search.NAME, storage=storage)
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,8 @@ def test_a_search_ends_with_an_ordinary_config_of_the_best_trial(tmp_path, capsy
     assert found.head.batch_size == top.params["head.batch_size"] and isinstance(found.head.batch_size, int)
     text = best.read_text()
     assert f"log_loss {top.value:.4f}" in text and "best of 8" in text and "Test parts were not looked at" in text
-    assert set(yaml.safe_load(text)) <= {
-        "name",
-        "head",
-        "model",
-        "split",
-        "tune",
-    }  # only what differs from the defaults
+    differing = {"name", "head", "model", "split", "tune"}  # from the defaults
+    assert set(yaml.safe_load(text)) <= differing
     assert capsys.readouterr().out.count("trials done") == 8
 
 
@@ -237,8 +232,8 @@ STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
 def test_equal_settings_in_two_hands_wait_for_each_other(tmp_path):
     """With two values there are twins at once; a run's folder has room for one process."""
     with (
-        study.join_study(tmp_path, "same", "minimize", 0) as first,
-        study.join_study(tmp_path, "same", "minimize", 0) as second,
+        search.join_study(tmp_path, "same", "minimize", 0) as first,
+        search.join_study(tmp_path, "same", "minimize", 0) as second,
     ):
         one = {"a": optuna.distributions.CategoricalDistribution([1])}
         earlier, later = first.next_trial(2, one), second.next_trial(2, one)

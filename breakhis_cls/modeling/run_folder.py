@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -93,9 +92,9 @@ class RunFolder:
 def run_name(settings: config.Config, data_id: str, weights_id: str, split: pd.DataFrame) -> str:
     """`<config name>-<fold>-<seed>-<8 hex>`: the hex stands for all that moves the result, not for paths."""
     parts = split[["file", "part"]].to_numpy().tolist()
-    hexes = sha256_of_values(_without_paths(settings), Path(settings.split.protocol).name, data_id, weights_id, parts)[
-        :8
-    ]
+    hexes = sha256_of_values(
+        config.settings_without(settings, config.PLACES), Path(settings.split.protocol).name, data_id, weights_id, parts
+    )[:8]
     return f"{settings.name}-{settings.split.fold}-{settings.run.seed}-{hexes}"
 
 
@@ -128,7 +127,7 @@ def open_run(settings: config.Config, name: str) -> Iterator[RunFolder]:
 def _check_unchanged(run: RunFolder) -> None:
     """RunError where the folder's config.yaml no longer says what the folder's name stands for."""
     path = run.folder / "config.yaml"
-    there, ours = (_without_paths(one) for one in (config.load_config(path), run.settings))
+    there, ours = (config.settings_without(one, config.PLACES) for one in (config.load_config(path), run.settings))
     for section, value in ours.items():
         keys = [key for key in value if value[key] != there[section][key]] if isinstance(value, dict) else []
         if keys or there[section] != value:
@@ -138,25 +137,3 @@ def _check_unchanged(run: RunFolder) -> None:
                 f"{path} was changed since its run began: {name} is {was} there and {now} in this command; "
                 f"delete {run.folder} to begin anew, or say --{name} {was} for another run"
             )
-
-
-def _without_paths(settings: config.Config) -> dict[str, Any]:
-    """What names an experiment: all settings but where things lie and what it is called."""
-    content = settings.model_dump(mode="json")
-    for section, key in PATHS:
-        del content[section][key]
-    del content["name"]
-    return content
-
-
-def wait_until_free(folder: Path, seconds: float) -> None:
-    """Return when no process holds the run's folder, or after `seconds`: a process that was just killed lets go of it
-    in a moment, over a network file system perhaps in a minute."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        with suppress(FileNotFoundError, BlockingIOError), (folder / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        if not (folder / ".lock").is_file():
-            return
-        time.sleep(0.2)

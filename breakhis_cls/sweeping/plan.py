@@ -1,10 +1,11 @@
-"""A sweep's YAML, and the runs that it stands for. No image is looked at and nothing is trained here."""
+"""A sweep's YAML, the runs that it stands for, and the processes that train them."""
 
 from __future__ import annotations
 
-import copy
+import functools
 import itertools
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,14 @@ from pydantic import Field
 
 from .. import config
 from ..config import Config, Section
+from ..files import sha256_of_values, write_text
+from ..modeling import run_folder, weights
+from ..modeling.run_folder import RunFolder
+from . import tasks
 from .search import Search
+from .tasks import SweepProgress, Task
 
-Values = Mapping[str, Any]  # setting, such as head.peak_lr -> its value
+WORKER = ("-m", "breakhis_cls.sweeping.worker")
 
 
 class Sweep(Section):
@@ -23,7 +29,7 @@ class Sweep(Section):
     name: str = "sweep"
     """Of its runs; by default the name of the YAML file."""
     base: Path | None = None
-    """An ordinary config, relative to the sweep's file; without one the defaults of every setting."""
+    """An ordinary config: a path relative to the sweep's file, or the name of one that ships. None: the defaults."""
     set: dict[str, Any] = Field(default={})
     """Setting -> its value in every run."""
     axes: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default={})
@@ -42,26 +48,82 @@ def read_sweep(path: Path) -> Sweep:
     return sweep.model_copy(update={"base": beside if beside.is_file() else config.find_config(sweep.base)})
 
 
-def expand_runs(sweep: Sweep, overrides: Values) -> list[Config]:
+def expand_runs(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Config]:
     """Every combination of the axes, the last axis fastest; equal ones once. `overrides` win over axes and `set`.
 
-    ConfigError names a setting that does not exist, its nearest neighbour, and values that a setting cannot take.
+    ConfigError names an unknown setting, the most similar known one, and values that a setting cannot have.
     """
     base = config.load_config(sweep.base) if sweep.base else Config()
-    content = base.model_dump() | {"name": sweep.name}
     found = []
     for values in itertools.product(*sweep.axes.values()):
-        chosen = sweep.set | dict(zip(sweep.axes, values, strict=True)) | dict(overrides)
-        found.append(config.validate_settings(Config, _changed(content, chosen), f"sweep {sweep.name}"))
+        changes = {"name": sweep.name, **sweep.set, **dict(zip(sweep.axes, values, strict=True)), **overrides}
+        found.append(config.change_settings(base, changes, f"sweep {sweep.name}"))
     return list(dict.fromkeys(found))
 
 
-def _changed(content: dict[str, Any], values: Values) -> dict[str, Any]:
-    changed = copy.deepcopy(content)
-    for name, value in values.items():
-        section, _, key = name.partition(".")
-        if key and isinstance(changed.get(section), dict):
-            changed[section][key] = value
-        else:
-            changed[name] = value  # an unknown section stays in the name, so that the nearest is found by all of it
-    return changed
+def name_runs(settings: Sequence[Config]) -> list[RunFolder]:
+    """The run folder of each settings, named by them and by the data that is there; equal runs once.
+
+    Decodes images that were never decoded, which every run would do; imports no TensorFlow. Prints the data's warnings.
+    """
+    from ..data import dataset
+
+    # Index and split are read once for each pair of `data` and `split` settings, weights are hashed once.
+    load = functools.cache(lambda content: dataset.load_dataset(Config.model_validate_json(content)))
+    identify = functools.cache(lambda content: weights.weights_identity(config.Model.model_validate_json(content)))
+    runs: dict[str, RunFolder] = {}
+    warnings: dict[str, None] = {}
+    for one in settings:
+        data = load(Config(data=one.data, split=one.split).model_dump_json())
+        name = run_folder.run_name(one, data.sha256, identify(one.model.model_dump_json()), data.split)
+        runs.setdefault(name, RunFolder(one.run.dir / name, one))
+        warnings |= dict.fromkeys(data.warnings)
+    for sentence in warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
+    return list(runs.values())
+
+
+def train_runs(
+    runs: Sequence[RunFolder], name: str, kind: str, workers: int | None, retries: int, ray_address: str | None
+) -> list[str]:
+    """Train every run that is not finished, in a process of its own; returns a message for each that failed for good.
+
+    A run's settings and log lie in `<run.dir>/.sweep`. kind: `local` or `ray`; the rest is what `breakhis sweep` takes.
+    """
+    todo = [run for run in runs if not run.finished]
+    if not todo:
+        return []
+    files = {run.folder.name: run.settings.run.dir / ".sweep" / f"{run.folder.name}.yaml" for run in todo}
+    for run in todo:
+        write_text(files[run.folder.name], config.dump_config(run.settings))
+
+    # Index, pixel store and features are computed before the runs begin, since many runs read the same ones: by one
+    # process for each way to set TensorFlow up, which cannot change within a process; as a rule there is one way.
+    to_prepare: dict[tuple[object, ...], dict[str, str]] = {}
+    for run in todo:
+        one = run.settings
+        parts = one.data, one.split.protocol, one.image, one.model.backbone, one.model.weights
+        views = one.head.views if one.head.epochs else 0
+        key = sha256_of_values(*map(str, parts), views, one.run.seed if one.model.weights == "random" else None)
+        setup = one.run.deterministic, one.run.precision
+        to_prepare.setdefault(setup, {}).setdefault(key, str(files[run.folder.name]))
+    shared = [Task("shared work", (*WORKER, "prepare", *paths.values())) for paths in to_prepare.values()]
+    training = [
+        Task(run.folder.name, (*WORKER, "train", str(path)), path.with_suffix(".log"), run.folder)
+        for run, path in zip(todo, files.values(), strict=True)
+    ]
+
+    fine_tuned = any(run.settings.tune.part != "none" and run.settings.tune.epochs for run in todo)
+    needs = tasks.TUNE if fine_tuned else tasks.HEAD
+    if kind == "ray":
+        from .ray_cluster import RayCluster
+
+        opened = RayCluster(ray_address, workers, needs)
+    else:
+        opened = tasks.LocalExecutor(workers, needs)
+    with opened as executor:
+        with SweepProgress(f"{name}, work that its runs share", len(shared), is_live=False) as progress:
+            if failures := tasks.fan_out(shared, executor, retries, progress):
+                return failures
+        with SweepProgress(name, len(todo), len(runs) - len(todo)) as progress:
+            return tasks.fan_out(training, executor, retries, progress)

@@ -1,27 +1,35 @@
-"""Runs as processes: what a task needs, how it is begun, and the fan-out that no failure of one run can stop."""
+"""Runs as processes: what a task is, the processes of this machine, and the loop that no failed run can stop."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress
 
 from ..errors import BAD_INPUT, DONE
-from .progress import SweepProgress
+from ..parallel import count_cores
+
+if TYPE_CHECKING:
+    from .ray_cluster import RayCluster
 
 LAST_LINES = 8  # of a failed run's log that are shown
 POLL_S = 0.5
 
 
-@dataclass(frozen=True)
-class Resources:
-    """Of one run. Every run has the threads of a lone one, since threads within an op move bits: on a machine of few
-    cores two runs at once share them, and `cores` says only how many runs are worth having side by side."""
+class Resources(NamedTuple):
+    """What one run needs. `cores` says only how many runs are worth having side by side: every run has the threads
+    of a lone one, since another number of threads within an operation changes the last bits of its result."""
 
     cores: int
     gib: float
@@ -33,82 +41,88 @@ HEAD, TUNE = Resources(cores=1, gib=1.5), Resources(cores=4, gib=4.0)
 
 @dataclass(frozen=True)
 class Task:
-    """A command in a process of its own; finished work is found again by the command, so it may run twice."""
+    """A command in a process of its own. The command itself finds what is finished already, so it may run twice."""
 
     name: str
     arguments: tuple[str, ...]
-    """What Python is given."""
-    log: Path | None
-    """Where its output is added to; None: where ours goes."""
+    """Of Python."""
+    log: Path | None = None
+    """The file that its output is appended to; None: our own output."""
     folder: Path | None = None
-    """The run's, whose lock must be free."""
-
-    @property
-    def last_lines(self) -> str:
-        """The end of the log."""
-        if self.log is None or not self.log.is_file():
-            return ""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(f"    {line}" for line in lines[-LAST_LINES:])
+    """Of the run, which one process at a time can lock."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A task that was given up."""
+class SweepProgress(Progress):
+    """Counts of tasks and the time left, on stderr: a bar on a terminal, elsewhere a line for each task that ended."""
 
-    task: Task
-    code: int
+    def __init__(self, title: str, n_tasks: int, n_finished_before: int = 0, is_live: bool = True) -> None:
+        """is_live: False leaves the terminal to what the tasks print themselves."""
+        console = Console(stderr=True)
+        columns = "{task.description}", BarColumn(), "{task.fields[status]}"
+        super().__init__(*columns, console=console, disable=not (is_live and console.is_terminal))
+        self.n_tasks, self.n_before, self.started = n_tasks, n_finished_before, time.monotonic()
+        self.n_running = self.n_finished = self.n_failed = 0
+        self.bar = self.add_task(title, total=n_tasks, status="")
 
-    def __str__(self) -> str:
-        how = f"signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
-        return f"{self.task.name} failed ({how}); the end of {self.task.log}:\n{self.task.last_lines}"
+    def status(self) -> str:
+        """Such as `3 of 15 finished, 2 running, 0 failed, 10 waiting, 4 min left`."""
+        n_ended = self.n_finished + self.n_failed
+        n_left = self.n_tasks - n_ended
+        # At the mean rate so far: rich's own estimate looks back 30 s, which is less than one run takes.
+        minutes = (time.monotonic() - self.started) / max(n_ended, 1) * n_left / 60
+        left = f"{minutes / 60:.1f} h" if minutes >= 100 else f"{minutes:.0f} min" if minutes >= 1 else "under 1 min"
+        return (
+            f"{self.n_before + self.n_finished} of {self.n_before + self.n_tasks} finished, "
+            f"{self.n_running} running, {self.n_failed} failed, {n_left - self.n_running} waiting, "
+            f"{left if n_ended else 'unknown time'} left"
+        )
+
+    def show_counts(self, n_running: int, ended: str = "") -> None:
+        """Bring the bar up to date; where there is none, print a line if a task `ended`."""
+        n_ended = self.n_finished + self.n_failed
+        self.n_running = min(n_running, self.n_tasks - n_ended)
+        self.update(self.bar, completed=n_ended, status=self.status())
+        if ended and self.disable:
+            line = f"{self.tasks[self.bar].description}: {self.status()}; {ended}"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-class Executor(Protocol):
-    """Where tasks run. Used as a context: on the way out, whatever still runs is ended and waited for."""
+def fan_out(
+    todo: Sequence[Task], executor: LocalExecutor | RayCluster, retries: int, progress: SweepProgress
+) -> list[str]:
+    """Run all tasks; returns a message for each that failed for good: how it ended, and the last lines of its log.
 
-    @property
-    def n_running(self) -> int:
-        """Tasks at work now."""
-        ...
-
-    def submit(self, task: Task) -> None:
-        """Run it when there is room."""
-        ...
-
-    def wait(self, seconds: float) -> list[tuple[Task, int]]:
-        """Tasks that ended, with their exit codes (a signal's is negative); returns after `seconds` at the latest."""
-        ...
-
-    def __enter__(self) -> Executor: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def fan_out(tasks: Sequence[Task], executor: Executor, retries: int, board: SweepProgress) -> list[Failure]:
-    """Run all tasks; returns those that failed for good. A task that was killed or crashed is tried again up to
-    `retries` times; one that calls its settings wrong (exit code 2) is not, since it would say the same again."""
-    tries, failures, n_left = Counter[str](), [], len(tasks)
-    for task in tasks:
-        executor.submit(task)
-    while n_left:
+    A task that was killed or crashed is tried again up to `retries` times. One that ends with exit code 2 is not:
+    its settings are invalid and would be invalid again.
+    """
+    waiting, n_tries, failures = deque(todo), Counter[str](), []
+    while progress.n_finished + progress.n_failed < len(todo):
+        while waiting and executor.has_room:
+            executor.start(waiting.popleft())
+        progress.show_counts(executor.n_running)
         for task, code in executor.wait(POLL_S):
-            tries[task.name] += 1
-            if code not in (DONE, BAD_INPUT) and tries[task.name] <= retries:
-                executor.submit(task)
-                continue
-            n_left -= 1
-            if code != DONE:
-                failures.append(Failure(task, code))
-            board.ended(task.name, code == DONE)
-        board.running(executor.n_running)
+            n_tries[task.name] += 1
+            if code == DONE:
+                progress.n_finished += 1
+                progress.show_counts(executor.n_running, f"{task.name} is finished")
+            elif code != BAD_INPUT and n_tries[task.name] <= retries:
+                waiting.append(task)
+            else:
+                progress.n_failed += 1
+                progress.show_counts(executor.n_running, f"{task.name} failed")
+                how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                end = "its messages stand above"
+                if task.log is not None and task.log.is_file():
+                    lines = task.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+                    end = "\n    ".join([f"the end of {task.log}:", *lines])
+                failures.append(f"{task.name} failed ({how}); {end}")
     return failures
 
 
 def start_process(
     task: Task, environment: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.Popen:
-    """Start a task. We hold its stdin and never write: when we die, however, the pipe closes, which ends the child."""
+    """Start a task. We hold its stdin and never write; the pipe closes when we die, and the worker then ends itself."""
     if task.log is not None:
         task.log.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext() if task.log is None else task.log.open("ab") as log:
@@ -117,15 +131,72 @@ def start_process(
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT if task.log else None,
-            env=None if environment is None else dict(environment),
+            env=environment,
             cwd=cwd,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we end the children
+            start_new_session=True,  # Ctrl-C reaches us alone, and we end the workers
         )
 
 
-def stop_processes(processes: Sequence[subprocess.Popen]) -> None:
-    """Ask them to end and wait. A run may be ended anywhere: the same command goes on from its last checkpoint."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait()
+class LocalExecutor:
+    """The processes of this machine, each with its own GPU where there are any. On exit, running ones are ended."""
+
+    def __init__(self, workers: int | None, needs: Resources) -> None:
+        """workers: at most so many at a time; None for as many as cores, memory and GPUs allow."""
+        self._gpus = list_gpus()
+        gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        self._free = deque(range(workers or default_workers(needs, count_cores(), gib, len(self._gpus))))
+        self._running: dict[int, tuple[Task, subprocess.Popen]] = {}  # by place, which says which GPU
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # A run may be ended anywhere: the same command continues it.
+        for _, process in self._running.values():
+            process.terminate()
+        for _, process in self._running.values():
+            process.wait()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another task may be started."""
+        return bool(self._free)
+
+    @property
+    def n_running(self) -> int:
+        """Tasks that run now."""
+        return len(self._running)
+
+    def start(self, task: Task) -> None:
+        """Start a task in a free place."""
+        place = self._free.popleft()
+        gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[place % len(self._gpus)]} if self._gpus else {}
+        self._running[place] = task, start_process(task, {**os.environ, **gpu})
+
+    def wait(self, seconds: float) -> list[tuple[Task, int]]:
+        """Tasks that ended, with their exit codes (a signal's is negative); returns after `seconds` at the latest."""
+        until = time.monotonic() + seconds
+        while True:
+            codes = {place: process.poll() for place, (_, process) in self._running.items()}
+            ended = [(place, code) for place, code in codes.items() if code is not None]
+            if ended or time.monotonic() >= until:
+                self._free.extend(place for place, _ in ended)
+                return [(self._running.pop(place)[0], code) for place, code in ended]
+            time.sleep(0.02)
+
+
+def default_workers(needs: Resources, cores: int, gib: float, n_gpus: int) -> int:
+    """How many runs to have side by side: one a GPU; without any what cores and memory allow, at least one."""
+    return n_gpus or max(1, min(cores // needs.cores, int(gib / needs.gib)))
+
+
+def list_gpus() -> list[str]:
+    """This process's GPUs as CUDA_VISIBLE_DEVICES names them. Does not ask TensorFlow, which would occupy them."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return [name.strip() for name in allowed.split(",") if name.strip() not in ("", "-1")]
+    if not (program := shutil.which("nvidia-smi")):
+        return []
+    command = [program, "--query-gpu=index", "--format=csv,noheader"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.split() if answer.returncode == 0 else []

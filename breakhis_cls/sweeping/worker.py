@@ -1,4 +1,4 @@
-"""What a sweep's processes do: `python -m breakhis_cls.sweeping.child run|prepare FILE [...]`, config files of runs."""
+"""What a sweep's processes do: `python -m breakhis_cls.sweeping.worker train|prepare FILE [...]`, configs of runs."""
 
 from __future__ import annotations
 
@@ -6,36 +6,43 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import config
 from ..errors import DONE, INTERRUPTED, exits_cleanly
 
+if TYPE_CHECKING:
+    from ..modeling.run_folder import RunFolder
+
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    """Do it; exit codes as everywhere."""
+    """Train, or compute what runs share, for each config; exit codes as everywhere."""
     end_with_parent()
-    what, *files = sys.argv[1:] if argv is None else argv
-    work = {"run": run, "prepare": prepare}[what]
+    action, *files = sys.argv[1:] if argv is None else argv
     for path in files:
-        work(config.load_config(Path(path)))
+        {"train": train, "prepare": prepare}[action](config.load_config(Path(path)))
     return DONE
 
 
-def run(settings: config.Config) -> None:
-    """`train`, whose report is left to the sweep."""
+def train(settings: config.Config) -> RunFolder:
+    """Train one run of a sweep. The report is left to the sweep; a frozen backbone is not saved again for each run."""
     from ..train import train_run
 
-    train_run(settings, report=False)
+    # model.keras is some 95 MB; with a frozen backbone head.npz holds all that was trained, and `predict` reads it.
+    is_frozen = bool(settings.head.epochs) and (settings.tune.part == "none" or not settings.tune.epochs)
+    return train_run(
+        config.change_settings(settings, {"run.save_model": False}) if is_frozen else settings, report=False
+    )
 
 
 def prepare(settings: config.Config) -> None:
-    """Make what runs share, so that they find it made: index, pixel store, and the frozen backbone's features."""
-    from ..data import dataset as materials
+    """Compute what runs share and then find in the cache: index, pixel store, the frozen backbone's features."""
+    from ..data import dataset
     from ..pipeline.pixel_store import PixelStore
 
-    material = materials.load_dataset(settings)
-    store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
+    data = dataset.load_dataset(settings)
+    store = PixelStore.open(data.images, data.root, settings.image, settings.data.cache)
     if not settings.head.epochs:
         return
     from ..modeling import devices
@@ -44,12 +51,12 @@ def prepare(settings: config.Config) -> None:
     from ..modeling import features
     from ..pipeline import batches
 
-    hashes, views = material.images["pixel_sha256"].to_numpy(), batches.ALL_VIEWS[: settings.head.views]
+    hashes, views = data.images["pixel_sha256"].to_numpy(), batches.ALL_VIEWS[: settings.head.views]
     features.backbone_features(settings, hashes, store.array, store.rows, views)
 
 
 def end_with_parent() -> None:
-    """The parent holds the other end of stdin and never writes, so that the end of file is the end of the parent.
+    """End this process when its parent ends, which holds the other end of stdin and never writes to it.
 
     Without this a run could outlive a killed sweep or a dead node's worker, and hold the lock of its folder.
     """
