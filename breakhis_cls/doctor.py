@@ -185,7 +185,7 @@ def check_data(data: config.Data, n_images: int) -> Check:
     counted = completeness.check_tree(index.find_root(data))
     at = " ".join(f"{magnification}X" for magnification in sorted(data.magnifications))
     found = f"{counted.n_images:,} of {counted.n_expected:,} images under {counted.root}, {n_images:,} at {at}"
-    if counted.is_whole:
+    if counted.is_complete:
         return Check("data", OK, found)
     return Check("data", NOTE, found, "training on a part works; `breakhis download --verify` lists what is missing")
 
@@ -250,9 +250,9 @@ def check_disk(settings: config.Config, n_images: int | None) -> Check:
     needs = [need for need in needs if need[1]]
     phrases = []
     for folder in dict.fromkeys(folder for folder, *_ in needs):
-        wanted = " + ".join(f"{what} {archive.size(n_bytes)}" for at, n_bytes, what in needs if at == folder)
+        wanted = " + ".join(f"{what} {archive.format_bytes(n_bytes)}" for at, n_bytes, what in needs if at == folder)
         phrases.append(
-            f"{archive.size(shutil.disk_usage(_existing(folder)).free)} free under {folder}; needed: {wanted}"
+            f"{archive.format_bytes(shutil.disk_usage(_existing(folder)).free)} free under {folder}; needed: {wanted}"
         )
     try:
         archive.check_free(needs)

@@ -51,7 +51,7 @@ def verify_tree(data: config.Data) -> int:
 
     counted = completeness.check_tree(index.find_root(data))
     print(counted)
-    return DONE if counted.is_whole else ANSWER_IS_NO
+    return DONE if counted.is_complete else ANSWER_IS_NO
 
 
 def download_tree(settings: Settings) -> int:
@@ -65,7 +65,7 @@ def download_tree(settings: Settings) -> int:
         existing = completeness.check_tree(index.find_root(settings.data))
     except DataError:
         existing = None
-    if existing is not None and existing.is_whole:
+    if existing is not None and existing.is_complete:
         print(f"{existing}; nothing to do")
         return DONE
     if target.exists():
@@ -84,9 +84,9 @@ def download_tree(settings: Settings) -> int:
         raise DataError(f"{error}. It was removed; the same command downloads it again") from None
     print(counted)
     if not local:
-        size = archive.size(source.stat().st_size)
+        size = archive.format_bytes(source.stat().st_size)
         print(f"The archive is kept: {source}, {size}. To remove it: rm -r {source.parent}")
-    return DONE if counted.is_whole else ANSWER_IS_NO
+    return DONE if counted.is_complete else ANSWER_IS_NO
 
 
 if __name__ == "__main__":

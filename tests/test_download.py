@@ -104,7 +104,7 @@ def kaggle(tiny_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )
     monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr(os, "sync", lambda: None)
-    monkeypatch.setattr(completeness, "official", lambda: TINY)
+    monkeypatch.setattr(completeness, "count_official_images", lambda: TINY)
     monkeypatch.chdir(tmp_path)
     yield state
     server.shutdown()
@@ -139,15 +139,15 @@ def assert_whole(kaggle: type[Kaggle], tiny_tree: Path) -> None:
     assert pngs(TREE) == pngs(tiny_tree / "BreaKHis_v1")
     with zipfile.ZipFile(io.BytesIO(kaggle.archive)) as opened:
         assert (TREE / "Folds.csv").read_bytes() == opened.read("Folds.csv")
-    assert sorted(path.name for path in TREE.parent.iterdir()) == ["BreaKHis_v1"]
+    assert sorted(path.name for path in TREE.parent.iterdir()) == [".BreaKHis_v1.lock", "BreaKHis_v1"]
 
 
 def test_from_nothing_to_a_whole_tree_and_then_nothing_to_do(kaggle, tiny_tree, capsys) -> None:
     assert download.main([]) == 0
     assert_whole(kaggle, tiny_tree)
     told = capsys.readouterr()
-    assert "75 of 75 images: it is whole" in told.out
-    size = archive.size(len(kaggle.archive))
+    assert "75 of 75 images: it is complete" in told.out
+    size = archive.format_bytes(len(kaggle.archive))
     assert f"The archive is kept: {ZIP}, {size}. To remove it: rm -r {ZIP.parent}" in told.out
     assert "token" not in told.out and "unpacking and verifying" in told.err
     kaggle.seen.clear()
@@ -296,7 +296,7 @@ def test_without_a_network_nothing_is_lost(kaggle, capsys, monkeypatch) -> None:
 def test_a_full_disk_is_told_before_the_download(kaggle, capsys, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
     assert download.main([]) == 2
-    one, both = (archive.size(n * len(kaggle.archive)) for n in (1, 2))
+    one, both = (archive.format_bytes(n * len(kaggle.archive)) for n in (1, 2))
     assert f"{both} are needed (archive {one} + tree {one})" in capsys.readouterr().err
     assert not ZIP.exists()
 
@@ -310,7 +310,7 @@ def test_an_archive_or_folder_that_is_here_needs_no_kaggle(kaggle, tiny_tree, tm
     assert kaggle.seen == [] and given.exists() and "is kept" not in capsys.readouterr().out
     given.write_bytes(kaggle.archive[:9999])
     assert download.main(["--from-zip", str(given), "--data.root", "c"]) == 2
-    assert "get it anew" in capsys.readouterr().err and given.exists()
+    assert "download it again" in capsys.readouterr().err and given.exists()
 
 
 def test_a_tree_that_is_not_whole_is_unpacked_and_told(kaggle, tiny_tree, tmp_path, capsys) -> None:

@@ -1,24 +1,22 @@
-"""Is a tree whole? Its images counted per slide and magnification, against the 82-row table of BreakHis."""
+"""Is a tree complete? Its images counted by slide and magnification, against the 82-row table of BreakHis."""
 
 from __future__ import annotations
 
-import csv
-import os
 from collections import Counter
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 from .. import names
 from ..errors import DataError
-from .sources import TREE
+from . import protocols
+from .index import walk_tree
 
 Group = tuple[str, int]  # slide, magnification
 
 
 class Completeness(NamedTuple):
-    """What was counted; `missing` and `extra` are one phrase each, sorted, and empty if the tree is whole."""
+    """What was counted; `missing` and `extra` are one phrase each, sorted, and empty if the tree is complete."""
 
     root: Path
     n_images: int
@@ -27,16 +25,17 @@ class Completeness(NamedTuple):
     extra: list[str]
 
     @property
-    def is_whole(self) -> bool:
-        """Every image that the table promises, and no other."""
+    def is_complete(self) -> bool:
+        """Every image of the table, and no other."""
         return not self.missing and not self.extra
 
     def __str__(self) -> str:
-        counted = f"{self.root} holds {self.n_images:,} of {self.n_expected:,} images"
-        if self.is_whole:
-            return f"{counted}: it is whole"
-        faults = [("missing: ", self.missing), ("not expected: ", self.extra)]
-        return "; ".join([counted, *(title + _few(found) for title, found in faults if found)])
+        phrases = [f"{self.root} holds {self.n_images:,} of {self.n_expected:,} images"]
+        for title, found in (("missing", self.missing), ("not expected", self.extra)):
+            if found:
+                more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
+                phrases.append(f"{title}: {', '.join(found[:3])}{more}")
+        return "; ".join(phrases) + (": it is complete" if self.is_complete else "")
 
 
 def check_tree(root: Path, expected: Mapping[Group, int] | None = None) -> Completeness:
@@ -44,56 +43,31 @@ def check_tree(root: Path, expected: Mapping[Group, int] | None = None) -> Compl
 
     An image counts if its name is BreakHis's, it lies where the name says, and it is not empty.
     """
-    expected = official() if expected is None else expected
-    found: Counter[Group] = Counter()
+    expected = count_official_images() if expected is None else expected
+    paths = [Path(folder, name) for folder, _, filenames in walk_tree(root / names.TREE) for name in filenames]
+    counts: Counter[Group] = Counter()
     extra = []
-    for path in _pngs(root / TREE):
-        group = _group(path, root)
-        if isinstance(group, str):
-            extra.append(group)
+    for path in sorted(path for path in paths if path.suffix.lower() == ".png"):
+        file = path.relative_to(root).as_posix()
+        try:
+            expected_file = names.official_path(path.name)
+        except DataError:
+            extra.append(f"{file} (no BreakHis name)")
+            continue
+        if file != expected_file:
+            extra.append(f"{file} (belongs under {Path(expected_file).parent.as_posix()})")
+        elif path.stat().st_size == 0:
+            extra.append(f"{file} (empty)")
         else:
-            found[group] += 1
-    counts = [(*group, found[group], expected.get(group, 0)) for group in sorted({*found, *expected})]
-    missing = [f"{slide} {m}X: {n} of {wanted}" for slide, m, n, wanted in counts if n < wanted]
-    surplus = [f"{slide} {m}X: {n} instead of {wanted}" for slide, m, n, wanted in counts if n > wanted]
-    return Completeness(root, found.total(), sum(expected.values()), missing, surplus + extra)
+            image = names.parse_image_name(path.name)
+            counts[image.slide, image.magnification] += 1
+    groups = [(*group, counts[group], expected.get(group, 0)) for group in sorted({*counts, *expected})]
+    missing = [f"{slide} {m}X: {n} of {wanted}" for slide, m, n, wanted in groups if n < wanted]
+    surplus = [f"{slide} {m}X: {n} instead of {wanted}" for slide, m, n, wanted in groups if n > wanted]
+    return Completeness(root, counts.total(), sum(expected.values()), missing, surplus + extra)
 
 
-def official() -> dict[Group, int]:
-    """Images per slide and magnification, counted from the official file names: 82 slides, 7,909 images."""
-    table = resources.files("breakhis_cls.data").joinpath("tables/slides.csv").read_text(encoding="utf-8")
-    return {
-        (row["slide"], magnification): int(row[f"n_{magnification}x"])
-        for row in csv.DictReader(table.splitlines())
-        for magnification in names.MAGNIFICATIONS
-    }
-
-
-def _group(path: Path, root: Path) -> Group | str:
-    """The slide and magnification of an image, or what is wrong with it."""
-    place = path.relative_to(root).as_posix()
-    try:
-        official_place = names.official_path(path.name)
-    except DataError:
-        return f"{place} (no BreakHis name)"
-    if place != official_place:
-        return f"{place} (belongs under {Path(official_place).parent.as_posix()})"
-    if path.stat().st_size == 0:
-        return f"{place} (empty)"
-    image = names.parse_image_name(path.name)
-    return image.slide, image.magnification
-
-
-def _pngs(tree: Path) -> list[Path]:
-    """Every image of the tree, sorted; what systems leave behind (`._*`) is no image."""
-    return sorted(
-        Path(folder, name)
-        for folder, subfolders, filenames in os.walk(tree, followlinks=True)  # as the index does
-        if "__MACOSX" not in Path(folder).parts
-        for name in filenames
-        if name.lower().endswith(".png") and not name.startswith("._")
-    )
-
-
-def _few(found: list[str], n: int = 3) -> str:
-    return ", ".join(found[:n]) + (f" and {len(found) - n:,} more" if len(found) > n else "")
+def count_official_images() -> dict[Group, int]:
+    """Images of each slide and magnification, counted from the official file names: 82 slides, 7,909 images."""
+    table = protocols.slides().set_index("slide")
+    return {(slide, m): int(table.loc[slide, f"n_{m}x"]) for slide in table.index for m in names.MAGNIFICATIONS}

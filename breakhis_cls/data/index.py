@@ -1,8 +1,8 @@
-"""A tree of BreakHis images -> images.csv: what each is called, how it reads, what its pixels hash to.
+"""A tree of BreakHis images -> images.csv: what each name says, its size, and the hash of its pixels.
 
-Every image is decoded once, by threads on all cores: Pillow and hashlib let go of the interpreter's lock,
-so two threads decode 1.9 times as fast as one. The table is kept under the cache, saved every few seconds
-while it grows; a file is read again only when its size or modification time has changed.
+Every image is decoded once, by threads on all cores: Pillow and hashlib release the interpreter's lock, so two
+threads decode 1.9 times as fast as one. The table is kept under the cache and saved every few seconds while it
+grows; a file is read again only when its size or modification time has changed.
 """
 
 from __future__ import annotations
@@ -20,53 +20,60 @@ import pandas as pd
 
 from .. import config, files, names
 from ..errors import DataError, list_first
+from ..names import TREE
 from ..parallel import map_in_threads
 from .png import decode_bytes, pixel_sha256, png_kind, read_error
 
-VERSION = 1  # of what the kept table says about a file; a new number indexes every tree anew
-TREE = "histology_slides"
+VERSION = 1  # of what the kept table says about a file; a new number indexes every tree again
 COLUMNS: Any = {   # of images.csv
     "file": str, "label": str, "subtype": str, "slide": str, "case": str, "magnification": int,
     "sequence": int, "width_px": int, "height_px": int, "bytes": int, "sha256": str, "pixel_sha256": str,
 }  # fmt: skip
 KEPT: Any = COLUMNS | {"mtime_ns": int, "converted_from": str, "reason": str}  # of the kept table
 STAMP = ["file", "bytes", "mtime_ns"]
-JUNK = {".ds_store", "thumbs.db", "__macosx", "folds.csv"}  # what systems and Kaggle leave behind
 SAVE_EVERY_S = 5.0
 
 
 def load_images(data: config.Data) -> pd.DataFrame:
-    """images.csv of the magnifications asked for, sorted by file; duplicates stay in.
+    """images.csv of `data.magnifications`, sorted by file; duplicates stay in.
 
-    `file` is relative to `root_of(data)`, `case` is text. DataError if a file is foreign to its folder, if an
-    image cannot be read (unless `data.skip_broken`), or if a magnification is absent. A tree smaller than
+    `file` is relative to `find_root(data)`, `case` is text. DataError if a file is not where its name says, if an
+    image cannot be read (unless `data.skip_broken`), or if a magnification is missing. A tree smaller than
     BreakHis warns, and so do images that had to be converted to RGB.
     """
-    table = _asked_for(data)
+    table = _update_table(data)
     bad = table.loc[table["reason"] != ""]
     if len(bad) and not data.skip_broken:
-        raise DataError(_complaint(bad))
+        lines = [f"{row.file}: {row.reason}" for row in bad.itertuples()]
+        raise DataError(
+            f"{len(lines):,} images cannot be read as 8-bit RGB; replace them (scripts/download.py --verify), "
+            f"or leave them out with --data.skip_broken:{list_first(lines, len(lines))}"
+        )
     images = table.loc[table["reason"] == ""].reset_index(drop=True)
     _check_magnifications(images, data)
-    _warn_of_converted(images)
+    converted = images.loc[images["converted_from"] != ""]
+    if len(converted):
+        lines = [f"{row.file}: {row.converted_from}" for row in converted.itertuples()]
+        found = f"{len(lines):,} images are not plain RGB and were converted exactly"
+        warnings.warn(f"{found}:{list_first(lines, len(lines))}", stacklevel=2)
     return images.loc[:, list(COLUMNS)]
 
 
 def list_images(data: config.Data) -> pd.DataFrame:
-    """What the names alone say of the images asked for (images.csv up to `sequence`), sorted by file; opens none.
+    """What the names alone say (images.csv up to `sequence`), sorted by file; opens no image.
 
-    DataError as of `load`.
+    DataError as in load_images.
     """
-    files_found = _files(find_root(data))["file"]
-    images = pd.DataFrame([{"file": file, **names.parse_image_name(Path(file).name)._asdict()} for file in files_found])
+    listed = _list_files(find_root(data))["file"]
+    images = pd.DataFrame([{"file": file, **names.parse_image_name(Path(file).name)._asdict()} for file in listed])
     images = images.loc[images["magnification"].isin(data.magnifications)].reset_index(drop=True)
     _check_magnifications(images, data)
     return images
 
 
 def list_unreadable(data: config.Data) -> pd.DataFrame:
-    """(file, reason) of the images that cannot be read, of the magnifications asked for, sorted by file."""
-    table = _asked_for(data)
+    """(file, reason) of the images that cannot be read, of `data.magnifications`, sorted by file."""
+    table = _update_table(data)
     return table.loc[table["reason"] != "", ["file", "reason"]].reset_index(drop=True)
 
 
@@ -75,8 +82,51 @@ def find_root(data: config.Data) -> Path:
     if data.root == "synthetic":
         from ..synthetic.tree import default_tree
 
-        return _holder(default_tree(data.cache))
-    return _holder(Path(data.root).expanduser())
+        return find_holder(default_tree(data.cache))
+    return find_holder(Path(data.root).expanduser())
+
+
+def find_holder(base: Path) -> Path:
+    """The folder that holds `histology_slides`, at any depth under `base`; of several, the one with most PNGs."""
+    if base.name == TREE and base.is_dir():
+        return base.parent
+    holders = []
+    for folder, subfolders, _ in walk_tree(base):
+        if TREE in subfolders:
+            holders.append(Path(folder))
+            subfolders.remove(TREE)  # do not search its 7,909 images
+    if not holders:
+        entries = sorted(entry.name for entry in base.iterdir()) if base.is_dir() else []
+        more = f" and {len(entries) - 5:,} more" if len(entries) > 5 else ""
+        found = f"it holds {', '.join(entries[:5])}{more}" if entries else "it is empty"
+        if not base.is_dir():
+            found = "it is no folder" if base.exists() else "it does not exist"
+        raise DataError(
+            f"no folder '{TREE}' under {base}: {found}. Run scripts/download.py, or name the folder with --data.root"
+        )
+
+    def count_images(holder: Path) -> int:
+        return sum(name.endswith(".png") for _, _, filenames in walk_tree(holder / TREE) for name in filenames)
+
+    return max(holders, key=count_images) if len(holders) > 1 else holders[0]
+
+
+def walk_tree(
+    base: Path, refuse: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk in sorted order, through links (each folder once), without system files and hidden folders."""
+
+    def belongs(name: str) -> bool:
+        # Hidden folders: an archive is unpacked in one. Folds.csv: Kaggle's, beside or in the tree.
+        return not (names.is_system_file(name) or name.startswith(".") or name.lower() == "folds.csv")
+
+    seen = set[str]()
+    for folder, subfolders, filenames in os.walk(base, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        subfolders[:] = [] if real in seen else sorted(filter(belongs, subfolders))
+        if real not in seen:
+            yield folder, subfolders, sorted(filter(belongs, filenames))
+        seen.add(real)
 
 
 def save_table(table: pd.DataFrame, path: Path) -> None:
@@ -94,51 +144,58 @@ def _check_magnifications(images: pd.DataFrame, data: config.Data) -> None:
         raise DataError(f"no images at {missing} under {data.root}; choose others with --data.magnifications")
 
 
-def _asked_for(data: config.Data) -> pd.DataFrame:
+def _update_table(data: config.Data) -> pd.DataFrame:
+    """The kept table (columns KEPT) of `data.magnifications`, sorted by file; only new and changed files are read."""
     root = find_root(data)
-    table = _kept_up_to_date(root, data.cache / "index" / files.sha256_of_values(VERSION, str(root.resolve()))[:16])
+    kept_at = data.cache / "index" / files.sha256_of_values(VERSION, str(root.resolve()))[:16] / "images.csv"
+    listed = _list_files(root)
+
+    # --- rows whose size and time still hold ---
+    try:
+        kept = pd.read_csv(kept_at, dtype=KEPT, usecols=list(KEPT), keep_default_na=False)[list(KEPT)]
+        # Rights can be restored without a new modification time, so such files are always read again.
+        kept = kept.loc[~pd.Series(kept["reason"]).str.startswith("cannot be read")]
+    except (OSError, ValueError):  # none yet, or not one of ours
+        kept = pd.DataFrame(columns=list(KEPT)).astype(KEPT)
+    table = kept.merge(listed, on=STAMP)
+    todo = listed[~listed["file"].isin(table["file"])]
+    if len(todo) or len(table) != len(kept):
+        save_table(table, kept_at)  # fails before minutes of work if the cache cannot be written
+
+    # --- read the others; save every few seconds, on interruption and at the end ---
+    fresh: list[dict[str, Any]] = []
+
+    def save() -> pd.DataFrame:
+        grown = pd.concat([table, pd.DataFrame(fresh, columns=list(KEPT)).astype(KEPT)])
+        save_table(grown, kept_at)
+        return grown
+
+    if len(todo):
+        saved_s, cost_s = time.monotonic(), 0.0
+        stamps = list(todo.itertuples(index=False, name=None))
+        rows = map_in_threads(lambda stamp: _read_image(root, *stamp), stamps, "reading images")
+        with contextlib.closing(rows):
+            try:
+                for row in rows:
+                    fresh.append(row)
+                    if time.monotonic() - saved_s > max(SAVE_EVERY_S, 20 * cost_s):  # at most 5 % of the time
+                        began_s = time.monotonic()
+                        save()
+                        saved_s = time.monotonic()
+                        cost_s = saved_s - began_s
+            finally:
+                table = save()
+
     if len(table) < names.N_IMAGES and data.root != "synthetic":
         warnings.warn(f"{root} holds {len(table):,} of BreakHis's {names.N_IMAGES:,} images", stacklevel=3)
+    table = table.sort_values("file", ignore_index=True)
     return table.loc[table["magnification"].isin(data.magnifications)].reset_index(drop=True)
 
 
-def _kept_up_to_date(root: Path, folder: Path) -> pd.DataFrame:
-    """The whole tree's table (columns KEPT, sorted by file); only files that `folder` lacks are read."""
-    found = _files(root)
-    kept = _read_kept(folder / "images.csv")
-    table = kept.merge(found, on=STAMP)  # rows whose size and time still hold
-    todo = found[~found["file"].isin(table["file"])]
-    if len(todo) or len(table) != len(kept):
-        save_table(table, folder / "images.csv")  # which also shows, before minutes of work, that it can be kept
-    if len(todo):
-        stamps = list(todo.itertuples(index=False, name=None))
-        results = map_in_threads(lambda stamp: _row(root, *stamp), stamps, "reading images")
-        with contextlib.closing(results):
-            table = _collected(results, table, folder)
-    return table.sort_values("file", ignore_index=True)
-
-
-def _collected(results: Iterator[dict[str, Any]], table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The table with the rows of results added, saved every few seconds, on interruption and at the end."""
-    fresh, saved_s, cost_s = [], time.monotonic(), 0.0
-    try:
-        for row in results:
-            fresh.append(row)
-            if time.monotonic() - saved_s > max(SAVE_EVERY_S, 20 * cost_s):  # at most 5 % of the time saves
-                began_s = time.monotonic()
-                save_table(pd.concat([table, _frame(fresh)]), folder / "images.csv")
-                saved_s = time.monotonic()
-                cost_s = saved_s - began_s
-    finally:
-        table = pd.concat([table, _frame(fresh)])
-        save_table(table, folder / "images.csv")
-    return table
-
-
-def _row(root: Path, file: str, size: int, mtime_ns: int) -> dict[str, Any]:
-    """What one image is; `reason` is not empty where it cannot be read."""
-    row = {"file": file, **names.parse_image_name(Path(file).name)._asdict(), "bytes": size, "mtime_ns": mtime_ns}
-    row |= {"width_px": 0, "height_px": 0, "sha256": "", "pixel_sha256": ""}
+def _read_image(root: Path, file: str, n_bytes: int, mtime_ns: int) -> dict[str, Any]:
+    """The row of one image; `reason` says why it cannot be read, and is empty if it can."""
+    row = {"file": file, **names.parse_image_name(Path(file).name)._asdict(), "bytes": n_bytes, "mtime_ns": mtime_ns}
+    row |= dict.fromkeys(("width_px", "height_px"), 0) | dict.fromkeys(("sha256", "pixel_sha256"), "")
     row |= {"converted_from": "", "reason": ""}
     try:
         raw = (root / file).read_bytes()
@@ -153,113 +210,32 @@ def _row(root: Path, file: str, size: int, mtime_ns: int) -> dict[str, Any]:
     return row | {"pixel_sha256": pixel_sha256(rgb), "converted_from": "" if kind == "8-bit RGB" else kind}
 
 
-def _files(root: Path) -> pd.DataFrame:
+def _list_files(root: Path) -> pd.DataFrame:
     """STAMP of every image under `root`, sorted by file; DataError lists what does not belong there."""
-    stamps, wrong = [], []
-    for folder, _, filenames in _walk(root / TREE, _refuse):
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: {read_error(error)}; allow reading it, or images would be missed")
+
+    stamps, misplaced = [], []
+    for folder, _, filenames in walk_tree(root / TREE, refuse):
         for filename in filenames:
             path = Path(folder, filename)
-            complaint = _misplaced(path.relative_to(root).as_posix(), filename)
-            wrong += [complaint] if complaint else []
-            stamps += [] if complaint else [_stamp(path, root)]
-    if wrong:
+            file = path.relative_to(root).as_posix()
+            try:
+                expected = names.official_path(filename)
+                if file != expected:
+                    misplaced.append(f"{file}: its name says {expected.rpartition('/')[0]}")
+                stat = path.stat()
+                stamps.append((file, stat.st_size, stat.st_mtime_ns))
+            except DataError as error:
+                misplaced.append(f"{file}: {error}")
+            except OSError:  # a dangling link: reading it gives the reason
+                stamps.append((file, 0, 0))
+    if misplaced:
         raise DataError(
-            f"{len(wrong):,} files do not belong where they lie under {root}; move or remove them:"
-            + list_first(sorted(wrong), len(wrong))
+            f"{len(misplaced):,} files do not belong where they lie under {root}; move or remove them:"
+            + list_first(sorted(misplaced), len(misplaced))
         )
     if not stamps:
         raise DataError(f"{root / TREE} holds no images; run scripts/download.py, or name a --data.root")
     return pd.DataFrame(sorted(stamps), columns=STAMP).astype({name: KEPT[name] for name in STAMP})
-
-
-def _misplaced(found: str, filename: str) -> str:
-    try:
-        expected = names.official_path(filename)
-    except DataError as error:
-        return f"{found}: {error}"
-    return "" if found == expected else f"{found}: its name says {expected.rpartition('/')[0]}"
-
-
-def _stamp(path: Path, root: Path) -> tuple[str, int, int]:
-    try:
-        stat = path.stat()
-    except OSError:  # a dangling link: reading it gives the reason
-        return path.relative_to(root).as_posix(), 0, 0
-    return path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns
-
-
-def _refuse(error: OSError) -> None:
-    raise DataError(f"{error.filename}: {read_error(error)}; mend its rights, or images would be missed")
-
-
-def _walk(base: Path, refuse: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, list[str], list[str]]]:
-    """os.walk in sorted order, through links (each folder once), without what is junk."""
-    seen = set[str]()
-    for folder, subfolders, filenames in os.walk(base, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        subfolders[:] = [] if real in seen else sorted(name for name in subfolders if not _is_junk(name))
-        if real not in seen:
-            yield folder, subfolders, sorted(name for name in filenames if not _is_junk(name))
-        seen.add(real)
-
-
-def _is_junk(name: str) -> bool:
-    return name.lower() in JUNK or name.startswith("._")
-
-
-def _holder(base: Path) -> Path:
-    if base.name == TREE and base.is_dir():
-        return base.parent
-    holders = []
-    for folder, subfolders, _ in _walk(base):
-        if TREE in subfolders:
-            holders.append(Path(folder))
-            subfolders.remove(TREE)
-    if not holders:
-        raise DataError(
-            f"no folder '{TREE}' under {base}: {_what_lies_in(base)}. "
-            "Run scripts/download.py, or name the folder with --data.root"
-        )
-    return max(holders, key=_n_images) if len(holders) > 1 else holders[0]
-
-
-def _n_images(root: Path) -> int:
-    return sum(name.endswith(".png") for _, _, filenames in _walk(root / TREE) for name in filenames)
-
-
-def _what_lies_in(base: Path) -> str:
-    if not base.is_dir():
-        return "it is no folder" if base.exists() else "it does not exist"
-    entries = sorted(entry.name for entry in base.iterdir())
-    more = f" and {len(entries) - 5:,} more" if len(entries) > 5 else ""
-    return f"it holds {', '.join(entries[:5])}{more}" if entries else "it is empty"
-
-
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(KEPT)).astype(KEPT)
-
-
-def _read_kept(path: Path) -> pd.DataFrame:
-    try:
-        kept = pd.read_csv(path, dtype=KEPT, usecols=list(KEPT), keep_default_na=False)[list(KEPT)]
-    except (OSError, ValueError):  # none yet, or not one of ours: indexed anew
-        return _frame([])
-    mendable = pd.Series(kept["reason"]).str.startswith("cannot be read")  # without a new modification time
-    return kept.loc[~mendable]
-
-
-def _complaint(bad: pd.DataFrame) -> str:
-    pairs = zip(bad["file"], bad["reason"], strict=True)
-    lines = [f"{file}: {reason}" for file, reason in pairs]
-    return (
-        f"{len(lines):,} images cannot be read as 8-bit RGB; replace them (scripts/download.py --verify), "
-        f"or leave them out with --data.skip_broken True:{list_first(lines, len(lines))}"
-    )
-
-
-def _warn_of_converted(images: pd.DataFrame) -> None:
-    pairs = zip(images["file"], images["converted_from"], strict=True)
-    lines = [f"{file}: {kind}" for file, kind in pairs if kind]
-    if lines:
-        found = f"{len(lines):,} images are not plain RGB and were converted exactly"
-        warnings.warn(f"{found}:{list_first(lines, len(lines))}", stacklevel=3)
