@@ -168,7 +168,7 @@ def test_a_line_that_stays_cut_is_resumed_by_the_next_command(kaggle, tiny_tree,
     kaggle.cut_at, kaggle.cuts_left, kaggle.has_etag = CUT, 99, has_etag
     assert download.main([]) == 2
     told = capsys.readouterr().err
-    assert "broke off" in told and "the same command goes on with it" in told and "Traceback" not in told
+    assert "stopped" in told and "the same command continues it" in told and "Traceback" not in told
     assert ZIP.stat().st_size == KEPT and not TREE.parent.exists()
     kaggle.cuts_left = 0
     kaggle.seen.clear()
@@ -290,7 +290,7 @@ def test_without_a_network_nothing_is_lost(kaggle, capsys, monkeypatch) -> None:
 
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, "http://127.0.0.1:9")
     assert download.main([]) == 2
-    assert "broke off" in capsys.readouterr().err
+    assert "stopped" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_told_before_the_download(kaggle, capsys, monkeypatch) -> None:
@@ -310,7 +310,7 @@ def test_an_archive_or_folder_that_is_here_needs_no_kaggle(kaggle, tiny_tree, tm
     assert kaggle.seen == [] and given.exists() and "is kept" not in capsys.readouterr().out
     given.write_bytes(kaggle.archive[:9999])
     assert download.main(["--from-zip", str(given), "--data.root", "c"]) == 2
-    assert "download it again" in capsys.readouterr().err and given.exists()
+    assert "get another copy" in capsys.readouterr().err and given.exists()
 
 
 def test_a_tree_that_is_not_whole_is_unpacked_and_told(kaggle, tiny_tree, tmp_path, capsys) -> None:
