@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from breakhis_cls import names, parallel
+from breakhis_cls import data, files, names, parallel
 from breakhis_cls.errors import DataError
 from breakhis_cls.synthetic import tissue, tree
 
@@ -41,9 +41,9 @@ def image_of(folder: Path, filename: str) -> Path:
 
 
 def test_every_image_lies_where_its_name_says(drawn):
-    found = list(drawn.rglob("*.png"))
-    assert len(found) == len(FEW) * 4
-    assert all(path == image_of(drawn, path.name) for path in found)
+    paths = list(drawn.rglob("*.png"))
+    assert len(paths) == len(FEW) * 4
+    assert all(path == image_of(drawn, path.name) for path in paths)
 
 
 def test_the_default_slides_have_every_oddity():
@@ -60,7 +60,7 @@ def test_the_default_slides_have_every_oddity():
 
 
 def test_no_slide_or_case_is_one_of_breakhis():
-    table = Path(tree.__file__).parent / "tables" / "slides.csv"
+    table = Path(data.__file__).parent / "tables" / "slides.csv"
     text = table.read_text(encoding="utf-8")
     assert not [slide for slide in tree.SLIDES if names.parse_slide_name(slide).case in text]
 
@@ -128,7 +128,7 @@ def test_an_interrupted_draw_leaves_nothing_and_can_be_repeated(tmp_path, monkey
 def test_what_a_killed_draw_left_is_removed_once_it_is_old(tmp_path, monkeypatch):
     leftover = tmp_path / ".tree.0123abcd" / "BreaKHis_v1"
     leftover.mkdir(parents=True)
-    monkeypatch.setattr(tree, "STALE_S", -1.0)
+    monkeypatch.setattr(files, "ABANDONED_S", -1.0)
     tree.write_tree(tmp_path / "tree", images_per_cell=1, slides=ONE)
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
@@ -151,7 +151,7 @@ def test_the_default_tree_is_kept_under_the_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("slide", FEW)
 def test_nuclei_are_darker_and_bluer_than_what_surrounds_them(drawn, slide):
     filename = f"{slide.replace('_14', '-14')}-40-001.png"
-    rgb, mask = pixels(image_of(drawn, filename)).astype(float), tree.nuclei_mask(filename)
+    rgb, mask = pixels(image_of(drawn, filename)).astype(float), tree.draw_image(filename).nuclei
     assert mask.shape == rgb.shape[:2]
     assert 0.02 < mask.mean() < 0.8
     assert rgb[mask].mean() < rgb[~mask].mean() - 30
@@ -163,7 +163,7 @@ def test_nuclei_grow_with_magnification():
     from scipy.ndimage import label
 
     def mean_area_px(magnification):
-        masks = [tree.nuclei_mask(f"SOB_B_F-14-90003-{magnification}-{n:03d}.png") for n in (1, 2)]
+        masks = [tree.draw_image(f"SOB_B_F-14-90003-{magnification}-{n:03d}.png").nuclei for n in (1, 2)]
         return np.mean([mask.sum() / max(1, label(mask)[1]) for mask in masks])
 
     assert 40 < mean_area_px(400) / mean_area_px(40) < 200

@@ -24,44 +24,47 @@ class NucleusKind(NamedTuple):
 def draw_nuclei(
     canvas: np.ndarray, rng: np.random.Generator, um_per_px: float, coarse_px: int, kind: NucleusKind
 ) -> None:
-    """Add one kind of nuclei to canvas (height, width), float32 optical density, 0 outside nuclei."""
+    """Add one kind of nuclei to canvas (height, width), float32 optical density, 0 outside nuclei.
+
+    Each is an ellipse with a wavy outline, a dark rim and a nucleolus; where two overlap the darker wins.
+    """
     height, width = canvas.shape
-    at = jittered_grid(rng, width, height, kind.spacing_um / um_per_px, 0.28)
-    row, column = (at[:, ::-1] // coarse_px).clip(0, np.array(kind.where.shape) - 1).astype(int).T
+
+    # --- place, size, angle and darkness of each ---
+    centre = jittered_grid(rng, width, height, kind.spacing_um / um_per_px, 0.28)
+    row, column = (centre[:, ::-1] // coarse_px).clip(0, np.array(kind.where.shape) - 1).astype(int).T
     is_there = kind.where[row, column]
-    at, angle = at[is_there], kind.angle[row, column][is_there]
-    n = len(at)
+    centre, angle = centre[is_there], kind.angle[row, column][is_there]
+    n = len(centre)
     radius_px = kind.radius_um / um_per_px * rng.lognormal(0, kind.spread, n).clip(0.6, 1.7)
     aspect = kind.aspect * rng.lognormal(0, 0.12, n)
     angle = angle + rng.normal(0, 0.3, n)
     darkness = kind.darkness * rng.lognormal(0, 0.25, n)
-    for some in np.array_split(np.argsort(radius_px), 4):  # of like size: small ones need small squares
-        if len(some):
-            _stamp(canvas, rng, at[some], radius_px[some], aspect[some], angle[some], darkness[some], kind)
 
-
-def _stamp(canvas, rng, at_px, radius_px, aspect, angle, darkness, kind: NucleusKind) -> None:
-    """Lay n ellipses with a wavy outline, a dark rim and a nucleolus on the canvas; of two the darker wins."""
-    long, short = (_each(radius_px * aspect**power) for power in (0.5, -0.5))
-    half = int(np.ceil(1.15 * long.max())) + 1
-    offset = np.arange(-half, half + 1)
-    corner = np.floor(at_px).astype(int)
-    dx, dy = ((offset - (at_px - corner)[:, axis, None]).astype(np.float32) for axis in (0, 1))
-    z = (dx[:, None, :] + 1j * dy[:, :, None]) * np.exp(-1j * angle)[:, None, None].astype(np.complex64)
-    z = z.real / long + 1j * (z.imag / short)
-    waves = (kind.waviness * _directions(rng, 2, len(at_px))).astype(np.complex64)
-    spot = (0.35 * _directions(rng, 1, len(at_px))[0]).astype(np.complex64)
-    density = kind.nucleolus * np.clip(1 - 14 * np.abs(z - spot), 0, 1) if half > 8 else 0
-    rho = np.abs(z) + np.float32(1e-6)
-    z /= rho
-    rho /= 1 + (z * z * (waves[0] + z * waves[1])).real
-    density = np.clip((1 - rho) * short + 0.5, 0, 1) * _each(darkness) * (0.75 + 0.3 * rho * rho + density)
-    rows, columns = corner[:, 1, None] + offset, corner[:, 0, None] + offset
-    height, width = canvas.shape
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    inside &= density > 0
-    flat = (rows[:, :, None] * width + columns[:, None, :])[inside]
-    np.maximum.at(canvas.reshape(-1), flat, density[inside])
+    # --- drawn together in four groups of like size: small ones need small squares of pixels ---
+    for some in np.array_split(np.argsort(radius_px), 4):
+        if not len(some):
+            continue
+        long, short = (_per_square(radius_px[some] * aspect[some] ** power) for power in (0.5, -0.5))
+        half = int(np.ceil(1.15 * long.max())) + 1
+        offset = np.arange(-half, half + 1)
+        corner = np.floor(centre[some]).astype(int)
+        dx, dy = ((offset - (centre[some] - corner)[:, axis, None]).astype(np.float32) for axis in (0, 1))
+        z = (dx[:, None, :] + 1j * dy[:, :, None]) * np.exp(-1j * angle[some])[:, None, None].astype(np.complex64)
+        z = z.real / long + 1j * (z.imag / short)  # the ellipse as the unit circle
+        waves = (kind.waviness * _random_directions(rng, 2, len(some))).astype(np.complex64)
+        spot = (0.35 * _random_directions(rng, 1, len(some))[0]).astype(np.complex64)
+        nucleolus = kind.nucleolus * np.clip(1 - 14 * np.abs(z - spot), 0, 1) if half > 8 else 0
+        rho = np.abs(z) + np.float32(1e-6)
+        z /= rho
+        rho /= 1 + (z * z * (waves[0] + z * waves[1])).real  # 1 on the wavy outline
+        rim = 0.75 + 0.3 * rho * rho
+        density = np.clip((1 - rho) * short + 0.5, 0, 1) * _per_square(darkness[some]) * (rim + nucleolus)
+        rows, columns = corner[:, 1, None] + offset, corner[:, 0, None] + offset
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        inside &= density > 0
+        flat = (rows[:, :, None] * width + columns[:, None, :])[inside]
+        np.maximum.at(canvas.reshape(-1), flat, density[inside])
 
 
 def jittered_grid(rng: np.random.Generator, width: float, height: float, spacing: float, jitter: float) -> np.ndarray:
@@ -71,11 +74,11 @@ def jittered_grid(rng: np.random.Generator, width: float, height: float, spacing
     return spacing * (points + rng.random(2) + rng.normal(0, jitter, points.shape))
 
 
-def _directions(rng: np.random.Generator, *shape: int) -> np.ndarray:
+def _random_directions(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """(*shape, 1, 1) complex numbers of length one."""
     return np.exp(2j * np.pi * rng.random((*shape, 1, 1)))
 
 
-def _each(values: np.ndarray) -> np.ndarray:
+def _per_square(values: np.ndarray) -> np.ndarray:
     """(n,) -> (n, 1, 1) float32: one value for each square of pixels."""
     return values.astype(np.float32)[:, None, None]

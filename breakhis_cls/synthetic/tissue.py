@@ -1,12 +1,10 @@
-"""Draws one field of H&E tissue that never was: architecture by subtype, stain by case, nuclei by both.
+"""Draws one field of H&E tissue in um and optical density: architecture by subtype, stain by case, nuclei by both.
 
-A field is drawn in micrometres and in optical density: first where epithelium, lumens and fibres lie, then
-nuclei, then colour by Beer-Lambert. Randomness is a value: the same generators give the same pixels.
+Equal generators give equal pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +13,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
 from ..names import FULL_PX
-from . import nuclei
+from .nuclei import NucleusKind, draw_nuclei, jittered_grid
 
 # The published 0.49 um a pixel at 40X would make nuclei twice as large as the images show them.
 UM_PER_PX = {40: 1.2, 100: 0.48, 200: 0.24, 400: 0.12}
@@ -67,45 +65,17 @@ class Case(NamedTuple):
     lymphocytes_per_mm2: float
 
 
-class Field(NamedTuple):
-    """What the microscope sees, before it is enlarged."""
+class Drawing(NamedTuple):
+    """A drawn field and the truth about it."""
 
-    um_per_px: float
-    height_px: int
-    width_px: int
-
-    def grid(self, step_px: int) -> tuple[np.ndarray, np.ndarray]:
-        """x and y of every step-th pixel in um, float32."""
-        y, x = np.mgrid[0 : self.height_px : step_px, 0 : self.width_px : step_px].astype(np.float32)
-        return x * np.float32(self.um_per_px), y * np.float32(self.um_per_px)
-
-    def enlarged(self, layer: np.ndarray, step_px: int = 1) -> np.ndarray:
-        """A coarser layer at every step-th pixel."""
-        size = (self.width_px // step_px, self.height_px // step_px)
-        return np.asarray(Image.fromarray(layer.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
-
-
-class Architecture(NamedTuple):
-    """On the coarse grid: how deep a point lies in epithelium, lumen or space, and where fibres go (radian)."""
-
-    depth_um: np.ndarray
-    lumen_um: np.ndarray
-    space_um: np.ndarray
-    bend_um: np.ndarray  # by which fibres leave their common direction
-    turn: float  # that direction
-    angle: np.ndarray  # the local one
-
-    def holds_nuclei(self) -> np.ndarray:
-        """Bool: neither lumen nor space."""
-        return np.maximum(self.lumen_um, self.space_um) < -2
+    rgb: np.ndarray  # (460, 700, 3) uint8
+    nuclei: np.ndarray  # (460, 700) bool: where any nuclei are
+    epithelium: np.ndarray  # (460, 700) bool: those nuclei whose size and shape follow the subtype, and so the label
 
 
 def draw_case(rng: np.random.Generator) -> Case:
-    """A case as the generator has it."""
-    fading = rng.uniform(0, 1, (2, 1)) * [
-        [0.0, -0.1, 0.05],
-        [0.22, -0.1, 0.30],
-    ]  # few slides are pure magenta
+    """A case with a stain, texture and nuclei of its own."""
+    fading = rng.uniform(0, 1, (2, 1)) * [[0.0, -0.1, 0.05], [0.22, -0.1, 0.30]]  # few slides are pure magenta
     stains = np.clip(np.array([HAEMATOXYLIN, EOSIN]) + fading + rng.normal(0, 0.05, (2, 3)), 0.02, None)
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
     return Case(
@@ -124,65 +94,100 @@ def draw_case(rng: np.random.Generator) -> Case:
     )
 
 
-def draw_field(rng: np.random.Generator, code: str, case: Case, magnification: int) -> tuple[np.ndarray, np.ndarray]:
-    """(460, 700, 3) uint8 RGB of a subtype at 40, 100, 200 or 400X, and (460, 700) bool: where nuclei are."""
-    field, subtype, architecture = _planned(rng, code, case, magnification)
-    canvas = np.zeros((field.height_px, field.width_px), np.float32)
-    for kind in _kinds(rng, subtype, case, architecture):
-        nuclei.draw_nuclei(canvas, rng, field.um_per_px, COARSE, kind)
-    amounts = _amounts(rng, field, subtype, case, architecture, canvas)
-    rgb = Image.fromarray(_photographed(rng, field, case, amounts)).resize(FULL_PX, Image.Resampling.BICUBIC)
-    return np.asarray(rgb), _inked(canvas)
-
-
-def epithelial_nuclei(rng: np.random.Generator, code: str, case: Case, magnification: int) -> np.ndarray:
-    """(460, 700) bool: those nuclei of what `draw` makes of equal arguments whose size and shape follow the label."""
-    field, subtype, architecture = _planned(rng, code, case, magnification)
-    canvas = np.zeros((field.height_px, field.width_px), np.float32)
-    epithelium = next(_kinds(rng, subtype, case, architecture))  # drawn first
-    nuclei.draw_nuclei(canvas, rng, field.um_per_px, COARSE, epithelium)
-    return _inked(canvas)
-
-
-def _inked(canvas: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(canvas > 0).resize(FULL_PX, Image.Resampling.NEAREST))
-
-
-def _planned(
-    rng: np.random.Generator, code: str, case: Case, magnification: int
-) -> tuple[Field, Subtype, Architecture]:
-    """What a field is drawn on, how atypical the subtype is in this case, and where things lie."""
+def draw_field(rng: np.random.Generator, code: str, case: Case, magnification: int) -> Drawing:
+    """A field of a subtype at 40, 100, 200 or 400X."""
     shrunk = DRAWN_AT[magnification]
-    field = Field(UM_PER_PX[magnification] * shrunk, FULL_PX[1] // shrunk, FULL_PX[0] // shrunk)
+    um_per_px = UM_PER_PX[magnification] * shrunk
+    width_px, height_px = FULL_PX[0] // shrunk, FULL_PX[1] // shrunk
     subtype = SUBTYPES[code]
-    subtype = subtype._replace(atypia=float(np.clip(subtype.atypia + case.atypia, 0, 1)))
-    return field, subtype, _architecture(rng, field, subtype, case)
+    atypia = float(np.clip(subtype.atypia + case.atypia, 0, 1))
 
+    def grid(step_px: int) -> tuple[np.ndarray, np.ndarray]:  # x and y of every step-th pixel, um
+        y, x = np.mgrid[0:height_px:step_px, 0:width_px:step_px].astype(np.float32)
+        return x * np.float32(um_per_px), y * np.float32(um_per_px)
 
-def _architecture(rng: np.random.Generator, field: Field, subtype: Subtype, case: Case) -> Architecture:
-    x, y = field.grid(COARSE)
+    def enlarge(layer: np.ndarray, step_px: int = 1) -> np.ndarray:  # a coarser layer at every step-th pixel
+        size = width_px // step_px, height_px // step_px
+        return np.asarray(Image.fromarray(layer.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+
+    # --- architecture on the coarse grid: where fibres run, and how deep a point lies in epithelium, lumen or space ---
+    x, y = grid(COARSE)
     turn = rng.uniform(0, np.pi)
     bend = 22 * _noise(rng, x / 90, y / 90) + 5 * _noise(rng, x / 30, y / 30)
     along, across = _along_and_across(x, y, turn, bend)
-    slope_y, slope_x = np.gradient(bend, COARSE * field.um_per_px)
-    angle = np.arctan2(np.sin(turn) - slope_x, np.cos(turn) + slope_y)
+    slope_y, slope_x = np.gradient(bend, COARSE * um_per_px)
+    along_fibres = np.arctan2(np.sin(turn) - slope_x, np.cos(turn) + slope_y)
     level = _quantile(subtype.cover + case.cover + rng.normal(0, 0.08))
-    if subtype.gap_um:
+    if subtype.gap_um:  # benign: glands with a lumen, in lobules
         lobule = 60 * (_noise(rng, x / 200, y / 200) + level)
         depth = np.minimum(_depth_in_glands(rng, x, y, subtype), lobule)
-        lumen, space = depth - 10 - 8 * subtype.atypia, np.full_like(depth, -99)
-    else:
+        lumen, space = depth - 10 - 8 * atypia, np.full_like(depth, -99)
+    else:  # malignant: nests, cords and papillae, in MC and PC within empty or mucinous space
         size = subtype.size_um
         depth = 0.6 * size * (_noise(rng, along / (size * subtype.stretch), across / size) + level)
         lumen = np.minimum(depth - 6, 14 * (_noise(rng, x / 18, y / 18) - 1.9))
         space = np.minimum(-depth - 1, 60 * (_noise(rng, x / 150, y / 150) + _quantile(subtype.space) + 0.4))
     cleft = np.minimum(6 * (_noise(rng, along / 70, across / 8) - 2.3), -depth)
-    return Architecture(depth, lumen, np.maximum(space, cleft), bend, turn, angle)
+    space = np.maximum(space, cleft)
+
+    # --- nuclei: of the epithelium, of the stroma, and lymphocytes ---
+    solid = np.maximum(lumen, space) < -2
+    slope_y, slope_x = np.gradient(depth)
+    upright = np.arctan2(slope_y, slope_x) + atypia * rng.normal(0, 1)  # on the wall of the gland
+    radius_um = (3.1 + 1.5 * atypia) * case.size
+    spacing_um = (2.6 - 0.25 * atypia) * radius_um / np.sqrt(case.density)
+    stroma_um, lymphocytes_um = 1e3 / np.sqrt([subtype.stroma_per_mm2 * case.density, case.lymphocytes_per_mm2])
+    kinds = [  # where, angle, spacing, radius, spread, aspect, waviness, darkness, nucleolus
+        NucleusKind(solid & (depth > 2), upright, spacing_um, radius_um, 0.08 + 0.2 * atypia, 1.35,
+                    0.03 + 0.07 * atypia, 0.75, atypia),
+        NucleusKind(solid & (depth < -3), along_fibres, stroma_um, 2.9, 0.2, 2.8, 0.08, 0.7, 0.0),
+        NucleusKind(solid & (depth < 0), along_fibres, lymphocytes_um, 2.7, 0.06, 1.1, 0.04, 1.0, 0.0),
+    ]  # fmt: skip
+    canvas, masks = np.zeros((height_px, width_px), np.float32), []
+    for kind in kinds:
+        draw_nuclei(canvas, rng, um_per_px, COARSE, kind)
+        masks.append(np.asarray(Image.fromarray(canvas > 0).resize(FULL_PX, Image.Resampling.NEAREST)))
+
+    # --- textures on the fine grid, of about unit variance: what runs along the fibres, and grain ---
+    fine_x, fine_y = grid(FINE)
+    along, across = _along_and_across(fine_x, fine_y, turn, enlarge(bend, FINE))
+    thin = _noise(rng, along / (12 * case.fibre_um), across / case.fibre_um, order=1)
+    thick = _noise(rng, along / (30 * case.fibre_um), across / (5 * case.fibre_um), order=1)
+    patches = enlarge(_noise(rng, x / 60, y / 60), FINE)
+    grain_um = max(0.7, FINE * um_per_px)
+    grain = enlarge(_noise(rng, fine_x / grain_um, fine_y / grain_um, order=1))
+    fibres = enlarge(0.5 * thin + 0.6 * thick + 0.5 * patches)
+
+    # --- amounts of haematoxylin and eosin at each pixel ---
+    edge_um = max(1.0, um_per_px)
+    depth, lumen, space = map(enlarge, (depth, lumen, space))
+    epithelium = np.clip(depth / (2 * edge_um) + 0.5, 0, 1)
+    tissue = 1 - np.clip(np.maximum(lumen, space) / edge_um + 0.5, 0, 1)
+    texture = tissue * (1 + case.contrast * (fibres + 0.12 * grain) * (1 - 0.6 * epithelium))
+    mucin = subtype.mucin * np.clip(space / edge_um, 0, 1) * (1 + 0.4 * case.contrast * fibres)
+    inside = np.clip(canvas, 0, 1)
+    tints = zip(case.stroma, case.cytoplasm, strict=True)
+    blue, pink = (texture * (stroma + (cytoplasm - stroma) * epithelium) for stroma, cytoplasm in tints)
+    haematoxylin = ((blue + 0.25 * mucin) * (1 - inside) + canvas * (1 + 0.1 * grain)).clip(0)
+    eosin = ((pink + 0.08 * mucin) * (1 - 0.5 * inside)).clip(0)
+
+    # --- the photograph: Beer-Lambert, slightly out of focus and darker in the corners ---
+    blur_px = 0.4 + case.blur_um * rng.uniform(0.7, 1.5) / um_per_px
+    haematoxylin, eosin = (gaussian_filter(amount, blur_px, truncate=2.5) for amount in (haematoxylin, eosin))
+    y, x = np.ogrid[-1 : 1 : height_px * 1j, -1 : 1 : width_px * 1j]
+    shade = ((1 - 0.04 * (x**2 + y**2)) * rng.uniform(0.96, 1.04)).astype(np.float32)
+    rgb = np.empty((*shade.shape, 3), np.uint8)
+    for channel, light in enumerate(case.light):
+        blue, pink = -np.log(10).astype(np.float32) * case.stains[:, channel].astype(np.float32)
+        transmitted = np.exp(blue * haematoxylin + pink * eosin)
+        rgb[..., channel] = np.clip(np.float32(light) * shade * transmitted, 0, 255)
+    photograph = Image.fromarray(rgb).resize(FULL_PX, Image.Resampling.BICUBIC)
+    return Drawing(np.asarray(photograph), nuclei=masks[-1], epithelium=masks[0])
 
 
 def _depth_in_glands(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, subtype: Subtype) -> np.ndarray:
-    """How far a point lies inside the outline of the best of its three nearest glands, um; wavy ellipses."""
-    centres = nuclei.jittered_grid(rng, x.max(), y.max(), subtype.gap_um, 0.3)
+    """How far a point lies inside the outline of its three nearest glands, which are wavy ellipses, um."""
+    centres = jittered_grid(rng, x.max(), y.max(), subtype.gap_um, 0.3)
     n = len(centres)
     radius = subtype.size_um * rng.lognormal(0, 0.22, n)
     stretch, turn = np.sqrt(rng.uniform(1, subtype.stretch, n)), rng.uniform(0, np.pi, n)
@@ -196,70 +201,6 @@ def _depth_in_glands(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, sub
     z /= r
     outline = radius[nearest] * (1 + (z * z * (wave[0][nearest] + z * wave[1][nearest])).real)
     return (outline - r).max(axis=1).reshape(x.shape).astype(np.float32)
-
-
-def _kinds(rng: np.random.Generator, subtype: Subtype, case: Case, built: Architecture) -> Iterator[nuclei.NucleusKind]:
-    """Nuclei of epithelium, of stroma, and lymphocytes."""
-    atypia, depth, solid = subtype.atypia, built.depth_um, built.holds_nuclei()
-    radius_um = (3.1 + 1.5 * atypia) * case.size
-    spacing_um = (2.6 - 0.25 * atypia) * radius_um / np.sqrt(case.density)
-    slope_y, slope_x = np.gradient(depth)
-    upright = np.arctan2(slope_y, slope_x) + atypia * rng.normal(0, 1)  # on the wall of the gland
-    yield nuclei.NucleusKind(solid & (depth > 2), upright, spacing_um, radius_um, 0.08 + 0.2 * atypia, 1.35,
-                 0.03 + 0.07 * atypia, 0.75, atypia)  # fmt: skip
-    spacing_um = 1e3 / np.sqrt(subtype.stroma_per_mm2 * case.density)
-    yield nuclei.NucleusKind(solid & (depth < -3), built.angle, spacing_um, 2.9, 0.2, 2.8, 0.08, 0.7, 0.0)
-    spacing_um = 1e3 / np.sqrt(case.lymphocytes_per_mm2)
-    yield nuclei.NucleusKind(solid & (depth < 0), built.angle, spacing_um, 2.7, 0.06, 1.1, 0.04, 1.0, 0.0)
-
-
-def _amounts(
-    rng: np.random.Generator,
-    field: Field,
-    subtype: Subtype,
-    case: Case,
-    built: Architecture,
-    inked: np.ndarray,
-) -> list[np.ndarray]:
-    """(height, width) float32 of haematoxylin, then of eosin."""
-    edge_um = max(1.0, field.um_per_px)
-    depth, lumen, space = map(field.enlarged, (built.depth_um, built.lumen_um, built.space_um))
-    epithelium = np.clip(depth / (2 * edge_um) + 0.5, 0, 1)
-    tissue = 1 - np.clip(np.maximum(lumen, space) / edge_um + 0.5, 0, 1)
-    fibres, grain = map(field.enlarged, _textures(rng, field, case, built))
-    texture = tissue * (1 + case.contrast * (fibres + 0.12 * grain) * (1 - 0.6 * epithelium))
-    mucin = subtype.mucin * np.clip(space / edge_um, 0, 1) * (1 + 0.4 * case.contrast * fibres)
-    inside = np.clip(inked, 0, 1)
-    tints = zip(case.stroma, case.cytoplasm, strict=True)
-    blue, pink = (texture * (stroma + (cytoplasm - stroma) * epithelium) for stroma, cytoplasm in tints)
-    haematoxylin = (blue + 0.25 * mucin) * (1 - inside) + inked * (1 + 0.1 * grain)
-    return [haematoxylin.clip(0), ((pink + 0.08 * mucin) * (1 - 0.5 * inside)).clip(0)]
-
-
-def _textures(rng: np.random.Generator, field: Field, case: Case, built: Architecture) -> tuple[np.ndarray, np.ndarray]:
-    """On the fine grid, of about unit variance: what runs along the fibres, and grain."""
-    x, y = field.grid(FINE)
-    along, across = _along_and_across(x, y, built.turn, field.enlarged(built.bend_um, FINE))
-    thin = _noise(rng, along / (12 * case.fibre_um), across / case.fibre_um, order=1)
-    thick = _noise(rng, along / (30 * case.fibre_um), across / (5 * case.fibre_um), order=1)
-    coarse_x, coarse_y = field.grid(COARSE)
-    patches = field.enlarged(_noise(rng, coarse_x / 60, coarse_y / 60), FINE)
-    grain_um = max(0.7, FINE * field.um_per_px)
-    return 0.5 * thin + 0.6 * thick + 0.5 * patches, _noise(rng, x / grain_um, y / grain_um, order=1)
-
-
-def _photographed(rng: np.random.Generator, field: Field, case: Case, amounts: list[np.ndarray]) -> np.ndarray:
-    """(height, width, 3) uint8 by Beer-Lambert, slightly out of focus and darker in the corners."""
-    blur_px = 0.4 + case.blur_um * rng.uniform(0.7, 1.5) / field.um_per_px
-    amounts = [gaussian_filter(amount, blur_px, truncate=2.5) for amount in amounts]
-    y, x = np.ogrid[-1 : 1 : field.height_px * 1j, -1 : 1 : field.width_px * 1j]
-    shade = ((1 - 0.04 * (x**2 + y**2)) * rng.uniform(0.96, 1.04)).astype(np.float32)
-    rgb = np.empty((*shade.shape, 3), np.uint8)
-    for channel, light in enumerate(case.light):
-        blue, pink = -np.log(10).astype(np.float32) * case.stains[:, channel].astype(np.float32)
-        through = np.exp(blue * amounts[0] + pink * amounts[1])
-        rgb[..., channel] = np.clip(np.float32(light) * shade * through, 0, 255)
-    return rgb
 
 
 def _along_and_across(x: np.ndarray, y: np.ndarray, turn: float, bend: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
