@@ -23,13 +23,16 @@ def written(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def with_chunks(raw: bytes, change) -> bytes:
-    """The PNG with `change(kind, body) -> body or None` applied to each chunk, checksums made right again."""
-    out = png.SIGNATURE
-    for kind, chunk in png._chunks(raw):
-        body = change(kind, chunk[8:-4])
+    """The PNG with `change(kind, body) -> body or None` applied to each chunk, with valid checksums."""
+    changed, at = png.SIGNATURE, len(png.SIGNATURE)
+    while at < len(raw):
+        end = at + 12 + int.from_bytes(raw[at : at + 4])
+        kind = raw[at + 4 : at + 8]
+        body = change(kind, raw[at + 8 : end - 4])
         if body is not None:
-            out += len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
-    return out
+            changed += len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+        at = end
+    return changed
 
 
 RGB = written(Image.fromarray(PIXELS))
@@ -52,11 +55,12 @@ CANNOT = {
     "signature only": (RGB[:8], "truncated after 8 bytes"),
     "no end": (RGB[:-12], "truncated after"),
     "one byte short": (RGB[:-1], "truncated after"),
-    "flipped bit": (RGB[:2_000] + bytes([RGB[2_000] ^ 1]) + RGB[2_001:], "checksum of its IDAT"),
-    "zeros inside": (RGB[:3_000] + bytes(500) + RGB[3_500:], "checksum of its IDAT"),
+    "flipped bit": (RGB[:2_000] + bytes([RGB[2_000] ^ 1]) + RGB[2_001:], "checksum in b'IDAT'"),
+    "zeros inside": (RGB[:3_000] + bytes(500) + RGB[3_500:], "checksum in b'IDAT'"),
     "20 rows": (with_chunks(RGB, lambda kind, body: SHORT if kind == b"IDAT" else body), "20 of 46 rows"),
-    "no pixels": (with_chunks(RGB, lambda kind, body: None if kind == b"IDAT" else body), "damaged content"),
+    "no pixels": (with_chunks(RGB, lambda kind, body: None if kind == b"IDAT" else body), "damaged"),
     "no header": (with_chunks(RGB, lambda kind, body: None if kind == b"IHDR" else body), "with a header"),
+    "damaged header": (RGB[:20] + b"\0\0\0\1" + RGB[24:], "header cannot be read"),
     "bomb": (BOMB, "60,000 x 60,000 pixels; refused"),
     "16-bit grey": (written(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200)), "16-bit grey"),
     "16-bit RGB": (TRUE_16_BIT, "16-bit RGB"),
