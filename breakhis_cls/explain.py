@@ -66,12 +66,12 @@ def explain(
     devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
     from .modeling import gradcam, network
     from .pipeline.pixel_store import PixelStore
-    from .reports import saliency_report
+    from .reports import plots_images, saliency_report
 
     model = network.load_model(run / "model.keras")
     store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
     fields = store.rows[rows]
-    test, shown = saliency_report.add_predictions(experiment.test), saliency_report.Shown.of(experiment.test, n)
+    test, shown = plots_images.add_predictions(experiment.test), saliency_report.select_examples(experiment.test, n)
     named, some = test["class_index"].to_numpy(), saliency_report.spread_over_cases(test, N_CHECKED)
     evidence = gradcam.class_evidence(model, store.array[fields[shown.at]], named[shown.at])
     sanity = gradcam.randomization_check(model, store.array[fields[some]], named[some], settings.run.seed)
@@ -99,7 +99,7 @@ def _seen(rows: pd.DataFrame, evidence: np.ndarray, root: Path, image: config.Im
     from .data.png import decode
     from .modeling import gradcam
     from .names import FULL_PX
-    from .reports import saliency_report
+    from .reports import plots_images
     from .reports.plots_saliency import SaliencyImage
 
     found = {}
@@ -108,7 +108,7 @@ def _seen(rows: pd.DataFrame, evidence: np.ndarray, root: Path, image: config.Im
         pair = rgb, gradcam.upsample_heat(of_row, rgb.shape[:2], image)
         if rgb.shape[0] == rgb.shape[1]:
             pair = [np.asarray(Image.fromarray(one).resize(FULL_PX, Image.Resampling.BICUBIC)) for one in pair]
-        found[row["at"]] = SaliencyImage(pair[0], pair[1].clip(0, 1), saliency_report.caption(row))
+        found[row["at"]] = SaliencyImage(pair[0], pair[1].clip(0, 1), plots_images.caption(row))
     return found
 
 

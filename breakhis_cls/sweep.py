@@ -85,13 +85,13 @@ def write_report(finished: list[RunFolder], name: str) -> Path:
     """Write one table and one page over all finished runs; returns the page."""
     import pandas as pd
 
-    from .reports import paper_table
+    from .reports import sweep_report
 
     folders = [run.folder for run in finished]
     data = sorted({pd.read_csv(folder / "predictions.csv", nrows=1)["data"].item() for folder in folders})
     # A sweep over magnifications is over several sets of images, and has one report all the same.
     measured_on = data[0] if len(data) == 1 else f"{data[0].rpartition('-')[0]}-{sha256_of_values(data)[:8]}"
-    return paper_table.write_sweep_table(folders, finished[0].settings.run.reports / f"{name}-{measured_on}", name)
+    return sweep_report.write_sweep_report(folders, finished[0].settings.run.reports / f"{name}-{measured_on}", name)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,9 @@ os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs
 # %%
 import pandas as pd
 
-from breakhis_cls import audit, config
+from breakhis_cls import config
 from breakhis_cls.data import leakage
+from breakhis_cls.reports import audit_report
 
 protocols = ("case", "slide", "spanhol", "kaiko_eva", "image")
 audits = {
@@ -66,7 +67,7 @@ shares = {
 # %%
 from IPython.display import Markdown
 
-lines = [f"- `{name}`: {audit.headline(audited)}" for name, audited in audits.items()]
+lines = [f"- `{name}`: {audit_report.headline(one)}" for name, one in audits.items()]
 Markdown("\n".join(lines))
 
 # %% [markdown]
@@ -77,17 +78,17 @@ Markdown("\n".join(lines))
 # published folds:
 
 # %%
+import numpy as np
+
 from breakhis_cls.reports import plots
 
-shared = audit.shared_cases(audits["spanhol"])
-share = [[cell["share"] for cell in row["cells"]] for row in shared]
+shared = audit_report.shared_cases(audits["spanhol"])
 figure, axes = plots.new_figure(plots.COLUMN_IN, 3.4)
-axes[0, 0].imshow(share, cmap="Oranges", vmin=0, vmax=0.2, aspect="auto")
-axes[0, 0].set_yticks(range(len(shared)), [f"{row['case']} {row['label']}" for row in shared])
-axes[0, 0].set(xlabel="fold (from 0)", xticks=range(5))
-for y, row in enumerate(shared):
-    for x, cell in enumerate(row["cells"]):
-        axes[0, 0].text(x, y, cell["n"] or "", ha="center", va="center", fontsize=7)
+axes[0, 0].imshow(shared, cmap="Oranges", vmin=0, vmax=500, aspect="auto")
+axes[0, 0].set_yticks(range(len(shared)), [" ".join(names) for names in shared.index])
+axes[0, 0].set(xlabel="Fold (from 0)", xticks=range(5))
+for (y, x), n in np.ndenumerate(shared):
+    axes[0, 0].text(x, y, n or "", ha="center", va="center", fontsize=7)
 plots.add_title(figure, "Published folds: test images whose case is also in training")
 figure
 
@@ -164,11 +165,13 @@ for protocol in ("image", "slide", "case"):
 tables[0][["file", "part", "label", "p_malignant"]].head(3)
 
 # %%
-from breakhis_cls.reports import penalty
+from breakhis_cls.reports import plots_sweep, sweep_report
 
-penalties = penalty.table(pd.concat(tables, ignore_index=True))
-print(penalty.sentence(penalties, dataset.name))
-penalty.figure(penalties, dataset.name)
+penalties = sweep_report.leak_penalty(pd.concat(tables, ignore_index=True))
+sentence, title = sweep_report.penalty_sentences(penalties, dataset.name)
+print(sentence)
+labels = {"image_accuracy": "Image accuracy", "roc_auc": "ROC AUC"}
+plots_sweep.leak_penalty(penalties, labels, title)
 
 # %% [markdown]
 # The model and the features are the same; only the split differs. On the synthetic tissue of

@@ -142,9 +142,10 @@ plots.roc(test, f"ROC AUC {numbers['roc_auc']['value']:.2f}")
 # here, it can also make the calibration worse.
 
 # %%
-from breakhis_cls.reports import analysis, plots_calibration
+from breakhis_cls.reports import plots_calibration
+from breakhis_cls.reports.report import analyze_experiment
 
-found = analysis.analyse_experiment(experiment)
+found = analyze_experiment(experiment)
 all_images = {"all": found.reliability["all"]}
 plots_calibration.reliability(
     all_images, f"Expected calibration error (ECE) {numbers['ece']['value']:.2f}"

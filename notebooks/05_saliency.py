@@ -62,12 +62,14 @@ from breakhis_cls.pipeline.pixel_store import PixelStore
 devices.prepare(deterministic=True)  # before anything imports TensorFlow
 from breakhis_cls.evaluation import experiments
 from breakhis_cls.modeling import network
-from breakhis_cls.reports import saliency_report
+from breakhis_cls.reports import plots_images, saliency_report
 
-test = saliency_report.add_predictions(
+test = plots_images.add_predictions(
     experiments.group_experiments([experiments.read_source(run)])[0].test
 )
-test.groupby(["true", "named"]).agg(images=("file", "size"), mean_p=("p", "mean")).round(2)
+test.groupby(["true_label", "predicted_label"]).agg(
+    images=("file", "size"), mean_p=("p", "mean")
+).round(2)
 
 # %%
 dataset = load_dataset(settings)
@@ -94,7 +96,7 @@ heat_maps = []
 for (_, row), cells in zip(test.iterrows(), evidence, strict=True):
     rgb = decode(dataset.root / row["file"])
     heat = gradcam.upsample_heat(cells, rgb.shape[:2], settings.image)
-    heat_maps.append(plots_saliency.SaliencyImage(rgb, heat, saliency_report.caption(row)))
+    heat_maps.append(plots_saliency.SaliencyImage(rgb, heat, plots_images.caption(row)))
 most_confident = test["p"].argmax()
 plots_saliency.overlay(heat_maps[most_confident], "The most confident prediction")
 
@@ -106,7 +108,7 @@ plots_saliency.overlay(heat_maps[most_confident], "The most confident prediction
 # the hottest place is always yellow.
 
 # %%
-kinds = saliency_report.kinds_of_answers(test, 4)
+kinds = saliency_report.select_examples(test, 4).outcomes
 shown = {kind: [heat_maps[at] for at in rows["at"]] for kind, rows in kinds.items()}
 plots_saliency.sheet(shown, "Evidence for the predicted class, by kind of prediction")
 
@@ -171,12 +173,10 @@ truth.describe().loc[["count", "mean", "min", "max"]].round(2)
 # called a batch effect.
 
 # %%
-from breakhis_cls.reports import embedding
-
 pooled = model.get_layer("backbone").predict(pixels, verbose=0)
-features = embedding.standardised(pooled)
-shares = {name: embedding.between(features, test[name]) for name in embedding.GROUPS}
-embedding.figure(embedding.components(features)[0], test, shares)
+groups = plots_saliency.GROUPS
+shares = {name: plots_saliency.variance_between(pooled, test[name]) for name in groups}
+plots_saliency.embedding(pooled, test, shares)
 
 # %% [markdown]
 # In a terminal, `breakhis explain RUN` writes all this as a page, with heat maps by subtype.

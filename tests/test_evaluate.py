@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_bootstrap import simulated
-from test_figures import HISTORY
+from test_plots import HISTORY
 from test_predictions import made
 
 from breakhis_cls import config, evaluate
@@ -136,7 +136,7 @@ def test_experiments_are_compared_on_the_same_images(tmp_path: Path, capsys: pyt
     assert entry["difference"] == pytest.approx(auc[1] - auc[0]) and entry["low"] < entry["difference"] < entry["high"]
     assert [vote["votes"] for vote in found["votes"]] == ["slide", "case"]
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert "not told apart" in page and 'href="two/index.html"' in page
+    assert "do not differ significantly" in page and 'href="two/index.html"' in page
     assert (tmp_path / "out" / "two" / "index.html").is_file()
 
 

@@ -1,4 +1,4 @@
-"""The page: one file that reads without its script, and it says what no reader may miss."""
+"""Two whole reports are drawn, of two classes and of eight; the other tests read sentences and tables."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from test_metrics import subtypes
+from test_plots import HISTORY
 from test_predictions import made
 
 from breakhis_cls.evaluation import experiments, metrics
-from breakhis_cls.reports import report
+from breakhis_cls.reports import report, text
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = (
@@ -52,10 +53,10 @@ frame.srcdoc = PAGE;
 """
 
 
-def looked_at(page: Path, folder: Path) -> tuple[dict[str, float], str]:
+def measure_page(page: Path, folder: Path) -> tuple[dict[str, float], str]:
     """What headless Chromium measures of a page 390 px wide, and what it logs."""
     if CHROMIUM is None:
-        pytest.skip("no Chromium here")
+        pytest.skip("Chromium is not installed")
     source = json.dumps(page.read_text(encoding="utf-8")).replace("</", "<\\/")
     probe = folder / "probe.html"
     probe.write_text(f"<!doctype html><meta charset=utf-8><title>none</title>{PROBE.replace('PAGE', source)}")
@@ -66,96 +67,105 @@ def looked_at(page: Path, folder: Path) -> tuple[dict[str, float], str]:
         "--window-size=1280,2400",
         probe.as_uri(),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     assert title, done.stderr
     return json.loads(html.unescape(title[1])), done.stderr
 
 
-@pytest.mark.parametrize("table", [made(), subtypes()], ids=["two classes", "eight classes"])
-def test_a_phone_shows_the_page_whole_and_readable(table: pd.DataFrame, tmp_path: Path) -> None:
-    written(table, tmp_path)
-    seen, log = looked_at(tmp_path / "index.html", tmp_path)
-    assert seen["scroll_px"] <= 390, "the page scrolls sideways"
-    assert seen["images"] >= 11 and seen["missing"] == 0
-    assert seen["contrast"] >= 4.5, "WCAG AA for text"
-    assert "CONSOLE" not in log
+def experiment_of(table: pd.DataFrame, history: pd.DataFrame | None = None) -> experiments.Experiment:
+    return experiments.group_experiments([experiments.Source(Path("p.csv"), table, history=history)])[0]
 
 
-def written(table: pd.DataFrame, folder: Path) -> str:
-    experiment = experiments.group_experiments([experiments.Source(folder / "p.csv", table)])[0]
-    page = report.write_report(experiment, metrics.compute_metrics(table, n_resamples=200), folder)
+def draw(experiment: experiments.Experiment, folder: Path, images_root: Path | None = None) -> str:
+    page = report.write_report(
+        experiment, metrics.compute_metrics(experiment.table, n_resamples=200), folder, images_root
+    )
     return html.unescape(page.read_text(encoding="utf-8")).replace("\u00a0", " ")
 
 
-def test_the_page_stands_alone(tmp_path: Path) -> None:
-    page = written(made(), tmp_path)
+def check_page(page: str, folder: Path) -> None:
+    """It needs no other file; a phone shows it whole, in readable contrast."""
     assert page.count("<script") == 1 and "table.sorts" in page  # sorting alone; nothing is drawn by it
     assert not re.findall(r'(?:src|href)="(?!data:)[^"]*"', page)
-    shown = page.count('src="data:image/svg+xml;base64,')
-    assert shown == len(list(tmp_path.glob("*.svg"))) == len(list(tmp_path.glob("*.png"))) == 11
+    assert page.count('src="data:image/') == len(list(folder.glob("*.svg"))) == len(list(folder.glob("*.png")))
     assert "not a medical device" in page and "@media print" in page
+    measured, log = measure_page(folder / "index.html", folder)
+    assert measured["scroll_px"] <= 390, "the page scrolls sideways"
+    assert measured["images"] >= 11 and measured["missing"] == 0
+    assert measured["contrast"] >= 4.5, "WCAG AA for text"
+    assert "CONSOLE" not in log
 
 
-def test_the_first_screen_says_what_was_found_on_what(tmp_path: Path) -> None:
-    page = written(made(), tmp_path)
-    assert "On 60 test images of 13 cases (breakhis-1a2b3c4d, protocol case), net tells malignant from benign" in page
-    assert "fold 0 (counted from 0)" in page and 'class="banner' not in page
-    assert "Few test cases: benign 7, malignant 6." in page
+def test_report_of_two_classes(tiny_tree: Path, tmp_path: Path) -> None:
+    """Everything that a report can show: validation rows, history, images, and all three warnings."""
+    table = made().assign(protocol="image", data="synthetic-1a2b3c4d", model="<b>net</b>")
+    validation = table.assign(part="validation", file="v" + table["file"].str.replace("SOB", "own"))
+    experiment = experiment_of(pd.concat([table, validation]), HISTORY)
+    page = draw(experiment, tmp_path, tiny_tree / "BreaKHis_v1")
+    check_page(page, tmp_path)
 
+    # Guards: without these banners, scores of drawn tissue or of a leaky split would look like results.
+    assert re.search(r'class="banner synthetic">Synthetic tissue', page)
+    assert re.search(r'class="banner leaky">Leaky protocol', page)
+    assert "&lt;b&gt;net" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        ({"protocol": "image"}, "Leaky protocol"),
-        ({"data": "synthetic-1a2b3c4d"}, "Synthetic tissue"),
-        ({"data": "sample-36slides-1a2b3c4d"}, "Sample: a part of BreakHis"),
-    ],
-)  # fmt: skip
-def test_banners(said: dict[str, str], expected: str, tmp_path: Path) -> None:
-    assert re.search(rf'class="banner \w+">{expected}', written(made().assign(**said), tmp_path))
-
-
-def test_published_folds_are_printed_both_ways(tmp_path: Path) -> None:
-    page = written(made(fold=2).assign(protocol="spanhol"), tmp_path)
-    assert "fold 2 (counted from 0); as published: 3" in page
-    assert "Folders of one case number may be on both sides" in page
-
-
-def test_what_lies_beside_the_page(tmp_path: Path) -> None:
-    written(made(), tmp_path)
-    left = {path.name for path in tmp_path.iterdir()}
-    assert {"table.tex", "table.md", "model_card.md", "cases.csv", "errors.csv"} <= left
+    assert "Thresholds were chosen on validation" in page and "with temperature scaling" in page
+    assert {one["chosen_on"] for one in json.loads((tmp_path / "thresholds.json").read_text())} == {"validation"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"confusion_matrix.png", "confusion_matrix_40x.svg", "learning_curves.png", "sample_sheet.png",
+            "confident_errors.png", "table.tex", "table.md", "model_card.md", "errors.csv", "referral.csv",
+            "calibration.json"} <= names  # fmt: skip
     latex, card = (tmp_path / "table.tex").read_text(), (tmp_path / "model_card.md").read_text()
-    assert latex.count(r"\\") == 15 and r"Metric & all & 40X" in latex and "95 \\%" in latex
-    assert "Not a medical device" in card and "| ROC AUC |" in card and "{{" not in card
+    assert latex.count(r"\\") == 15 and r"Metric & all & 40X" in latex and "95 \\%" in latex and latex.isascii()
+    assert "Synthetic tissue" in card and "| ROC AUC |" in card and "{{" not in card
     cases = pd.read_csv(tmp_path / "cases.csv", dtype={"case": str})
     assert len(cases) == 13 and cases["image_accuracy"].is_monotonic_increasing
 
 
-def test_thresholds_from_validation_are_frozen_in_a_file(tmp_path: Path) -> None:
-    validation = made(seed=7).assign(part="validation", seed=0)
-    foreign = validation.assign(file="v" + validation["file"].str.replace("SOB", "own"))
-    page = written(pd.concat([made(), foreign]), tmp_path)
-    assert "Thresholds were chosen on validation" in page and "with temperature" in page
-    assert {entry["chosen_on"] for entry in json.loads((tmp_path / "thresholds.json").read_text())} == {"validation"}
-
-
-def test_eight_classes(tmp_path: Path) -> None:
-    page = written(subtypes(), tmp_path)
+def test_report_of_eight_classes(tmp_path: Path) -> None:
+    page = draw(experiment_of(subtypes()), tmp_path)
+    check_page(page, tmp_path)
     assert "macro ROC AUC" in page and "Each class against the rest" in page
-    assert "undefined: a case may carry two subtypes" in page
+    assert "undefined: a case may carry two subtypes" in page and 'class="banner' not in page
 
 
-def test_one_class_alone_is_told_not_scored(tmp_path: Path) -> None:
+def test_finding_says_what_was_measured_on_what() -> None:
     table = made()
-    page = written(table[table["label"] == "malignant"], tmp_path)
-    assert "ROC AUC is undefined" in page
+    sentence = text.finding(experiment_of(table), metrics.compute_metrics(table, n_resamples=50))
+    assert sentence.startswith("On 60 test images of 13 cases (breakhis-1a2b3c4d, protocol case), net reaches ROC AUC")
+    one_class = table[table["label"] == "malignant"]
+    sentence = text.finding(experiment_of(one_class), metrics.compute_metrics(one_class, n_resamples=50))
+    assert "ROC AUC is undefined: only malignant images in test" in sentence
 
 
-def test_text_is_escaped(tmp_path: Path) -> None:
-    experiment = experiments.group_experiments(
-        [experiments.Source(tmp_path / "p.csv", made().assign(model="<b>net</b>"))]
-    )[0]
-    page = report.write_report(experiment, metrics.compute_metrics(made(), n_resamples=50), tmp_path)
-    assert "<b>net" not in page.read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("protocol", "data", "kind"),
+    [
+        ("image", "breakhis-1a2b3c4d", "leaky"),
+        ("case", "synthetic-1a2b3c4d", "synthetic"),
+        ("case", "sample-36slides-1a2b3c4d", "sample"),
+    ],
+)
+def test_banners(protocol: str, data: str, kind: str) -> None:
+    assert [found for found, _ in text.banners(protocol, data)] == [kind]
+    assert text.banners("case", "breakhis-1a2b3c4d") == []
+
+
+def test_caveats_name_few_cases_shared_folders_and_repetitions() -> None:
+    assert "Few test cases: benign 7, malignant 6. Intervals from so few cases are rough." in text.caveats(
+        experiment_of(made())
+    )
+    published = experiment_of(pd.concat([made(fold=2), made(fold=2, seed=1)]).assign(protocol="spanhol"))
+    sentences = text.caveats(published)
+    assert "spanhol splits by folder" in sentences[0] and "1 of 5 folds" in sentences[2]
+    assert any(sentence.startswith("Images are tested more than once") for sentence in sentences)
+    assert text.folds(published) == "fold 2 (counted from 0); as published: 3"
+
+
+def test_latex_and_markdown_of_a_table() -> None:
+    table = pd.DataFrame([["a_b & 5 %", "0.9 ± 0.1"], ["", "0.8–1.0"]], columns=["Name_1", "x"])
+    latex = text.latex_table(table, "100 %", "lr", small=[1])
+    assert r"\caption{100 \%}" in latex and r"a\_b \& 5 \% & 0.9 $\pm$ 0.1 \\" in latex
+    assert r"Name\_1 & x \\" in latex and r"{\scriptsize 0.8--1.0}" in latex
+    assert text.markdown_table(table).splitlines()[:2] == ["| Name_1 | x |", "| --- | ---: |"]

@@ -1,4 +1,4 @@
-"""Figures of what a model looked at: overlays, contact sheets, the randomisation check."""
+"""Figures of Grad-CAM heat maps and of features: overlays, sheets, the randomisation check, principal components."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
-from .plots import BLACK, BLUE, GREY, PAGE_IN, PNG_DPI, STYLE, add_title, new_figure
+from .plots import BLACK, BLUE, GREEN, GREY, PAGE_IN, PNG_DPI, PURPLE, STYLE, VERMILION, add_title, new_figure
+from .text import percent
 
-COLOURS = mpl.colormaps["viridis"]  # its lightness rises steadily, so that a grey print tells the same
+COLOURS = mpl.colormaps["viridis"]  # its lightness rises steadily, so that a grey print shows the same
 OPACITY = 0.65  # of the hottest place; a cold one shows the bare tissue
+GROUPS = ("label", "case", "magnification")
+MARKERS = (("o", BLUE), ("^", VERMILION), ("s", GREEN), ("D", PURPLE))
 
 
 class SaliencyImage(NamedTuple):
-    """A field and what spoke for a class in it."""
+    """An image and the evidence for a class in it."""
 
     rgb: np.ndarray  # (height, width, 3) uint8
     heat: np.ndarray  # (height, width) in [0, 1]
@@ -32,83 +38,117 @@ def blend_heat(rgb: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return ((1 - share) * rgb + share * 255 * COLOURS(heat)[..., :3]).round().astype(np.uint8)
 
 
-def overlay(seen: SaliencyImage, finding: str) -> Figure:
-    """The field and its heat side by side, a pixel of the original to a pixel of the PNG, with a colour bar."""
-    height_px, width_px = seen.heat.shape
-    wide, high = width_px / PNG_DPI, height_px / PNG_DPI
-    total = 2 * wide + 0.85, high + 0.3
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=total)
-        for left, picture in ((0.0, seen.rgb), (wide + 0.1, blend_heat(seen.rgb, seen.heat))):
-            ax = figure.add_axes((left / total[0], 0, wide / total[0], high / total[1]))
-            ax.imshow(picture, interpolation="none")
-            ax.axis("off")
-        _bar(figure, figure.add_axes(((2 * wide + 0.2) / total[0], 0.02, 0.12 / total[0], 0.94 * high / total[1])))
-        caption = seen.caption.replace("\n", "; ")
-        figure.suptitle(f"{finding}: {caption}", x=0.01, y=0.99, ha="left", fontsize=8.5, fontweight="bold")
+@mpl.rc_context(STYLE)
+def overlay(image: SaliencyImage, title: str) -> Figure:
+    """The image and its heat map side by side, a pixel of the original to a pixel of the PNG, with a colour bar."""
+    height_px, width_px = image.heat.shape
+    width_in, height_in = width_px / PNG_DPI, height_px / PNG_DPI
+    total_in = 2 * width_in + 0.85, height_in + 0.3
+    figure = Figure(figsize=total_in)
+    for left_in, pixels in ((0.0, image.rgb), (width_in + 0.1, blend_heat(image.rgb, image.heat))):
+        ax = figure.add_axes((left_in / total_in[0], 0, width_in / total_in[0], height_in / total_in[1]))
+        ax.imshow(pixels, interpolation="none")
+        ax.axis("off")
+
+    # The colour bar shows the scale as it looks over white.
+    steps = np.linspace(0, 1, 256)
+    shades = blend_heat(np.full((256, 1, 3), 255, np.uint8), steps[:, None])[:, 0] / 255
+    left, width = (2 * width_in + 0.2) / total_in[0], 0.12 / total_in[0]
+    ax = figure.add_axes((left, 0.02, width, 0.94 * height_in / total_in[1]))
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), ListedColormap(shades)), cax=ax, ticks=[0, 0.5, 1])
+    bar.set_label("Heat (share of this image's maximum)", fontsize=7)
+    ax.tick_params(labelsize=7)
+    text = f"{title}: {image.caption}".replace("\n", "; ")
+    figure.suptitle(text, x=0.01, y=0.99, ha="left", fontsize=8.5, fontweight="bold")
     return figure
 
 
-def _bar(figure: Figure, ax: Axes) -> None:
-    """The scale as it looks over white."""
-    steps = np.linspace(0, 1, 256)
-    shown = blend_heat(np.full((256, 1, 3), 255, np.uint8), steps[:, None])[:, 0] / 255
-    scale = ScalarMappable(Normalize(0, 1), ListedColormap(shown))
-    bar = figure.colorbar(scale, cax=ax, ticks=[0, 0.5, 1])
-    bar.set_label("heat (share of this image's maximum)", fontsize=7)
-    bar.ax.tick_params(labelsize=7)
-
-
-def sheet(rows: dict[str, list[SaliencyImage]], finding: str) -> Figure:
-    """Two rows of tiles for each kind: the fields, and below each its heat."""
-    n_columns = max(4, *(len(fields) for fields in rows.values()))
+@mpl.rc_context(STYLE)
+def sheet(rows: dict[str, list[SaliencyImage]], title: str) -> Figure:
+    """Two rows of tiles for each kind: the images, and below each its heat map."""
+    n_columns = max(4, *(len(images) for images in rows.values()))
     tile_in = 0.66 * PAGE_IN / n_columns  # high, by the shape of 700:460
     figure, axes = new_figure(PAGE_IN, len(rows) * (2 * tile_in + 0.33) + 0.3, 2 * len(rows), n_columns)
-    with mpl.rc_context(STYLE):
-        for ax in axes.flat:
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-        for at, (kind, fields) in enumerate(rows.items()):
-            axes[2 * at, 0].set_ylabel(kind, fontsize=7.5, fontweight="bold", loc="top")
-            for column, seen in enumerate(fields):
-                _tile(axes[2 * at, column], seen.rgb, seen.caption)
-                _tile(axes[2 * at + 1, column], blend_heat(seen.rgb, seen.heat), "")
-    add_title(figure, finding)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    for at, (kind, images) in enumerate(rows.items()):
+        axes[2 * at, 0].set_ylabel(kind, fontsize=7.5, fontweight="bold", loc="top")
+        for column, image in enumerate(images):
+            axes[2 * at, column].imshow(image.rgb)
+            axes[2 * at, column].set_title(image.caption, fontsize=6.5, fontweight="normal", pad=2)
+            axes[2 * at + 1, column].imshow(blend_heat(image.rgb, image.heat))
+    add_title(figure, title)
     return figure
 
 
-def _tile(ax: Axes, picture: np.ndarray, caption: str) -> None:
-    ax.imshow(picture)
-    ax.set_title(caption, fontsize=6.5, fontweight="normal", pad=2)
+@mpl.rc_context(STYLE)
+def randomization_curve(table: pd.DataFrame, title: str) -> Figure:
+    """Rank correlation with the trained model's heat map, by how much of the network was randomised.
 
-
-def randomization_curve(table: pd.DataFrame, finding: str) -> Figure:
-    """Rank correlation with the trained model's heat, by how much of the network was randomised.
-
-    table: columns share, image, rho (means over draws). Dots are images.
+    table: columns share, image, rho (means over draws). Dots are images, bars medians.
     """
     figure, axes = new_figure(PAGE_IN, 2.4)
-    ax = axes[0, 0]
-    with mpl.rc_context(STYLE):
-        for at, (_, rows) in enumerate(table.groupby("share")):
-            rho = rows["rho"].to_numpy()
-            spread = np.linspace(-0.18, 0.18, len(rho)) if len(rho) > 1 else np.zeros(1)
-            ax.plot(at + spread, rho, "o", color=BLUE, markersize=3, alpha=0.6, markeredgewidth=0)
-            ax.plot([at - 0.3, at + 0.3], [np.median(rho)] * 2, color=BLACK, linewidth=2)
-            ax.annotate(f"{np.median(rho):.2f}", (at + 0.33, np.median(rho)), va="center")
-        ax.axhline(0, color=GREY, linewidth=0.6)
-        ax.set_xticks(range(table["share"].nunique()), [top(share) for share in sorted(table["share"].unique())])
-        ax.set(
-            ylabel="rank correlation of heat",
-            xlabel="what was randomised, counted in layers from the top",
-            ylim=(-1.02, 1.02),
-        )
-    add_title(figure, finding)
+    ax: Axes = axes[0, 0]
+    for at, (_, rows) in enumerate(table.groupby("share")):
+        rho = rows["rho"].to_numpy()
+        offsets = np.linspace(-0.18, 0.18, len(rho)) if len(rho) > 1 else np.zeros(1)
+        ax.plot(at + offsets, rho, "o", color=BLUE, markersize=3, alpha=0.6, markeredgewidth=0)
+        ax.plot([at - 0.3, at + 0.3], [np.median(rho)] * 2, color=BLACK, linewidth=2)
+        ax.annotate(f"{np.median(rho):.2f}", (at + 0.33, np.median(rho)), va="center")
+    ax.axhline(0, color=GREY, linewidth=0.6)
+    shares = sorted(table["share"].unique())
+    ax.set_xticks(range(len(shares)), [randomized_layers(share) for share in shares])
+    ax.set(xlabel="Randomised layers, from the top of the network", ylabel="Rank correlation", ylim=(-1.02, 1.02))
+    add_title(figure, title)
     return figure
 
 
-def top(share: float) -> str:
-    """Share of the trunk's layers that forgot with the head, in words."""
+def randomized_layers(share: float) -> str:
+    """Share of the backbone's layers that were randomised together with the head, in words."""
     if share == 0:
         return "head"
-    return "everything" if share == 1 else f"head and last {100 * share:.0f} %"
+    return "all layers" if share == 1 else f"head and last {100 * share:.0f} %"
+
+
+def variance_between(features: np.ndarray, groups: pd.Series) -> float:
+    """Share of the variance of standardised features (n, d) that is between groups (n,): eta squared, in [0, 1].
+
+    Of k groups drawn at random it is (k - 1) / (n - 1) on average: many small groups reach some by chance.
+    """
+    scaled = StandardScaler().fit_transform(features)
+    means = pd.DataFrame(scaled).groupby(groups.to_numpy()).transform("mean")
+    return float((means.to_numpy() ** 2).sum() / (scaled**2).sum())
+
+
+@mpl.rc_context(STYLE)
+def embedding(features: np.ndarray, table: pd.DataFrame, shares: dict[str, float]) -> Figure:
+    """Images on the first two principal components of their standardised features (n, d), a panel for each grouping.
+
+    shares: `variance_between` the groups of each column of GROUPS that has more than one value.
+    """
+    # The full SVD repeats exactly; scikit-learn would choose a random one for large tables.
+    points = PCA(2, svd_solver="full").fit_transform(StandardScaler().fit_transform(features))
+    figure, axes = new_figure(PAGE_IN, 3.0, 1, len(shares))
+    for ax, column in zip(axes[0], shares, strict=True):
+        for at, (value, rows) in enumerate(table.reset_index(drop=True).groupby(column)):
+            mine = points[rows.index]
+            if column != "case":
+                marker, colour = MARKERS[at]
+                name = f"{value}X" if column == "magnification" else value
+                ax.scatter(*mine.T, s=12, color=colour, marker=marker, alpha=0.75, linewidths=0, label=name)
+                continue
+            # Seventy colours cannot be told apart: lines lead to each case's centre, which carries its number.
+            centre = mine.mean(axis=0)
+            ends = np.stack([mine, np.broadcast_to(centre, mine.shape)], axis=1)
+            ax.add_collection(LineCollection(list(ends), colors=GREY, linewidths=0.4, alpha=0.7))
+            ax.plot(*mine.T, ".", color=BLACK, markersize=2.5)
+            box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": GREY, "linewidth": 0.4}
+            ax.annotate(value, centre, fontsize=5.5, ha="center", va="center", bbox=box)
+        if column != "case":
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, handletextpad=0.1, columnspacing=0.8)
+        ax.set(title=f"by {column}", xticks=[], yticks=[], xlabel="First principal component")
+    axes[0, 0].set_ylabel("Second principal component")
+    parts = ", ".join(f"{percent(share)} between {name}s" for name, share in shares.items())
+    add_title(figure, f"Principal components of the features; variance: {parts}")
+    return figure

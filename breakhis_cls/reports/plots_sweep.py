@@ -1,85 +1,93 @@
-"""The figure of a paper: one line a condition, ours with 95 % intervals, published results as open markers."""
+"""Figures of many runs: scores beside published results, and the leak penalty."""
 
 from __future__ import annotations
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..evaluation.metrics import metric_words
-from . import plots
-from .paper_rows import METRICS, Row
+from .plots import BLACK, BLUE, GREY, PAGE_IN, STYLE, VERMILION, add_title, new_figure
 
-MARKERS = "DsvP^X<*>hpd"  # shapes tell published models apart, where colours would not survive print
-LINE_IN, MARGIN_IN = 0.3, 0.75
+MARKERS = "DsvP^X<*>hpd"  # shapes distinguish published models, since colours do not survive print
+OURS = "this package"  # in column `by` of the sweep's table
 
 
-def sweep_figure(rows: list[Row], finding: str) -> Figure:
-    """A panel a metric, a line a row; the rows of one task, with the same metrics, belong together."""
-    cited = list(dict.fromkeys(one.cited for row in rows for one in row.published))
-    height = MARGIN_IN + LINE_IN * len(rows) + 0.16 * (len(cited) + 1) + 0.14 * (len(finding) // 97 + 1)
-    drawn, axes = plots.new_figure(plots.PAGE_IN, height, 1, len(METRICS))
+@mpl.rc_context(STYLE)
+def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Figure:
+    """A panel for each metric, a line for each row of the sweep's table; published results as open markers.
+
+    table: lines of `sweep_report.sweep_table` of one task; labels: of the metrics.
+    """
+    ours, published = table[table["by"] == OURS], table[table["by"] != OURS]
+    cited = list(dict.fromkeys(published["by"] + ", " + published["model"]))
     markers = dict(zip(cited, MARKERS * (1 + len(cited) // len(MARKERS)), strict=False))
-    words = metric_words(rows[0].task == "binary")
-    with mpl.rc_context(plots.STYLE):
-        for ax, name in zip(axes[0], METRICS, strict=True):
-            for at, row in enumerate(rows):
-                _ours(ax, row, name, at)
-                _published(ax, row, name, at, markers)
-            _framed(ax, rows, words[name][0], ax is axes[0][0])
-        drawn.legend(handles=_legend(markers), loc="outside lower left", ncols=1 if cited else 2)
-    plots.add_title(drawn, finding)
-    return drawn
+    rows = ours.drop_duplicates("row").reset_index(drop=True)
+    height_in = 0.75 + 0.3 * len(rows) + 0.16 * (len(cited) + 1) + 0.14 * (len(title) // 97 + 1)
+    figure, axes = new_figure(PAGE_IN, height_in, 1, len(labels))
+    ax: Axes
+    for ax, (metric, label) in zip(axes[0], labels.items(), strict=True):
+        for at, row in enumerate(rows["row"]):
+            score = ours[(ours["row"] == row) & (ours["metric"] == metric)].iloc[0]
+            if pd.isna(score["value"]):
+                ax.text(0.02, at, "undefined", transform=ax.get_yaxis_transform(), va="center", fontsize=6, color=GREY)
+            else:
+                ax.plot([score["low"], score["high"]], [at, at], color=BLACK, linewidth=1.2, solid_capstyle="butt")
+                ax.plot(score["value"], at, "o", color=BLUE, markersize=5)
+                ax.plot(score["mean"], at, "|", color=BLACK, markersize=9)
+            for one in published[(published["row"] == row) & (published["metric"] == metric)].itertuples():
+                ax.plot(one.mean, at + 0.3, markers[f"{one.by}, {one.model}"], color=VERMILION, markerfacecolor="white",
+                        markersize=4.5, markeredgewidth=1)  # fmt: skip
+        for at in rows.index[1:][rows["protocol"].ne(rows["protocol"].shift())[1:]]:
+            ax.axhline(at - 0.45, color=GREY, linewidth=0.6)
+        ax.set(xlabel=label, ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)), yticklabels=[])
+        ax.set_xlim(right=1.01)
+        ax.locator_params(axis="x", nbins=4)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="x", color="#e4e4e8", linewidth=0.6)
+        ax.set_axisbelow(True)
+    # The model's name stands in every label only where the rows differ in it.
+    several = rows["model"].nunique() > 1
+    axes[0, 0].set_yticklabels([
+        f"{row.protocol}, {where(row.magnification)}" + (f"\n{row.model}".replace("; ", "\n") if several else "")
+        for row in rows.itertuples()
+    ])  # fmt: skip
 
-
-def _ours(ax: Axes, row: Row, name: str, at: int) -> None:
-    score = row.scores[name]
-    if score["value"] is None:
-        ax.text(0.02, at, "undefined", transform=ax.get_yaxis_transform(), va="center", fontsize=6, color=plots.GREY)
-        return
-    if score["low"] is not None:
-        ax.plot([score["low"], score["high"]], [at, at], color=plots.BLACK, linewidth=1.2, solid_capstyle="butt")
-    ax.plot(score["value"], at, "o", color=plots.BLUE, markersize=5)
-    if score["mean"] is not None:
-        ax.plot(score["mean"], at, "|", color=plots.BLACK, markersize=9)
-
-
-def _published(ax: Axes, row: Row, name: str, at: int, markers: dict[str, str]) -> None:
-    for one in row.published:
-        if name in one.scores:
-            ax.plot(one.scores[name][0], at + 0.3, markers[one.cited], color=plots.VERMILION, markerfacecolor="white",
-                    markersize=4.5, markeredgewidth=1)  # fmt: skip
-
-
-def _framed(ax: Axes, rows: list[Row], label: str, first: bool) -> None:
-    ax.set_yticks(range(len(rows)), [label_of(row, rows) for row in rows] if first else [""] * len(rows))
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlim(right=1.01)
-    ax.set_xlabel(label)
-    ax.locator_params(axis="x", nbins=4)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x", color="#e4e4e8", linewidth=0.6)
-    ax.set_axisbelow(True)
-    for at in range(1, len(rows)):
-        if rows[at].protocol != rows[at - 1].protocol:
-            ax.axhline(at - 0.45, color=plots.GREY, linewidth=0.6)
-
-
-def label_of(row: Row, rows: list[Row]) -> str:
-    """Protocol and magnification; `joint` where one model serves several, its settings where they vary."""
-    joint = ", joint" if row.is_joint else ""
-    several = len({one.experiment.meta("model") for one in rows}) > 1
-    model = f"\n{row.experiment.meta('model')}" if several else ""
-    return f"{row.protocol}, {row.where}{joint}{model}" + (f"\n{row.variant}" if row.variant else "")
-
-
-def _legend(markers: dict[str, str]) -> list[Line2D]:
-    ours = Line2D([], [], color=plots.BLACK, marker="o", markerfacecolor=plots.BLUE, markeredgecolor=plots.BLUE,
-                  markersize=5, linewidth=1.2, label="ours: all folds pooled, 95 % interval over cases")  # fmt: skip
-    mean = Line2D([], [], color=plots.BLACK, marker="|", linestyle="", markersize=9, label="ours: mean over folds")
-    return [ours, mean] + [
-        Line2D([], [], color=plots.VERMILION, marker=marker, markerfacecolor="white", markersize=4.5, linestyle="",
-               label=f"{cited}: as published")
-        for cited, marker in markers.items()
+    legend = [
+        Line2D([], [], color=BLACK, marker="o", markerfacecolor=BLUE, markeredgecolor=BLUE, markersize=5, linewidth=1.2,
+               label="ours: all folds pooled, 95 % interval over cases"),
+        Line2D([], [], color=BLACK, marker="|", linestyle="", markersize=9, label="ours: mean over folds"),
     ]  # fmt: skip
+    for name, marker in markers.items():
+        legend.append(Line2D([], [], color=VERMILION, marker=marker, markerfacecolor="white", markersize=4.5,
+                             linestyle="", label=f"{name}: as published"))  # fmt: skip
+    figure.legend(handles=legend, loc="outside lower left", ncols=1 if cited else 2)
+    add_title(figure, title)
+    return figure
+
+
+def where(magnification: str) -> str:
+    """`200X`, or `all`."""
+    return magnification if magnification == "all" else f"{magnification}X"
+
+
+@mpl.rc_context(STYLE)
+def leak_penalty(penalties: pd.DataFrame, labels: dict[str, str], title: str) -> Figure:
+    """Dots with intervals: a panel for each metric, a line for each protocol of `sweep_report.leak_penalty`."""
+    figure, axes = new_figure(PAGE_IN, 2.1, 1, len(labels))
+    ax: Axes
+    for ax, (name, label) in zip(axes[0], labels.items(), strict=True):
+        rows = penalties[penalties["metric"] == name]
+        for at, row in enumerate(rows.itertuples()):
+            ax.plot([row.low, row.high], [at, at], color=GREY, linewidth=1.5)
+            ax.plot(row.value, at, "o" if row.protocol == "case" else "s",
+                    color=BLUE if row.protocol == "case" else VERMILION)  # fmt: skip
+            ax.annotate(
+                f"{row.value:.3f}", (row.value, at), (0, 6), textcoords="offset points", ha="center", fontsize=7
+            )
+        ax.set(xlabel=label, ylim=(len(rows) - 0.5, -0.6), yticks=range(len(rows)), yticklabels=[])
+        ax.set_xlim(right=1.02)
+    axes[0, 0].set(ylabel="Protocol", yticklabels=penalties["protocol"].unique())
+    add_title(figure, title)
+    return figure

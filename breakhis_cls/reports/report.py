@@ -1,26 +1,70 @@
-"""One self-contained HTML page about one experiment: a plain dict of facts, then a template."""
+"""One self-contained HTML page about one experiment, its figures, its tables, and a model card."""
 
 from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .. import __version__, config
-from ..evaluation import predictions
+from .. import __version__, config, names
+from ..evaluation import bootstrap, calibration, error_analysis, predictions, thresholds
 from ..evaluation.experiments import Experiment
 from ..evaluation.metrics import metric_words
-from ..files import write_text
-from . import analysis, papers, plots, plots_calibration, plots_images, text
+from ..files import write_csv, write_json, write_text
+from . import plots, plots_calibration, plots_images, text
 
-TEMPLATES = Path(__file__).parent / "templates"
-SHEETS = ("confident_errors", "sample_sheet", "heat_")  # how the names of pictures of tissue begin
+PHOTOGRAPHS = ("confident_errors", "sample_sheet", "heat_")  # how the names of sheets of tissue begin
+N_RESAMPLES = 2_000  # for operating points; the headline has 10,000
+MIN_IMAGES = 30  # of a stratum that has a reliability diagram
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Calibration, operating points, referral and errors of one experiment's test rows."""
+
+    reliability: dict[str, pd.DataFrame]
+    reliability_by_subtype: dict[str, pd.DataFrame]
+    calibration: dict[str, Any] | None
+    thresholds: list[dict[str, Any]]
+    operating_points: list[dict[str, Any]]
+    referral: pd.DataFrame
+    errors: pd.DataFrame
+    cases: pd.DataFrame
+
+
+def analyze_experiment(experiment: Experiment, seed: int = 0) -> Analysis:
+    """All that a report shows beyond the metrics; thresholds and operating points for the binary task alone."""
+    table, test = experiment.table, experiment.test
+    chosen = thresholds.choose_thresholds(table) if predictions.is_binary(table) else []
+    by_magnification = {f"{value}X": test[test["magnification"] == value] for value in names.MAGNIFICATIONS}
+    by_subtype = {code: test[test["subtype"] == code] for code in names.SUBTYPES}
+    return Analysis(
+        reliability={"all": calibration.reliability_curve(test)} | _reliability(by_magnification, False),
+        reliability_by_subtype=_reliability(by_subtype, True),
+        calibration=calibration.compare_calibration(table, seed),
+        thresholds=chosen,
+        operating_points=thresholds.operating_points(table, chosen, N_RESAMPLES, seed),
+        referral=thresholds.risk_coverage_curve(test),
+        errors=error_analysis.errors_by_stratum(test),
+        cases=error_analysis.case_table(test),
+    )
+
+
+def _reliability(strata: dict[str, pd.DataFrame], of_prediction: bool) -> dict[str, pd.DataFrame]:
+    """Curves of the strata that are large enough, where there are several."""
+    present = {name: rows for name, rows in strata.items() if len(rows)}
+    return {
+        name: calibration.reliability_curve(rows, of_prediction)
+        for name, rows in present.items()
+        if len(present) > 1 and len(rows) >= MIN_IMAGES and rows["case"].nunique() >= bootstrap.MIN_CASES
+    }
 
 
 def write_report(
@@ -28,166 +72,128 @@ def write_report(
 ) -> Path:
     """Write index.html, the figures (PNG and SVG) and the tables into folder; returns the page's path.
 
-    Learning curves need the run's history, pictures the images under `images_root`; both are left out where
+    Learning curves need the run's history, sheets of images the files under `images_root`; both are left out where
     absent.
     """
-    found = analysis.analyse_experiment(experiment)
-    shown = save_figures(draw_figures(experiment, metrics, found, images_root), folder)
-    content = report_facts(experiment, metrics, found)
-    analysis.write_analysis(found, folder)
-    write_text(folder / "table.tex", papers.latex(experiment, metrics))
-    write_text(folder / "table.md", content["table"])
-    write_text(folder / "model_card.md", render("model_card.md", content))
-    write_text(folder / "index.html", render("report.html", content | {"figures": shown}))
+    analysis = analyze_experiment(experiment)
+    figures = save_figures(draw_figures(experiment, metrics, analysis, images_root), folder)
+
+    # --- tables for a spreadsheet, for another program, and for a paper ---
+    for name in ("cases", "errors", "referral"):
+        write_csv(folder / f"{name}.csv", getattr(analysis, name))
+    curves = {name: curve.to_dict("records") for name, curve in analysis.reliability.items()}
+    write_json(folder / "calibration.json", {"reliability": curves, "temperature": analysis.calibration})
+    if analysis.thresholds:
+        write_json(folder / "thresholds.json", analysis.thresholds)
+    table, caption = _paper_table(experiment, metrics)
+    markdown = f"{text.markdown_table(table)}\n\n{caption}\n"
+    write_text(folder / "table.md", markdown)
+    write_text(folder / "table.tex", text.latex_table(table, caption, "l" + "r" * (len(table.columns) - 1)))
+
+    # --- the page and the model card ---
+    counts = metrics["pooled"]["image_accuracy"]
+    seeds = sorted(int(seed) for seed in experiment.test["seed"].unique())
+    binary = predictions.is_binary(experiment.table)
+    content = {
+        "name": experiment.name, "binary": binary, "metrics": metrics, "words": metric_words(binary),
+        "finding": text.finding(experiment, metrics), "caveats": text.caveats(experiment),
+        "banners": text.banners(experiment.meta("protocol"), experiment.meta("data")),
+        "about": {
+            "Protocol": text.protocol(experiment.meta("protocol")),
+            "Folds, seeds": f"{text.folds(experiment)}; seed {', '.join(map(str, seeds))}",
+            "Data": experiment.meta("data"),
+            "Test set": ", ".join(text.count(counts[f"n_{unit}s"], unit) for unit in ("image", "slide", "case")),
+            "Model": experiment.meta("model"),
+            "Weights": text.weights(experiment),
+        },
+        "analysis": analysis, "cases": analysis.cases.to_dict("records"),
+        "worst_strata": analysis.errors.sort_values("error", ascending=False).head(3).to_dict("records"),
+        "confident_errors": plots_images.most_confident_errors(experiment.test).to_dict("records"),
+        "chosen_on": sorted({entry["chosen_on"] for entry in analysis.thresholds}),
+        "settings": experiment.settings, "table": markdown, "figures": figures, "version": __version__,
+        "runs": [
+            {"name": source.name, "environment": source.environment or {},
+             "settings": config.dump_config(source.settings) if source.settings else ""}
+            for source in experiment.sources
+        ],
+    }  # fmt: skip
+    write_text(folder / "model_card.md", text.render("model_card.md", content))
+    write_text(folder / "index.html", text.render("report.html", content))
     return folder / "index.html"
 
 
 def draw_figures(
-    experiment: Experiment, metrics: dict[str, Any], found: analysis.Analysis, images_root: Path | None
+    experiment: Experiment, metrics: dict[str, Any], analysis: Analysis, images_root: Path | None
 ) -> dict[str, Figure]:
     """Figures by file name."""
-    made = _of_answers(experiment.test, metrics["pooled"]) | _of_trust(experiment, metrics["pooled"], found)
+    test, pooled, binary = experiment.test, metrics["pooled"], predictions.is_binary(experiment.table)
+    figures: dict[str, Figure | None] = {"confusion_matrix": plots.confusion_matrix(test)}
+    for magnification, rows in test.groupby("magnification"):
+        figures[f"confusion_matrix_{magnification}x"] = plots.confusion_matrix(rows)
+    figures["roc"] = plots.roc(test, _area("ROC curve: AUC", pooled["roc_auc"]))
+    average = _area("Precision-recall curve: average precision", pooled["average_precision"])
+    figures["precision_recall"] = plots.precision_recall(test, average)
+
+    title = f"Calibration: ECE {text.number(pooled['ece']['value'])}"
+    if analysis.calibration:
+        title += f", {text.number(analysis.calibration['with_temperature']['ece']['value'])} with temperature scaling"
+    figures["reliability"] = plots_calibration.reliability(analysis.reliability, title)
+    if analysis.reliability_by_subtype:
+        title = "Calibration of the predicted class, by true subtype"
+        figures["reliability_subtypes"] = plots_calibration.reliability(analysis.reliability_by_subtype, title)
+    figures["risk_coverage"] = plots_calibration.risk_coverage(analysis.referral, "case" if binary else "slide")
+    figures["errors"] = plots_calibration.errors(analysis.errors)
+    if pooled["roc_auc"]["value"] is not None and len(analysis.cases) > 2:
+        figures["influence"] = plots_calibration.influence(analysis.cases, "roc_auc", "ROC AUC")
+
     history = experiment.sources[0].history
     if history is not None and len(history):
-        made["learning_curves"] = plots.learning_curves(history)
+        figures["learning_curves"] = plots.learning_curves(history)
     if images_root is not None:
-        made["confident_errors"] = plots_images.confident_errors(experiment.test, images_root)
-        made["sample_sheet"] = plots_images.sample_sheet(experiment.test, images_root)
-    return {name: figure for name, figure in made.items() if figure is not None}
-
-
-def _of_answers(test: pd.DataFrame, pooled: dict[str, Any]) -> dict[str, Figure | None]:
-    made: dict[str, Figure | None] = {"confusion_matrix": plots.confusion_matrix(test)}
-    for magnification, rows in test.groupby("magnification"):
-        made[f"confusion_matrix_{magnification}x"] = plots.confusion_matrix(rows)
-    made["roc"] = plots.roc(test, _area("ROC AUC", pooled["roc_auc"]))
-    made["precision_recall"] = plots.precision_recall(test, _area("Average precision", pooled["average_precision"]))
-    return made
-
-
-def _of_trust(experiment: Experiment, pooled: dict[str, Any], found: analysis.Analysis) -> dict[str, Figure | None]:
-    unit = "case" if predictions.is_binary(experiment.table) else "slide"
-    made: dict[str, Figure | None] = {
-        "reliability": plots_calibration.reliability(found.reliability, _calibration_finding(pooled["ece"], found)),
-        "risk_coverage": plots_calibration.risk_coverage(found.referral, unit),
-        "errors": plots_calibration.errors(found.errors),
-    }
-    if found.reliability_of_answers:
-        title = "How often an answer of a stated probability is right, by true subtype"
-        made["reliability_subtypes"] = plots_calibration.reliability(found.reliability_of_answers, title)
-    if pooled["roc_auc"]["value"] is not None and len(found.cases) > 2:
-        made["influence"] = plots_calibration.influences(found.cases, "roc_auc", "ROC AUC")
-    return made
-
-
-def _calibration_finding(ece: dict[str, Any], found: analysis.Analysis) -> str:
-    told = f"Stated and true frequencies differ by {ece['value']:.3f} on average (ECE)"
-    if found.calibration:
-        told += f", {found.calibration['with_temperature']['ece']['value']:.3f} with temperature"
-    return told
-
-
-def report_facts(experiment: Experiment, metrics: dict[str, Any], found: analysis.Analysis) -> dict[str, Any]:
-    """All that the templates show but figures."""
-    binary = predictions.is_binary(experiment.table)
-    return {
-        "name": experiment.name,
-        "binary": binary,
-        "finding": text.finding(experiment, metrics),
-        "banners": text.banners(experiment),
-        "caveats": text.caveats(experiment, metrics),
-        "about": _about(experiment, metrics),
-        "headline": _headline(metrics["pooled"], binary),
-        "magnifications": _strata(metrics["by_magnification"], binary),
-        "subtypes": metrics["by_subtype"],
-        "by_class": metrics.get("by_class", {}),
-        "surest_errors": plots_images.most_confident_errors(experiment.test).to_dict("records"),
-        "settings": experiment.settings,
-        "table": papers.markdown(experiment, metrics),
-        "worst": found.errors.sort_values("error", ascending=False).head(3).to_dict("records"),
-        "cases": found.cases.to_dict("records"),
-        "calibration": found.calibration,
-        "operating_points": found.operating_points,
-        "chosen_on": sorted({entry["chosen_on"] for entry in found.thresholds}),
-        "runs": [_run(source) for source in experiment.sources],
-        "version": __version__,
-    }
-
-
-def render(template: str, content: dict[str, Any]) -> str:
-    """A template of this room, filled; HTML is escaped, an unknown name is an error."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=jinja2.select_autoescape(["html"]),
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "number": text.number,
-        "span": text.span,
-        "subtype": text.subtype,
-        "p_value": text.p_value,
-        "percent": plots.percent,
-    }
-    return environment.get_template(template).render(content)
-
-
-def _about(experiment: Experiment, metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    counts = metrics["pooled"]["image_accuracy"]
-    seeds = sorted(int(seed) for seed in experiment.test["seed"].unique())
-    tested = [text.count(counts[f"n_{unit}s"], unit) for unit in ("image", "slide", "case")]
-    return [
-        ("Protocol", text.protocol(experiment)),
-        ("Folds, seeds", f"{text.folds(experiment)}; seed {', '.join(map(str, seeds))}"),
-        ("Data", experiment.meta("data")),
-        ("Tested on", f"{tested[0]}, {tested[1]}, {tested[2]}"),
-        ("Model", experiment.meta("model")),
-        ("Weights", text.weights(experiment)),
-    ]
-
-
-def _headline(pooled: dict[str, Any], binary: bool) -> list[dict[str, Any]]:
-    words = metric_words(binary)
-    return [{"label": label, "reading": reading, **pooled[name]} for name, (label, reading) in words.items()]
-
-
-def _strata(by: dict[str, Any], binary: bool) -> dict[str, Any]:
-    words = metric_words(binary)
-    rows = [{"label": words[name][0], "cells": [by[key][name] for key in by]} for name in words]
-    return {"keys": [f"{key}X" for key in by], "rows": rows}
-
-
-def _run(source) -> dict[str, Any]:
-    return {
-        "name": source.name,
-        "environment": source.environment or {},
-        "settings": config.dump_config(source.settings) if source.settings else "",
-    }
+        figures["confident_errors"] = plots_images.confident_errors(test, images_root)
+        figures["sample_sheet"] = plots_images.sample_sheet(test, images_root)
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _area(name: str, result: dict[str, Any]) -> str:
     if result["value"] is None:
-        return f"{name} is undefined: {result['undefined']}"
-    interval = text.span(result, digits=2)
-    return f"{name} {result['value']:.2f}" + (f" ({interval})" if interval else "")
+        return f"{name} is undefined ({result['undefined']})"
+    span = text.interval(result, digits=2)
+    return f"{name} {result['value']:.2f}" + (f" (95 % interval {span})" if span else "")
 
 
-def save_figures(made: dict[str, Figure], folder: Path) -> dict[str, dict[str, str]]:
-    """Write figures; what a page needs of each, with vectors as SVG and sheets of images as JPEG."""
+def _paper_table(experiment: Experiment, metrics: dict[str, Any]) -> tuple[pd.DataFrame, str]:
+    """Metrics by magnification as text, and the caption that says what they were measured on."""
+    strata = {"all": metrics["pooled"]}
+    if len(metrics["by_magnification"]) > 1:
+        strata |= {f"{key}X": results for key, results in metrics["by_magnification"].items()}
+    rows = []
+    for name, (label, _) in metric_words(predictions.is_binary(experiment.table)).items():
+        spans = [text.interval(results[name], digits=2).replace(" to ", "–") for results in strata.values()]
+        values = [text.number(results[name]["value"]) for results in strata.values()]
+        cells = [f"{value} ({span})" if span else value for value, span in zip(values, spans, strict=True)]
+        rows.append([label, *cells])
+
+    counts = metrics["pooled"]["image_accuracy"]
+    sizes = ", ".join(text.count(counts[f"n_{unit}s"], unit) for unit in ("image", "slide", "case"))
+    model, data, protocol = (experiment.meta(column) for column in ("model", "data", "protocol"))
+    caption = f"{model} on {data}, protocol {protocol}, {text.folds(experiment)}; {sizes}. "
+    caption += "95 % intervals by bootstrap over cases. " + " ".join(line for _, line in text.banners(protocol, data))
+    return pd.DataFrame(rows, columns=np.array(["Metric", *strata])), caption.strip()
+
+
+def save_figures(figures: dict[str, Figure], folder: Path) -> dict[str, dict[str, str]]:
+    """Write figures as PNG and SVG; returns what a page embeds: lines as SVG, photographs as JPEG."""
     shown = {}
-    for name, figure in made.items():
+    for name, figure in figures.items():
         png, svg = plots.save(figure, folder, name)
-        uri = _jpeg(png) if name.startswith(SHEETS) else _uri("svg+xml", svg.read_bytes())
+        kind, content = "svg+xml", svg.read_bytes()
+        if name.startswith(PHOTOGRAPHS):  # five times smaller as JPEG; the PNG lies beside the page
+            kind, buffer = "jpeg", io.BytesIO()
+            with Image.open(png) as opened:
+                opened.convert("RGB").save(buffer, "JPEG", quality=85, optimize=True)
+            content = buffer.getvalue()
+        uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
         alt = " ".join(figure.get_suptitle().split()) or name
         shown[name] = {"uri": uri, "alt": alt, "width": str(round(figure.get_figwidth() * 96))}
     return shown
-
-
-def _jpeg(png: Path) -> str:
-    """A sheet of photographs is five times smaller as JPEG; the PNG lies beside the page."""
-    written = io.BytesIO()
-    with Image.open(png) as opened:
-        opened.convert("RGB").save(written, "JPEG", quality=85, optimize=True)
-    return _uri("jpeg", written.getvalue())
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,4 +1,4 @@
-"""The page of `breakhis explain`: from a run's table, the heat of some of its images and its features."""
+"""The page of `breakhis explain`: Grad-CAM heat maps of some test images of a run, and its features."""
 
 from __future__ import annotations
 
@@ -8,148 +8,117 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from .. import __version__, names
 from ..evaluation import predictions
 from ..evaluation.experiments import Experiment
 from ..files import write_json, write_text
-from . import embedding, plots_saliency, report, text
+from . import plots_saliency, report, text
+from .plots_images import add_predictions
 from .plots_saliency import SaliencyImage
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Which test images are looked at, by kind of answer and by subtype: rows with `at`, their place in the test."""
+class Examples:
+    """Test images to explain, by outcome and by subtype: rows of `add_predictions`."""
 
-    answers: dict[str, pd.DataFrame]
+    outcomes: dict[str, pd.DataFrame]
     subtypes: dict[str, pd.DataFrame]
-
-    @staticmethod
-    def of(test: pd.DataFrame, n: int) -> Shown:
-        """The surest n of each."""
-        rows = add_predictions(test)
-        of_subtype = {code: most_confident(rows[rows["subtype"] == code], n) for code in names.SUBTYPES}
-        return Shown(kinds_of_answers(rows, n), {code: some for code, some in of_subtype.items() if len(some)})
 
     @property
     def at(self) -> list[int]:
         """Places of all of them in the test, each once, in order."""
-        every = [*self.answers.values(), *self.subtypes.values()]
-        return sorted({int(at) for rows in every for at in rows["at"]})
+        return sorted({int(at) for rows in (*self.outcomes.values(), *self.subtypes.values()) for at in rows["at"]})
 
 
-def add_predictions(test: pd.DataFrame) -> pd.DataFrame:
-    """The table with at (0 to n - 1), true and named (classes), class_index of the one named, and its probability p."""
-    classes = np.array(predictions.class_names(test))
-    named = predictions.predicted_labels(test)
-    p = predictions.probabilities(test)[np.arange(len(test)), named]
-    true = classes[predictions.true_labels(test)]
-    return test.assign(at=np.arange(len(test)), true=true, named=classes[named], class_index=named, p=p)
+def select_examples(test: pd.DataFrame, n: int) -> Examples:
+    """The n most confident test images of each outcome and of each subtype; what does not occur is left out.
 
-
-def kinds_of_answers(rows: pd.DataFrame, n: int) -> dict[str, pd.DataFrame]:
-    """The surest n of true and false positives and negatives (malignant is positive), or of right and wrong subtypes;
-    a kind that does not occur is left out."""
-    right = rows["true"] == rows["named"]
+    Outcomes are true and false positives and negatives (malignant is positive), or correct and wrong subtypes.
+    """
+    rows = add_predictions(test)
+    correct = rows["true_label"] == rows["predicted_label"]
+    masks = {"correctly classified": correct, "misclassified": ~correct}
     if predictions.is_binary(rows):
-        positive = rows["named"] == "malignant"
-        kinds = {
-            "true positive": right & positive, "false positive": ~right & positive,
-            "false negative": ~right & ~positive, "true negative": right & ~positive,
+        positive = rows["predicted_label"] == "malignant"
+        masks = {
+            "true positive": correct & positive, "false positive": ~correct & positive,
+            "false negative": ~correct & ~positive, "true negative": correct & ~positive,
         }  # fmt: skip
-    else:
-        kinds = {"right": right, "wrong": ~right}
-    return {kind: most_confident(rows[mask], n) for kind, mask in kinds.items() if mask.any()}
+    by_subtype = {code: rows["subtype"] == code for code in names.SUBTYPES}
+    outcomes, subtypes = (
+        {kind: _most_confident(rows[mask], n) for kind, mask in kinds.items() if mask.any()}
+        for kinds in (masks, by_subtype)
+    )
+    return Examples(outcomes, subtypes)
 
 
-def most_confident(rows: pd.DataFrame, n: int) -> pd.DataFrame:
+def _most_confident(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     """The n rows of the highest p, one of each slide first."""
     rows = rows.sort_values(["p", "file"], ascending=[False, True])
-    again = rows.groupby("slide").cumcount()
-    return rows.iloc[np.argsort(again, kind="stable")[:n]]
+    return rows.iloc[np.argsort(rows.groupby("slide").cumcount(), kind="stable")[:n]]
 
 
 def spread_over_cases(test: pd.DataFrame, n: int) -> np.ndarray:
-    """Places of n test images that take turns among the cases."""
-    turn = test.groupby("case").cumcount()
-    return np.sort(np.lexsort((test["file"], turn))[:n])
-
-
-def caption(row: pd.Series) -> str:
-    """Slide, magnification, truth and answer."""
-    where = f"{row['slide'].removeprefix('SOB_')}, {row['magnification']}X"
-    return f"{where}\n{row['true']}, named {row['named']} ({row['p']:.2f})"
+    """Places of n test images, one of each case before a second of any."""
+    rank = test.groupby("case").cumcount()
+    return np.sort(np.lexsort((test["file"], rank))[:n])
 
 
 def write_saliency_report(
-    folder: Path, experiment: Experiment, shown: Shown, seen: dict[int, SaliencyImage], sanity: pd.DataFrame,
+    folder: Path, experiment: Experiment, examples: Examples, images: dict[int, SaliencyImage], sanity: pd.DataFrame,
     features: np.ndarray,
 ) -> dict[str, Any]:  # fmt: skip
     """Write index.html, explain.json and the figures into folder; returns what is in explain.json.
 
-    seen: by place in the test; sanity: of `saliency.sanity`; features: (n, d) of the test.
+    images: by place in the test; sanity: of `gradcam.randomization_check`; features: (n, d) of the test.
     """
     test = experiment.test
-    scaled = embedding.standardised(features)
-    shares = {name: embedding.between(scaled, test[name]) for name in embedding.GROUPS if test[name].nunique() > 1}
-    of_images = sanity.assign(size=sanity["rho"].abs()).groupby(["share", "image"])[["rho", "size"]].mean()
+
+    # --- numbers ---
+    shares = {
+        name: plots_saliency.variance_between(features, test[name])
+        for name in plots_saliency.GROUPS
+        if test[name].nunique() > 1
+    }
+    by_image = sanity.assign(size=sanity["rho"].abs()).groupby(["share", "image"])[["rho", "size"]].mean()
+    rows = []
+    for share, of_share in by_image.groupby("share"):
+        low, median, high = of_share["rho"].quantile([0.25, 0.5, 0.75])
+        rows.append({"randomised": plots_saliency.randomized_layers(share), "share": share, "median": median,
+                     "low": low, "high": high, "median_size": of_share["size"].median()})  # fmt: skip
+    counts = {name: test[name].nunique() for name in shares}
+    n_checked = sanity["image"].nunique()
     facts = {
         "run": experiment.name, "data": experiment.meta("data"), "model": experiment.meta("model"),
-        "n_images": len(test), "n_checked": sanity["image"].nunique(), "n_draws": sanity["draw"].nunique(),
-        "sanity": _medians(of_images), "variance": _shares(shares, test),
-        "files": {kind: rows["file"].tolist() for kind, rows in (shown.answers | shown.subtypes).items()},
+        "n_images": len(test), "n_checked": n_checked, "n_draws": sanity["draw"].nunique(), "sanity": rows,
+        "variance": [
+            {"group": name, "share": share, "n_groups": counts[name], "by_chance": (counts[name] - 1) / (len(test) - 1)}
+            for name, share in shares.items()
+        ],
+        "files": {kind: some["file"].tolist() for kind, some in (examples.outcomes | examples.subtypes).items()},
+        "finding": f"Randomisation check: median rank correlation with the trained model's heat maps is "
+                   f"{rows[0]['median']:.2f} with a random head and {rows[-1]['median']:.2f} with all layers random "
+                   f"({text.count(n_checked, 'image')})",
     }  # fmt: skip
-    facts["finding"] = _finding(facts["sanity"], facts["n_checked"])
-    made = _sheets(shown, seen) | _overlays(shown, seen)
-    made["forgetting"] = plots_saliency.randomization_curve(of_images.reset_index(), facts["finding"])
-    made["embedding"] = embedding.figure(embedding.components(scaled)[0], test, shares)
+
+    # --- figures ---
+    figures = {}
+    for name, kinds in (("answer", examples.outcomes), ("subtype", examples.subtypes)):
+        tiles = {kind: [images[at] for at in some["at"]] for kind, some in kinds.items()}
+        title = f"Grad-CAM of the predicted class: most confident images of each {name.replace('answer', 'outcome')}"
+        figures[f"heat_by_{name}"] = plots_saliency.sheet(tiles, title)
+    pairs = [(kind, at) for kind, some in examples.outcomes.items() for at in some["at"]]
+    for n, (kind, at) in enumerate(pairs, 1):
+        figures[f"heat_of_{n:02}"] = plots_saliency.overlay(images[at], kind.capitalize())
+    figures["forgetting"] = plots_saliency.randomization_curve(by_image.reset_index(), facts["finding"])
+    figures["embedding"] = plots_saliency.embedding(features, test, shares)
+
     content = {
-        "name": experiment.name, "banners": text.banners(experiment), "version": __version__,
-        "figures": report.save_figures(made, folder),
-        "overlays": [name for name in made if name.startswith("heat_of_")],
+        "name": experiment.name, "banners": text.banners(experiment.meta("protocol"), experiment.meta("data")),
+        "version": __version__, "figures": report.save_figures(figures, folder),
+        "overlays": [name for name in figures if name.startswith("heat_of_")],
     }  # fmt: skip
     write_json(folder / "explain.json", facts)
-    write_text(folder / "index.html", report.render("explain.html", facts | content))
+    write_text(folder / "index.html", text.render("explain.html", facts | content))
     return facts
-
-
-def _medians(of_images: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = []
-    for share, found in of_images.groupby("share"):
-        low, median, high = found["rho"].quantile([0.25, 0.5, 0.75])
-        size = found["size"].median()
-        rows.append({"randomised": plots_saliency.top(share), "share": share, "median": median, "low": low,
-                     "high": high, "median_size": size})  # fmt: skip
-    return rows
-
-
-def _shares(shares: dict[str, float], test: pd.DataFrame) -> list[dict[str, Any]]:
-    counts = {name: test[name].nunique() for name in shares}
-    return [
-        {"group": name, "share": share, "n_groups": counts[name], "by_chance": (counts[name] - 1) / (len(test) - 1)}
-        for name, share in shares.items()
-    ]
-
-
-def _finding(sanity: list[dict[str, Any]], n_images: int) -> str:
-    return (
-        f"Rank correlation with the trained model's heat, median over {text.count(n_images, 'image')}: "
-        f"{sanity[0]['median']:.2f} when the head is randomised, {sanity[-1]['median']:.2f} when everything is"
-    )
-
-
-def _sheets(shown: Shown, seen: dict[int, SaliencyImage]) -> dict[str, Figure]:
-    made = {}
-    for what, rows in (("answer", shown.answers), ("subtype", shown.subtypes)):
-        fields = {kind: [seen[at] for at in some["at"]] for kind, some in rows.items()}
-        title = f"What spoke for the class that was named, in the surest images of each kind of {what}"
-        made[f"heat_by_{what}"] = plots_saliency.sheet(fields, title.replace("kind of subtype", "subtype"))
-    return made
-
-
-def _overlays(shown: Shown, seen: dict[int, SaliencyImage]) -> dict[str, Figure]:
-    pairs = [(kind, at) for kind, rows in shown.answers.items() for at in rows["at"]]
-    return {
-        f"heat_of_{n:02}": plots_saliency.overlay(seen[at], kind.capitalize()) for n, (kind, at) in enumerate(pairs, 1)
-    }

@@ -1,118 +1,297 @@
-"""The page of a paper's table: what was found, the table, the figure, the penalty of leaky splits, the sources."""
+"""The report of a sweep: any number of runs as one table beside published results, in CSV, Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .. import __version__
-from ..evaluation import predictions
-from ..evaluation.experiments import Experiment
-from ..files import atomic_path, sha256_of_values, write_text
-from . import paper_table, penalty, plots_sweep, report, text
-from .paper_rows import METRICS, Row
+from .. import __version__, config, names
+from ..evaluation import bootstrap, metrics, predictions
+from ..evaluation.experiments import Experiment, group_experiments, read_source
+from ..files import sha256_of_values, write_csv, write_text
+from . import plots_sweep, report, text
+from .plots_sweep import OURS, where
+
+METRICS: tuple[str, ...] = ("image_accuracy", "recognition_rate", "balanced_accuracy", "roc_auc")
+ALL = "all"
+LEAKY_PROTOCOLS = ("image", "slide", "case")  # of the leak penalty, the leakiest first
+READING = (
+    "Ours: mean ± standard deviation (n − 1) over folds, seeds averaged within a fold first, as in the literature; "
+    "below it the value of all folds pooled (where they test an image again, the mean over them), with its 95 % "
+    "interval by bootstrap over cases."
+)
+PUBLISHED = " Published: mean ± standard deviation over folds, where the source gives one."
 
 
-def write_sweep_page(rows: list[Row], experiments: list[Experiment], out: Path, title: str) -> Path:
-    """Write index.html with the figure (paper, or paper_<task> where there are several) and the penalty's files."""
-    penalties = _penalties(experiments, out)
-    sections = []
-    for task in paper_table.tasks(rows):
-        inside = [row for row in rows if row.task == task]
-        sections.append({"task": task, "figure": _drawn(inside, rows, out), "lines": paper_table.grid(inside, rows),
-                         "header": paper_table.header(inside)})  # fmt: skip
+def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> Path:
+    """Write table.csv, table.md, table.tex, the figure `paper`, the leak penalty where the runs show one, and
+    index.html, whose path is returned.
+
+    `run_folders` are runs, or tables of predictions; folds and seeds of one experiment make one row for each
+    magnification, and one for all where one model serves several. Raises DataError on what cannot be scored.
+    """
+    experiments = group_experiments([read_source(path) for path in run_folders])
+    table = sweep_table(experiments)
+    write_csv(out / "table.csv", table.drop(columns="row"))
+
+    # --- a section for each task ---
+    cited = list(dict.fromkeys(citation(line) for _, line in table[table["by"] != OURS].iterrows()))
+    below = " ".join(f"[{at}] {text.escape_latex(entry)}." for at, entry in enumerate(cited, 1))
+    sections, markdown, latex = [], [], ["% \\usepackage{booktabs}"]
+    for task, lines in table.groupby("task", sort=False):
+        first, second = printed_rows(lines, cited)
+        markdown += [f"## {task}", text.markdown_table(first + ("<br>" + second).where(second != "", ""), n_text=3)]
+
+        # LaTeX has the second lines as rows of their own, in small print.
+        both = pd.concat([first, second]).sort_index(kind="stable", ignore_index=True)
+        both = both[(both != "").any(axis=1)].reset_index(drop=True)
+        small = both.index[both["Protocol"] == ""].tolist()
+        caption = " ".join([f"{title}, {task}.", *(sentence for _, sentence in banners(lines)), *notes(lines)])
+        latex.append(text.latex_table(both, caption, "llp{4.2cm}" + "r" * len(METRICS), small, environment="table*"))
+
+        name = f"paper_{'_'.join(str(task).split())}" if sections else "paper"
+        sample = [sentence for kind, sentence in banners(lines) if kind == "sample"]
+        heading = " ".join([finding(lines), *(sample or [f"{lines['data'].iloc[0]}."])])
+        labels = dict(zip(METRICS, first.columns[3:], strict=True))
+        shown = report.save_figures({name: plots_sweep.sweep_figure(lines, labels, heading)}, out)[name]
+        pairs = list(zip(first.to_numpy().tolist(), second.to_numpy().tolist(), strict=True))
+        sections.append({"task": task, "figure": shown, "header": list(first.columns), "lines": pairs})
+    warnings = [sentence for _, sentence in banners(table)]
+    references = "\n".join(f"{at}. {entry}" for at, entry in enumerate(cited, 1))
+    parts = [f"# {title}", *warnings, *markdown, *notes(table), references]
+    write_text(out / "table.md", "\n\n".join(parts) + "\n")
+    write_text(out / "table.tex", "\n".join([*latex, below]) + "\n")
+
+    # --- the page ---
     content = {
-        "title": title,
-        "finding": finding(rows),
-        "banners": paper_table.banners(rows),
-        "notes": paper_table.notes(rows),
-        "sections": sections,
-        "penalties": penalties,
-        "citations": paper_table.citations(rows),
-        "experiments": [_about(one) for one in experiments],
-        "version": __version__,
-    }
-    write_text(out / "index.html", report.render("paper.html", content))
+        "title": title, "finding": finding(table), "banners": banners(table), "notes": notes(table),
+        "sections": sections, "citations": cited, "version": __version__,
+        "penalties": write_penalties(experiments, out),
+        "experiments": [
+            {"name": one.name, "model": one.meta("model"), "data": one.meta("data"), "folds": text.folds(one),
+             "protocol": text.protocol(one.meta("protocol")), "weights": text.weights(one),
+             "seeds": ", ".join(str(seed) for seed in sorted(one.test["seed"].unique()))}
+            for one in experiments
+        ],
+    }  # fmt: skip
+    write_text(out / "index.html", text.render("paper.html", content))
     return out / "index.html"
 
 
-def finding(rows: list[Row]) -> str:
+def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RESAMPLES) -> pd.DataFrame:
+    """table.csv: a line for each row of the printed table and metric, and below it for each published value.
+
+    Scores are shares of 1: mean, sd (over folds), value (pooled), low, high. Rows are in the order of a paper: task,
+    protocol from the strictest to the leaky one, magnification. `row` numbers them; published results have the number
+    of the row that they stand below.
+    """
+    # --- what distinguishes experiments beyond protocol, task and magnification: `head.peak_lr 0.001` ---
+    elsewhere = (*config.PLACES, "data.task", "data.magnifications", "split.allow_leaks", "split.fold", "run.seed")
+    flat = []
+    for one in experiments:
+        nested = config.settings_without(one.settings, elsewhere) if one.settings else {}
+        flat.append({f"{section}.{key}": value for section, each in nested.items() if isinstance(each, dict)
+                     for key, value in each.items()})  # fmt: skip
+    varied = sorted({key for one in flat for key in one if len({str(each.get(key)) for each in flat}) > 1})
+
+    # --- our rows ---
+    rows = []
+    for experiment, settings in zip(experiments, flat, strict=True):
+        test, classes = experiment.test, predictions.class_names(experiment.table)
+        strata = {str(value): part for value, part in test.groupby("magnification")}
+        is_joint = len(strata) > 1
+        task = "subtype" if set(classes) == set(names.SUBTYPES) else " ".join(classes)
+        model = [experiment.meta("model"), f"one model for {' '.join(f'{one}X' for one in strata)}" if is_joint else "",
+                 ", ".join(f"{key} {settings[key]}" for key in varied if key in settings)]  # fmt: skip
+        for magnification, part in (strata | ({ALL: test} if is_joint else {})).items():
+            # The seed's name is that of the experiment's own report, so that the intervals are equal.
+            name = f"magnification-{magnification}" if len(part) < len(test) else "pooled"
+            pooled = metrics.compute_stratum(part, name, n_resamples, 0, only=METRICS)
+            folds = mean_over_folds(part)
+            over_folds = pd.DataFrame({"mean": folds.mean(), "sd": folds.std(), "n_folds": folds.notna().sum()})
+            over_folds["n_seeds"] = part["seed"].nunique()
+            rows.append({
+                "task": "binary" if predictions.is_binary(experiment.table) else task,
+                "protocol": experiment.meta("protocol"), "magnification": magnification, "by": OURS,
+                "model": "; ".join(filter(None, model)), "data": experiment.meta("data"), "is_joint": is_joint,
+                # Published scores of `all` are of all four magnifications.
+                "is_whole": magnification != ALL or set(strata) == set(map(str, names.MAGNIFICATIONS)),
+                "scores": [{"metric": name} | over_folds.loc[name].to_dict() | pooled[name] for name in METRICS],
+            })  # fmt: skip
+    protocols, tasks = [*text.PROTOCOLS, *sorted({row["protocol"] for row in rows})], ["binary", "subtype"]
+    magnifications = [*map(str, names.MAGNIFICATIONS), ALL]
+    rows.sort(key=lambda row: (
+        [*tasks, row["task"]].index(row["task"]), row["task"], protocols.index(row["protocol"]), row["is_joint"],
+        magnifications.index(row["magnification"]), row["model"],
+    ))  # fmt: skip
+
+    # --- published results, once, below the first row of their conditions ---
+    lines, literature = [], published_results()
+    conditions = ["task", "protocol", "magnification"]
+    for at, row in enumerate(rows):
+        scores, is_whole = row.pop("scores"), row.pop("is_whole")
+        del row["is_joint"]
+        lines += [row | score | {"row": at} for score in scores]
+        same = literature[conditions] == [" ".join(sorted(row["task"].split())), *(row[key] for key in conditions[1:])]
+        if is_whole:
+            lines += (literature[same.all(axis=1)].assign(**{key: row[key] for key in conditions}, row=at)).to_dict(
+                "records"
+            )
+            literature = literature[~same.all(axis=1)]
+    return pd.DataFrame(lines)
+
+
+def mean_over_folds(rows: pd.DataFrame) -> pd.DataFrame:
+    """(fold, metric) values; seeds are averaged within a fold, over those in which the metric is defined."""
+    values = []
+    for (fold, _), part in rows.groupby(["fold", "seed"]):
+        statistics, cases = metrics.compute_statistics(part, METRICS)
+        values.append(
+            {"fold": fold} | {name: bootstrap.statistic_value(statistics[name], len(cases)) for name in METRICS}
+        )
+    return pd.DataFrame(values).groupby("fold").mean()
+
+
+def published_results() -> pd.DataFrame:
+    """literature.csv in the columns of `sweep_table`: published results whose source was read.
+
+    Subtypes in `task` are sorted. `magnification` all is one model of all magnifications and its pooled score.
+    """
+    table = pd.read_csv(Path(__file__).with_name("literature.csv"), comment="#", keep_default_na=False,
+                        dtype={"magnification": str, "year": str})  # fmt: skip
+    table["task"] = table["task"].str.split().map(lambda classes: " ".join(sorted(classes)))
+    table["by"] = table["paper"] + " " + table["year"]
+    table["sd"] = pd.to_numeric(table["sd"])
+    return table.rename(columns={"value": "mean"}).drop(columns=["paper", "year"])
+
+
+def printed_rows(lines: pd.DataFrame, cited: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One task's table as text, and what is printed below each cell: sizes, pooled values and intervals."""
+    first, second = [], []
+    for _, scores in lines.groupby(["row", "by", "model"], sort=False):
+        about, scores = scores.iloc[0], scores.set_index("metric").reindex(METRICS).to_dict("records")
+        means = [text.number(one["mean"]) + ("" if pd.isna(one["sd"]) else f" ± {one['sd']:.3f}") for one in scores]
+        if about["by"] == OURS:
+            model = f"ours: {about['model']}"
+            units = ("fold", "seed", "image", "case")
+            below = [", ".join(text.count(int(about[f"n_{unit}s"]), unit) for unit in units)]
+            for one in scores:
+                span = text.interval(one)
+                below.append(text.number(one["value"]) + (f" ({span})" if span else ""))
+        else:
+            model = f"{about['by']}, {about['model']} [{cited.index(citation(about)) + 1}]"
+            means = [mean.replace("–", "") for mean in means]  # not published, which is not undefined
+            below = [""] * (1 + len(METRICS))
+        first.append([about["protocol"], where(about["magnification"]), model, *means])
+        second.append(["", "", *below])
+    labels = [metrics.metric_words(lines["task"].iloc[0] == "binary")[name][0] for name in METRICS]
+    header = ["Protocol", "Magnification", "Model", *labels]
+    return pd.DataFrame(first, columns=header), pd.DataFrame(second, columns=header)
+
+
+def citation(line: pd.Series) -> str:
+    """Paper, source and note of a published line."""
+    return f"{line['by']}: {line['source']}" + (f" ({line['note']})" if line["note"] else "")
+
+
+def banners(lines: pd.DataFrame) -> list[tuple[str, str]]:
+    """(kind, sentence) of what no reader may miss: leaks, synthetic tissue, and samples beside published numbers."""
+    ours = lines[lines["by"] == OURS]
+    pairs = ours[["protocol", "data"]].drop_duplicates().itertuples(index=False)
+    shown = {banner for pair in pairs for banner in text.banners(*pair) if banner[0] != "sample"}
+    if other := sorted(data for data in ours["data"].unique() if not data.startswith("breakhis")):
+        beside = ", and must not be compared with the published rows" if len(ours) < len(lines) else ""
+        where_from = f"Measured on {', '.join(other)}, not on the full data set"
+        shown.add(("sample", f"{where_from}: never a BreakHis result{beside}."))
+    return sorted(shown)
+
+
+def notes(lines: pd.DataFrame) -> list[str]:
+    """How to read the table, and what its protocols are."""
+    published = PUBLISHED if (lines["by"] != OURS).any() else ""
+    return [READING + published, f"Protocols. {'. '.join(map(text.protocol, lines['protocol'].unique()))}."]
+
+
+def finding(lines: pd.DataFrame) -> str:
     """ROC AUC under each protocol, over the magnifications; of the full data set beside what was published."""
-    told = []
-    for task in paper_table.tasks(rows):
-        inside = [row for row in rows if row.task == task]
-        spans = [
-            f"{_span(inside, protocol)} by {protocol}" for protocol in dict.fromkeys(one.protocol for one in inside)
-        ]
-        told.append(f"{task[0].upper()}{task[1:]}: ROC AUC {', '.join(spans)}.{_beside(inside)}")
-    return " ".join(told)
+    sentences = []
+    for task, inside in lines.groupby("task", sort=False):
+        ours, published = inside[inside["by"] == OURS], inside[inside["by"] != OURS]
+        auc = ours[ours["metric"] == "roc_auc"].groupby("protocol", sort=False)["value"]
+        spans = ", ".join(f"{_range(values)} (protocol {protocol})" for protocol, values in auc)
+        sentences.append(f"{str(task)[0].upper()}{str(task)[1:]}: ROC AUC {spans}.")
+        if len(published) and ours["data"].str.startswith("breakhis").all():
+            # The metric that is published most often, as means over folds on both sides.
+            name = published["metric"].value_counts().index[0]
+            theirs = published[published["metric"] == name]
+            same = ours[(ours["metric"] == name) & ours["row"].isin(theirs["row"])]
+            label = metrics.METRICS[name].label
+            sentences.append(f"{label} {_range(same['mean'])}; published {_range(theirs['mean'])}.")
+    return " ".join(sentences)
 
 
-def _span(inside: list[Row], protocol: str) -> str:
-    return _range([row.scores["roc_auc"]["value"] for row in inside if row.protocol == protocol])
+def _range(values: pd.Series) -> str:
+    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
+    return "undefined" if values.isna().all() else low + (f" to {high}" if low < high else "")
 
 
-def _beside(inside: list[Row]) -> str:
-    """Means over folds and published means of the metric that is published most often."""
-    if any(not row.data.startswith("breakhis") for row in inside):
-        return ""
-    names = [name for row in inside for one in row.published for name in one.scores]
-    if not names:
-        return ""
-    name = max(METRICS, key=names.count)
-    ours = [row.scores[name]["mean"] for row in inside if any(name in one.scores for one in row.published)]
-    theirs = [one.scores[name][0] for row in inside for one in row.published if name in one.scores]
-    return f" {penalty.METRICS[name]} {_range(ours)}; published {_range(theirs)}."
+def leak_penalty(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLES) -> pd.DataFrame:
+    """Predictions of several protocols -> rows of protocol, metric, value, low, high, n_images, n_cases.
+
+    Each protocol's folds are pooled and its seeds averaged; 95 % intervals resample cases. low and high are missing
+    where there are too few cases for an interval.
+    """
+    rows = []
+    for protocol in [name for name in LEAKY_PROTOCOLS if name in set(table["protocol"])]:
+        test = predictions.select_part(table[table["protocol"] == protocol], "test")
+        for name, result in metrics.compute_stratum(test, "pooled", n_resamples, 0, only=METRICS).items():
+            kept = {key: result.get(key) for key in ("value", "low", "high", "n_images", "n_cases")}
+            rows.append({"protocol": protocol, "metric": name} | kept)
+    return pd.DataFrame(rows)
 
 
-def _range(values: Sequence[float | None]) -> str:
-    known = [f"{value:.2f}" for value in values if value is not None]
-    if not known:
-        return "undefined"
-    return min(known) + (f" to {max(known)}" if min(known) < max(known) else "")
+def penalty_sentences(penalties: pd.DataFrame, data: str) -> tuple[str, str]:
+    """What a paper would quote, and the figure's title, whichever way the comparison falls."""
+    auc, accuracy = (
+        penalties[penalties["metric"] == name].set_index("protocol") for name in ("roc_auc", "image_accuracy")
+    )
+    spans = []
+    for protocol, row in auc.iterrows():
+        span = text.interval(row.to_dict(), digits=2)
+        spans.append(f"{row['value']:.2f}{f' ({span})' if span else ''} with the split by {protocol}")
+    sentence = f"One model, one budget, {data}: ROC AUC {', '.join(spans)} (95 % intervals over cases)."
+    title = "Leak penalty: the same model under several protocols."
+    if {"image", "case"} <= set(accuracy.index):
+        gap = 100 * (accuracy.at["image", "value"] - accuracy.at["case", "value"])
+        title = f"Leak penalty: the split by image scores {abs(gap):.1f} points {'higher' if gap >= 0 else 'lower'} "
+        title += "in accuracy than the split by case."
+    return sentence, f"{title} {data}; lines: 95 % intervals over cases."
 
 
-def _drawn(inside: list[Row], rows: list[Row], out: Path) -> dict[str, str]:
-    name = "paper" if inside[0].task == rows[0].task else f"paper_{'_'.join(inside[0].task.split())}"
-    sample = [sentence for kind, sentence in paper_table.banners(inside) if kind == "sample"]
-    said = " ".join([finding(inside), *(sample or [f"{inside[0].data}."])])
-    return report.save_figures({name: plots_sweep.sweep_figure(inside, said)}, out)[name]
-
-
-def _penalties(experiments: list[Experiment], out: Path) -> list[dict[str, Any]]:
-    """Of every model that was run under two or more of image, slide and case."""
+def write_penalties(experiments: list[Experiment], out: Path) -> list[dict[str, Any]]:
+    """Write the leak penalty of every model that was run under two or more of image, slide and case."""
     groups: dict[str, list[Experiment]] = {}
     for one in experiments:
-        if one.meta("protocol") in penalty.PROTOCOLS:
-            groups.setdefault(_key(one), []).append(one)
-    compared = [group for group in groups.values() if len({one.meta("protocol") for one in group}) > 1]
-    return [_penalty(group, out, f"leak_penalty-{at}" if at else "leak_penalty") for at, group in enumerate(compared)]
-
-
-def _penalty(group: list[Experiment], out: Path, name: str) -> dict[str, Any]:
-    found = penalty.table(pd.concat([one.table for one in group], ignore_index=True))
-    data = f"{group[0].meta('data')}, {group[0].meta('model')}"
-    with atomic_path(out / f"{name}.csv") as temporary:
-        found.to_csv(temporary, index=False, lineterminator="\n")
-    said = penalty.sentence(found, data)
-    write_text(out / f"{name}.md", said + "\n")
-    drawn = report.save_figures({name: penalty.figure(found, data)}, out)[name]
-    return {"sentence": said, "figure": drawn, "rows": found.to_dict("records"), "labels": penalty.METRICS}
-
-
-def _key(one: Experiment) -> str:
-    """Of one model and one budget on the same images, whatever the split."""
-    settings = one.settings.model_dump(mode="json", exclude={"split", "run", "name"}) if one.settings else {}
-    for section, key in (("data", "root"), ("data", "cache"), ("model", "weights")):
-        settings.get(section, {}).pop(key, None)
-    return sha256_of_values(one.meta("data"), one.meta("model"), sorted(predictions.class_names(one.table)),
-                  sorted(map(int, one.test["magnification"].unique())), settings)  # fmt: skip
-
-
-def _about(one: Experiment) -> dict[str, str]:
-    seeds = ", ".join(str(seed) for seed in sorted(one.test["seed"].unique()))
-    return {"name": one.name, "model": one.meta("model"), "data": one.meta("data"), "folds": text.folds(one),
-            "protocol": text.protocol(one), "seeds": seeds, "weights": text.weights(one)}  # fmt: skip
+        if one.meta("protocol") in LEAKY_PROTOCOLS:
+            # The same model and budget on the same images, whatever the split.
+            settings = (
+                config.settings_without(one.settings, ("split", "run", "name", *config.PLACES)) if one.settings else {}
+            )
+            key = sha256_of_values(one.meta("data"), one.meta("model"), sorted(predictions.class_names(one.table)),
+                                   sorted(map(int, one.test["magnification"].unique())), settings)  # fmt: skip
+            groups.setdefault(key, []).append(one)
+    shown = []
+    for group in groups.values():
+        if len({one.meta("protocol") for one in group}) < 2:
+            continue
+        name = f"leak_penalty-{len(shown)}" if shown else "leak_penalty"
+        penalties = leak_penalty(pd.concat([one.table for one in group], ignore_index=True))
+        sentence, title = penalty_sentences(penalties, f"{group[0].meta('data')}, {group[0].meta('model')}")
+        write_csv(out / f"{name}.csv", penalties)
+        write_text(out / f"{name}.md", sentence + "\n")
+        labels = {metric: metrics.METRICS[metric].label for metric in METRICS}
+        figure = plots_sweep.leak_penalty(penalties, labels, title)
+        shown.append({"sentence": sentence, "figure": report.save_figures({name: figure}, out)[name]})
+    return shown

@@ -1,28 +1,45 @@
-"""What reports say in words: the finding, the protocol, the caveats, the names of metrics."""
+"""What reports say in words, and the forms of a table: numbers as text, sentences, templates, Markdown, LaTeX."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import jinja2
+import pandas as pd
 
 from .. import names
 from ..evaluation import predictions
 from ..evaluation.experiments import Experiment
-from .plots import percent
 
-PROTOCOLS = {
+PROTOCOLS = {  # from the strictest to the leaky one; the order of a table's rows
     "case": "split by case number: no case has images in training and in test",
-    "slide": "split by slide folder: folders of one case number may lie on both sides",
-    "spanhol": "the published folds of Spanhol et al. 2016: by folder, so that folders of one case number lie on both "
-    "sides for 27-39 % of the test images",
-    "kaiko_eva": "the fixed split of kaiko-eva (40X, four subtypes): by folder, so that folders of one case number may "
-    "lie on both sides",
-    "image": "split by image: images of one slide lie in training and in test, so that the scores are too high",
+    "slide": "split by slide folder: folders of one case number may be on both sides",
+    "spanhol": "the published folds of Spanhol et al. 2016: split by folder, so that 27-39 % of the test images are of "
+    "case numbers that are also in training",
+    "kaiko_eva": "the fixed split of kaiko-eva (40X, four subtypes): split by folder, so that folders of one case "
+    "number may be on both sides",
+    "image": "split by image: images of one slide are in training and in test, so that the scores are too high",
 }
+LATEX = str.maketrans({
+    "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "–": "--", "\u00a0": "~", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "…": r"\ldots{}",
+})  # fmt: skip
+
+
+# --- numbers as text ---
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """0.9227 -> `0.923`; undefined -> a dash."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """0.842 -> `84 %`, with a space that does not break; undefined -> a dash."""
+    return "–" if share is None else f"{100 * share:.{digits}f}\u00a0%"
 
 
 def p_value(p: float) -> str:
@@ -30,9 +47,9 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def span(result: dict[str, Any], low: str = "low", high: str = "high", digits: int = 3) -> str:
+def interval(result: dict[str, Any], low: str = "low", high: str = "high", digits: int = 3) -> str:
     """`0.877 to 0.961`, or an empty string where there is no interval."""
-    if result.get(low) is None or result.get(high) is None:
+    if pd.isna(result.get(low)) or pd.isna(result.get(high)):
         return ""
     return f"{result[low]:.{digits}f} to {result[high]:.{digits}f}"
 
@@ -42,115 +59,135 @@ def count(n: int, unit: str) -> str:
     return f"{n:,} {unit}{'' if n == 1 else 's'}"
 
 
+def subtype(code: str) -> str:
+    """`DC` -> `DC, ductal carcinoma`."""
+    return f"{code}, {names.SUBTYPES[code][0].replace('_', ' ')}" if code in names.SUBTYPES else code
+
+
+# --- sentences about an experiment ---
+
+
 def finding(experiment: Experiment, metrics: dict[str, Any]) -> str:
     """The result in one sentence, with what it was measured on and by which split."""
     pooled = metrics["pooled"]
-    counts = pooled["image_accuracy"]
-    where = f"{count(counts['n_images'], 'test image')} of {count(counts['n_cases'], 'case')} ({_split(experiment)})"
-    return f"On {where}, {experiment.meta('model')} {_reached(pooled, predictions.is_binary(experiment.table))}."
-
-
-def _split(experiment: Experiment) -> str:
-    return f"{experiment.meta('data')}, protocol {experiment.meta('protocol')}"
-
-
-def _reached(pooled: dict[str, Any], binary: bool) -> str:
-    right = f"names {percent(pooled['image_accuracy']['value'])} of images right"
-    auc = pooled["roc_auc"]
+    accuracy, auc = pooled["image_accuracy"], pooled["roc_auc"]
+    where = (
+        f"On {count(accuracy['n_images'], 'test image')} of {count(accuracy['n_cases'], 'case')} "
+        f"({experiment.meta('data')}, protocol {experiment.meta('protocol')}), {experiment.meta('model')}"
+    )
+    correct = f"classifies {percent(accuracy['value'])} of images correctly"
     if auc["value"] is None:
-        return f"{right}; ROC AUC is undefined: {auc['undefined'].replace(' here', ' in test')}"
-    interval = f" (95 % interval over cases {span(auc, digits=2)})" if span(auc) else " (too few cases for an interval)"
-    reached = f"ROC AUC {auc['value']:.2f}{interval}"
-    if not binary:
-        balanced = pooled["balanced_accuracy"]["value"]
-        return f"tells the subtypes apart with macro {reached}, balanced accuracy {balanced:.2f}, and {right}"
-    missed = percent(1 - pooled["sensitivity"]["value"])
-    return f"tells malignant from benign with {reached}, {right} and misses {missed} of the malignant ones"
+        return f"{where} {correct}; ROC AUC is undefined: {auc['undefined'].replace(' here', ' in test')}."
+    reached = f"ROC AUC {auc['value']:.2f} "
+    reached += f"(95 % interval {interval(auc, digits=2)})" if interval(auc) else "(too few cases for an interval)"
+    if predictions.is_binary(experiment.table):
+        missed = percent(1 - pooled["sensitivity"]["value"])
+        return f"{where} reaches {reached}, {correct} and misses {missed} of the malignant ones."
+    return (
+        f"{where} reaches macro {reached}, balanced accuracy {pooled['balanced_accuracy']['value']:.2f}, and {correct}."
+    )
 
 
-def protocol(experiment: Experiment) -> str:
+def protocol(name: str) -> str:
     """The protocol's name and what it means for the score."""
-    name = experiment.meta("protocol")
-    return f"{name}: {PROTOCOLS.get(name, 'a split of its own; `breakhis audit` tells what it leaks')}"
+    return f"{name}: {PROTOCOLS.get(name, 'a custom split; `breakhis audit` lists what it leaks')}"
 
 
 def folds(experiment: Experiment) -> str:
     """`fold 0`; the published folds, which count from 1, in both ways."""
-    found = sorted(experiment.test["fold"].unique())
-    several = "folds" if len(found) > 1 else "fold"
-    counted = f"{several} {', '.join(str(fold) for fold in found)} (counted from 0)"
+    tested = sorted(experiment.test["fold"].unique())
+    counted = f"fold{'s' if len(tested) > 1 else ''} {', '.join(map(str, tested))} (counted from 0)"
     if experiment.meta("protocol") == "spanhol":
-        return f"{counted}; as published: {', '.join(str(fold + 1) for fold in found)}"
+        return f"{counted}; as published: {', '.join(str(fold + 1) for fold in tested)}"
     return counted
 
 
-def banners(experiment: Experiment) -> list[tuple[str, str]]:
-    """(kind, sentence) of what no reader may miss: leaky protocol, sample, synthetic tissue."""
-    data, told = experiment.meta("data"), []
-    if experiment.meta("protocol") == "image":
-        told.append(("leaky", "Leaky protocol: images of one slide are in training and in test. These scores do not "
-                              "say how well new patients would be classified."))  # fmt: skip
-    if data.startswith("synthetic"):
-        told.append(("synthetic", "Synthetic tissue: drawn by a program to try the software. These scores say nothing "
-                                  "about real tissue."))  # fmt: skip
-    if data.startswith("sample"):
-        told.append(("sample", "Sample: a part of BreakHis. These scores do not compare with scores on the full set."))
-    return told
-
-
-def caveats(experiment: Experiment, metrics: dict[str, Any]) -> list[str]:
-    """What limits the finding, most important first."""
-    told = []
-    if experiment.meta("protocol") in ("slide", "spanhol", "kaiko_eva"):
-        told.append(
-            f"Folders of one case number may be on both sides ({experiment.meta('protocol')} splits by folder)."
-        )
-    told += _few_cases(experiment) + _few_folds(experiment)
-    told += _against_majority(experiment, metrics)
-    if experiment.test.duplicated(["file"]).any():
-        told.append("Images are tested more than once (seeds or overlapping folds): numbers are means over them, and "
-                    "intervals resample cases, not repetitions.")  # fmt: skip
-    dropped = _dropped(experiment)
-    if dropped:
-        told.append(f"{count(dropped, 'image')} left out as duplicates of pixels seen under another name.")
-    return told
-
-
-def _few_cases(experiment: Experiment) -> list[str]:
-    column = "label" if predictions.is_binary(experiment.table) else "subtype"
-    per_class = experiment.test.groupby(column)["case"].nunique()
-    few = ", ".join(f"{name} {cases}" for name, cases in per_class.items() if cases < 10)
-    return [f"Few test cases: {few}. Intervals of so few are rough."] if few else []
-
-
-def _few_folds(experiment: Experiment) -> list[str]:
-    settings, n = experiment.settings, experiment.test["fold"].nunique()
-    n_folds = 5 if experiment.meta("protocol") == "spanhol" else settings.split.n_folds if settings else n
-    if experiment.meta("protocol") == "kaiko_eva" or n >= n_folds:
-        return []
-    return [f"{n} of {n_folds} folds: other folds may give other scores."]
-
-
-def _against_majority(experiment: Experiment, metrics: dict[str, Any]) -> list[str]:
-    column = "label" if predictions.is_binary(experiment.table) else "subtype"
-    shares = experiment.test[column].value_counts(normalize=True)
-    return [f"Calling every image {shares.index[0]} would name {percent(shares.iloc[0])} right."]
-
-
-def _dropped(experiment: Experiment) -> int:
-    environment = experiment.sources[0].environment or {}
-    return len(environment.get("data", {}).get("dropped_duplicates", []))
-
-
 def weights(experiment: Experiment) -> str:
-    """Which weights the backbone began with, and their hash where the run says."""
-    said = (experiment.sources[0].environment or {}).get("weights", {})
+    """Which weights the backbone began with, and their hash where the run recorded it."""
+    recorded = (experiment.sources[0].environment or {}).get("weights", {})
     settings = experiment.settings
-    name = said.get("name") or (settings.model.weights if settings else "not recorded")
-    return f"{name} (SHA-256 {said['sha256'][:12]}…)" if said.get("sha256") else str(name)
+    name = recorded.get("name") or (settings.model.weights if settings else "not recorded")
+    return f"{name} (SHA-256 {recorded['sha256'][:12]}…)" if recorded.get("sha256") else str(name)
 
 
-def subtype(code: str) -> str:
-    """`DC` -> `DC, ductal carcinoma`."""
-    folder = names.SUBTYPES[code][0] if code in names.SUBTYPES else ""
-    return f"{code}, {folder.replace('_', ' ')}" if folder else code
+def banners(protocol: str, data: str) -> list[tuple[str, str]]:
+    """(kind, sentence) of what no reader may miss: leaky protocol, synthetic tissue, sample."""
+    shown = []
+    if protocol == "image":
+        shown.append(("leaky", "Leaky protocol: images of one slide are in training and in test. These scores do not "
+                               "say how well new patients would be classified."))  # fmt: skip
+    if data.startswith("synthetic"):
+        shown.append(("synthetic", "Synthetic tissue: drawn by a program to try the software. These scores say "
+                                   "nothing about real tissue."))  # fmt: skip
+    if data.startswith("sample"):
+        shown.append(("sample", "Sample: a part of BreakHis. These scores do not compare with scores on the full set."))
+    return shown
+
+
+def caveats(experiment: Experiment) -> list[str]:
+    """What limits the result, most important first."""
+    test, settings, name = experiment.test, experiment.settings, experiment.meta("protocol")
+    classes = "label" if predictions.is_binary(experiment.table) else "subtype"
+    sentences = []
+    if name in ("slide", "spanhol", "kaiko_eva"):
+        sentences.append(f"Folders of one case number may be on both sides ({name} splits by folder).")
+
+    # Ten cases are where the bootstrap's coverage stops being close to 95 % (docs/statistics.md).
+    n_cases = test.groupby(classes)["case"].nunique()
+    if few := ", ".join(f"{kind} {n}" for kind, n in n_cases.items() if n < 10):
+        sentences.append(f"Few test cases: {few}. Intervals from so few cases are rough.")
+
+    # kaiko-eva is one fixed split; a bare table says nothing about the folds that it lacks.
+    n_folds = 5 if name == "spanhol" else settings.split.n_folds if settings else 0
+    if test["fold"].nunique() < n_folds and name != "kaiko_eva":
+        sentences.append(f"{test['fold'].nunique()} of {n_folds} folds: other folds may give other scores.")
+
+    shares = test[classes].value_counts(normalize=True)
+    sentences.append(
+        f"Predicting {shares.index[0]} for every image would classify {percent(shares.iloc[0])} correctly."
+    )
+    if test.duplicated(["file"]).any():
+        sentences.append("Images are tested more than once (seeds or overlapping folds): numbers are means over them, "
+                         "and intervals resample cases, not repetitions.")  # fmt: skip
+    data = (experiment.sources[0].environment or {}).get("data", {})
+    if dropped := len(data.get("dropped_duplicates", [])):
+        sentences.append(f"{count(dropped, 'image')} left out: the same pixels exist under another name.")
+    return sentences
+
+
+# --- templates and tables ---
+
+
+def render(template: str, content: dict[str, Any]) -> str:
+    """A filled template of this room; HTML is escaped, an unknown name is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), trim_blocks=True, lstrip_blocks=True,
+        autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    for form in (number, percent, p_value, interval, count, subtype):
+        environment.filters[form.__name__] = form
+    return environment.get_template(template).render(content)
+
+
+def markdown_table(table: pd.DataFrame, n_text: int = 1) -> str:
+    """Lines of a Markdown table; columns after the first `n_text` are set flush right."""
+    rule = ["---"] * n_text + ["---:"] * (len(table.columns) - n_text)
+    lines = [list(table.columns), rule, *table.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def latex_table(table: pd.DataFrame, caption: str, columns: str, small: list[int] | None = None, **how: Any) -> str:
+    """The table for LaTeX with the booktabs package; rows numbered in `small` are set in small print."""
+    escape: Callable[[str], str] = escape_latex
+    styled = table.style.hide(axis="index").format(escape).format_index(escape, axis="columns")
+    if small:
+        # Styler writes the declaration as {\scriptsize cell}.
+        styled = styled.map(lambda cell: "scriptsize:--wrap;" if cell else "", subset=pd.IndexSlice[small, :])
+    return styled.to_latex(
+        hrules=True, caption=escape_latex(caption), column_format=columns, position_float="centering", **how
+    )
+
+
+def escape_latex(text: str) -> str:
+    """Text as LaTeX prints it, letter for letter."""
+    return text.translate(LATEX)

@@ -1,4 +1,4 @@
-"""The paper's table: numbers by hand, what stands beside them, and forms that LaTeX and a browser take."""
+"""The sweep's table: numbers by hand, published results beside them, and forms that LaTeX and a browser read."""
 
 import re
 
@@ -9,14 +9,14 @@ import pytest
 from breakhis_cls import config
 from breakhis_cls.evaluation import experiments
 from breakhis_cls.names import SUBTYPES
-from breakhis_cls.reports import paper_rows, paper_table, papers, plots_sweep, published, sweep_report
+from breakhis_cls.reports import plots_sweep, sweep_report, text
 
 N_CASES = 20
 METRICS = ["image_accuracy", "recognition_rate", "balanced_accuracy", "roc_auc"]
 
 
 def predicted(fold=0, seed=0, magnifications=(200,), protocol="spanhol", wrong=1, data="sample-2slides-abc", n_folds=2):
-    """Cases fold, fold + n_folds, ... with four images each, of which `wrong` are named wrongly."""
+    """Cases fold, fold + n_folds, ... with four images each, of which `wrong` are misclassified."""
     rows = []
     for case in range(fold, N_CASES, n_folds):
         malignant = case // n_folds % 2 == 1
@@ -34,7 +34,7 @@ def predicted(fold=0, seed=0, magnifications=(200,), protocol="spanhol", wrong=1
 
 
 def as_subtypes(table, classes=tuple(SUBTYPES)):
-    """The same answers as probabilities of subtypes."""
+    """The same predictions as probabilities of subtypes."""
     right = (table["p_malignant"] > 0.5) == (table["label"] == "malignant")
     other = np.where(table["subtype"] == "DC", "F", "DC")
     named = np.where(right, table["subtype"], other)
@@ -61,10 +61,15 @@ def run(folder, table, **settings):
     return folder
 
 
-def rows_of(folders):
-    return paper_rows.table_rows(
+def table_of(folders):
+    return sweep_report.sweep_table(
         experiments.group_experiments([experiments.read_source(one) for one in folders]), n_resamples=200
     )
+
+
+def of_row(table, row, metric="image_accuracy"):
+    """This package's line of one row and metric."""
+    return table[(table["row"] == row) & (table["metric"] == metric) & (table["by"] == "this package")].iloc[0]
 
 
 @pytest.fixture(scope="module")
@@ -79,71 +84,66 @@ def sweep(tmp_path_factory):
 
 
 def test_mean_and_deviation_over_folds_by_hand(sweep):
-    (row, *_) = [one for one in rows_of(sweep) if one.protocol == "spanhol" and not one.is_joint]
-    score = row.scores["image_accuracy"]
+    score = of_row(table_of(sweep[:4]), 0)
     # Fold 0: 0.75 and 0.75. Fold 1: 0.5 and 1, so 0.75: seeds first, then folds.
     assert score["mean"] == pytest.approx(0.75) and score["sd"] == pytest.approx(0)
-    (row,) = rows_of(sweep[:2])
-    score = row.scores["image_accuracy"]
+    score = of_row(table_of(sweep[:2]), 0)
     assert score["mean"] == pytest.approx((0.75 + 0.5) / 2)
     assert score["sd"] == pytest.approx(np.std([0.75, 0.5], ddof=1))
     assert score["value"] == pytest.approx(0.625)  # pooled; equal, since the folds are of equal size
     assert score["low"] < 0.625 < score["high"]
-    assert row.sizes == "2 folds, 1 seed, 80 images, 20 cases"
+    assert [score[f"n_{unit}s"] for unit in ("fold", "seed", "image", "case")] == [2, 1, 80, 20]
 
 
 def test_rows_are_protocol_by_magnification_in_the_order_of_a_paper(sweep):
-    rows = rows_of(sweep)
-    assert [(row.protocol, row.where, row.is_joint) for row in rows] == [
-        ("case", "200X", False), ("spanhol", "200X", False), ("spanhol", "40X", True), ("spanhol", "200X", True),
-        ("spanhol", "all", True), ("image", "200X", False),
+    rows = table_of(sweep).drop_duplicates("row")
+    assert list(zip(rows["protocol"], rows["magnification"], strict=True)) == [
+        ("case", "200"), ("spanhol", "200"), ("spanhol", "40"), ("spanhol", "200"), ("spanhol", "all"),
+        ("image", "200"),
     ]  # fmt: skip
-    joint = [row.model for row in rows if row.is_joint]
-    assert all("one model for 40X 200X" in model for model in joint)
+    assert rows["model"].str.contains("one model for 40X 200X").tolist() == [False, False, True, True, True, False]
 
 
-def test_published_results_stand_once_under_their_own_conditions(sweep):
-    rows = rows_of(sweep)
-    beside = {(row.protocol, row.where, row.is_joint): [one.cited for one in row.published] for row in rows}
-    amato = ["Amato et al. 2023, Keras ResNet152 triplet + kNN"]
-    assert beside["spanhol", "200X", False] == amato and beside["spanhol", "200X", True] == []
-    assert beside["spanhol", "40X", True] == amato
-    assert beside["case", "200X", False] == []
-    assert beside["spanhol", "all", True] == []  # two magnifications are not all of them
-    (one,) = published.published_results("spanhol", "binary", "200")
-    assert one.scores == {"image_accuracy": (0.887, 0.032), "recognition_rate": (0.884, 0.032)}
-    assert "ila_pla_avg_KNN.csv" in one.source
+def test_published_results_are_listed_once_under_their_own_conditions(sweep):
+    table = table_of(sweep)
+    published = table[table["by"] != "this package"]
+    # Row 3 has the conditions of row 1; row 4, two magnifications, is not all of them.
+    assert set(published["row"]) == {1, 2} and set(published["by"]) == {"Amato et al. 2023"}
+    row = published[published["row"] == 1].set_index("metric")
+    assert row["mean"].to_dict() == {"image_accuracy": 0.887, "recognition_rate": 0.884}
+    assert row["sd"].to_dict() == {"image_accuracy": 0.032, "recognition_rate": 0.032}
+    assert row["source"].str.contains("ila_pla_avg_KNN.csv").all()
 
 
 def test_every_published_row_has_a_source_and_is_a_share():
-    table = published._read()
+    table = sweep_report.published_results()
     assert len(table) == 21 and (table["source"].str.len() > 10).all() and "same" not in set(table["source"])
-    assert table["value"].astype(float).between(0.5, 1).all()
-    assert set(table["metric"]) <= set(METRICS)
+    assert table["mean"].between(0.5, 1).all() and set(table["metric"]) <= set(METRICS)
 
 
 def test_four_of_the_subtypes_are_kaikos_task(tmp_path):
-    table = as_subtypes(predicted(magnifications=(40,), protocol="kaiko_eva"), ("DC", "F", "MC", "TA"))
-    (row,) = rows_of([run(tmp_path, table)])
-    assert len(row.published) == 7 and all("selects on" in one.note for one in row.published)
-    assert row.scores["image_accuracy"]["sd"] is None  # one fold has no deviation
-    assert plots_sweep.sweep_figure([row], "as made up").get_suptitle() == "as made up"
+    predictions = as_subtypes(predicted(magnifications=(40,), protocol="kaiko_eva"), ("DC", "F", "MC", "TA"))
+    table = table_of([run(tmp_path, predictions)])
+    published = table[table["by"] != "this package"]
+    assert len(published) == 7 and published["note"].str.contains("selects on").all()
+    assert np.isnan(of_row(table, 0)["sd"])  # one fold has no deviation
+    figure = plots_sweep.sweep_figure(table, {"roc_auc": "ROC AUC", "balanced_accuracy": "Balanced"}, "A title")
+    assert figure.get_suptitle() == "A title" and len(figure.legends[0].get_texts()) == 2 + 7
 
 
-def test_what_else_varies_is_said(tmp_path):
-    made = [run(tmp_path, predicted(fold, wrong=wrong), head={"peak_lr": rate})
-            for fold in (0, 1) for wrong, rate in ((0, 0.001), (2, 0.01))]  # fmt: skip
-    rows = rows_of(made)
-    assert {row.variant: row.scores["image_accuracy"]["value"] for row in rows} == {
-        "head.peak_lr 0.001": 1.0, "head.peak_lr 0.01": 0.5,
-    }  # fmt: skip
+def test_settings_that_vary_are_part_of_the_model(tmp_path):
+    folders = [run(tmp_path, predicted(fold, wrong=wrong), head={"peak_lr": rate})
+               for fold in (0, 1) for wrong, rate in ((0, 0.001), (2, 0.01))]  # fmt: skip
+    table = table_of(folders)
+    values = {row["model"].partition("; ")[2]: row["value"] for row in (of_row(table, 0), of_row(table, 1))}
+    assert values == {"head.peak_lr 0.001": 1.0, "head.peak_lr 0.01": 0.5}
 
 
 @pytest.fixture(scope="module")
 def written(sweep, tmp_path_factory):
     out = tmp_path_factory.mktemp("paper")
     subtypes = [run(out / "runs", as_subtypes(predicted(fold))) for fold in (0, 1)]
-    page = paper_table.write_sweep_table([*sweep, *subtypes], out, "A title with 100 % & more")
+    page = sweep_report.write_sweep_report([*sweep, *subtypes], out, "A title with 100 % & more")
     return out, page
 
 
@@ -154,18 +154,20 @@ def test_all_forms_are_written(written):
     assert {"index.html", "table.csv", "table.md", "table.tex", "leak_penalty.csv", "leak_penalty.md"} | both <= made
     text = page.read_text()
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
-    assert "medical device" in text and "25.0 points higher" in text  # image 1.00, case 0.75
+    assert "medical device" in text and "25.0 points higher" in " ".join(text.split())  # image 1.00, case 0.75
 
 
 def test_a_sample_is_never_a_breakhis_result(written, tmp_path):
     out, page = written
-    for text in (page.read_text(), (out / "table.md").read_text(), (out / "table.tex").read_text()):
-        assert "sample-2slides-abc" in text and "never a BreakHis result" in text
-        assert "must not be compared with the published rows" in text and "leaky" in text
+    for content in (page.read_text(), (out / "table.md").read_text(), (out / "table.tex").read_text()):
+        assert "sample-2slides-abc" in content and "never a BreakHis result" in content
+        assert "must not be compared with the published rows" in content and "Leaky protocol" in content
     whole = [run(tmp_path, predicted(fold, data="breakhis-123")) for fold in (0, 1)]
-    rows = rows_of(whole)
-    assert paper_table.banners(rows) == []
-    assert "published 0.89" in sweep_report.finding(rows)
+    table = table_of(whole)
+    assert sweep_report.banners(table) == []
+    assert "published 0.89" in sweep_report.finding(table)
+    drawn = sweep_report.banners(table.assign(data="synthetic-1a2b3c4d"))
+    assert [kind for kind, _ in drawn] == ["sample", "synthetic"] and "Synthetic tissue" in drawn[1][1]
 
 
 def test_the_csv_has_a_line_for_each_metric_and_published_value(written):
@@ -194,7 +196,7 @@ def test_latex_is_balanced_and_escaped(written):
 
 
 def test_escaping_keeps_every_letter():
-    assert papers.escaped("a_b & 5 % {x} $ ~ ^ \\") == (
+    assert text.escape_latex("a_b & 5 % {x} $ ~ ^ \\") == (
         r"a\_b \& 5 \% \{x\} \$ \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
 
@@ -204,3 +206,20 @@ def test_markdown_tables_have_equal_rows(written):
     lines = [line for line in (out / "table.md").read_text().splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {8}
     assert any("0.887 ± 0.032" in line and "[1]" in line for line in lines)
+
+
+def test_leak_penalty_by_hand(tmp_path):
+    honest, leaky = predicted(protocol="case", wrong=1, n_folds=1), predicted(protocol="image", wrong=0, n_folds=1)
+    penalties = sweep_report.leak_penalty(pd.concat([honest, leaky], ignore_index=True), n_resamples=200)
+    assert list(dict.fromkeys(penalties["protocol"])) == ["image", "case"]  # from the leakiest
+    value = penalties.set_index(["protocol", "metric"])["value"]
+    for metric in ("image_accuracy", "balanced_accuracy", "recognition_rate"):
+        assert value["image", metric] == 1
+        assert value["case", metric] == pytest.approx(0.75)
+    # One in four scores is on the wrong side, on each side: of all pairs 9/16 are right, 6/16 tied, 1/16 wrong.
+    assert value["case", "roc_auc"] == pytest.approx(9 / 16 + 3 / 16)
+    sentence, title = sweep_report.penalty_sentences(penalties, "some data")
+    assert "0.75" in sentence and "by image" in sentence and "by case" in sentence and "some data" in sentence
+    assert "25.0 points higher" in title
+    figure = plots_sweep.leak_penalty(penalties, {"roc_auc": "ROC AUC"}, title)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["image", "case"]

@@ -1,0 +1,50 @@
+"""The page of `breakhis audit`: the leaks of every fold, and which case numbers are on both sides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from .. import __version__
+from ..data import leakage
+from ..files import write_csv, write_json, write_text
+from . import text
+
+KIND_WORDS = {
+    "slide": "slides", "case": "case numbers", "pixels": "equal pixels", "near_duplicate": "near duplicates",
+}  # fmt: skip
+
+
+def write_audit(audit: leakage.Audit, out: Path) -> None:
+    """Write audit.json, leaks.csv and index.html, one file that needs nothing else, under `out`."""
+    content = audit.to_json()
+    write_json(out / "audit.json", content)
+    write_csv(out / "leaks.csv", audit.leaks)
+    content |= {
+        "name": Path(audit.protocol).stem, "finding": headline(audit), "kinds": KIND_WORDS, "version": __version__,
+        "shared_cases": [(*names, counts.tolist()) for names, counts in shared_cases(audit).iterrows()],
+        "near_bits": leakage.NEAR_BITS, "n_bits": leakage.N_BITS, "banners": [],
+    }  # fmt: skip
+    write_text(out / "index.html", text.render("audit.html", content))
+
+
+def headline(audit: leakage.Audit) -> str:
+    """The result in one sentence."""
+    n_folds = text.count(len(audit.folds), "fold")
+    n_leaky = sum(any(found["keys"] for found in entry["leaks"].values()) for entry in audit.folds)
+    if not n_leaky:
+        pixels = ", equal pixels or near duplicate" if audit.with_images else ""
+        return f"Clean: no slide or case number{pixels} on both sides in {n_folds}."
+    shares = [entry["leaks"]["case"]["test_share"] or 0.0 for entry in audit.folds]
+    ends = " to ".join(f"{100 * share:.1f} %" for share in sorted({min(shares), max(shares)}))
+    return f"Leaks in {n_leaky} of {n_folds}: {ends} of the test images are of case numbers that the model has seen."
+
+
+def shared_cases(audit: leakage.Audit) -> pd.DataFrame:
+    """Test images whose case number the model has seen: (case, label) by fold, the most frequent case first."""
+    rows = audit.leaks[audit.leaks["kind"] == "case"].rename(columns={"key": "case"})
+    rows = rows.merge(audit.split.drop_duplicates("case")[["case", "label"]], on="case")
+    counts = rows.groupby(["case", "label", "fold"]).size().unstack(fill_value=0)
+    counts = counts.reindex(columns=[entry["fold"] for entry in audit.folds], fill_value=0)
+    return counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]

@@ -1,0 +1,145 @@
+"""Figures show the numbers of their tables, under the field's own labels, and are saved to equal bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from test_metrics import subtypes
+from test_predictions import made
+
+from breakhis_cls.evaluation import calibration, error_analysis, predictions
+from breakhis_cls.reports import plots, plots_calibration
+
+HISTORY = pd.DataFrame(
+    {
+        "phase": ["head", "head", "tune"], "epoch": [0, 1, 2], "loss": [0.9, 0.6, 0.5], "accuracy": [0.5, 0.7, 0.8],
+        "val_loss": [0.8, 0.6, 0.7], "val_accuracy": [0.6, 0.7, 0.7],
+    }
+)  # fmt: skip
+
+
+def words(figure: Figure) -> str:
+    """All text of a figure."""
+    inside = [text.get_text() for ax in figure.axes for text in ax.texts]
+    return " ".join([figure.get_suptitle(), *inside]).replace("\u00a0", " ").replace("\n", " ")
+
+
+def test_confusion_matrix_has_true_rows_and_predicted_columns() -> None:
+    table = made()
+    truth, predicted = predictions.true_labels(table), predictions.predicted_labels(table)
+    figure = plots.confusion_matrix(table)
+    cells = [text.get_text().split("\n")[1] for text in figure.axes[0].texts]
+    assert cells == [str(((truth == t) & (predicted == p)).sum()) for t in (0, 1) for p in (0, 1)]
+    correct = f"{100 * (truth == predicted).mean():.0f} % correctly classified"
+    assert words(figure).startswith("Confusion matrix, 60 test images: ") and correct in words(figure)
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("Predicted label", "True label")
+
+
+def test_eight_classes_show_every_count() -> None:
+    figure = plots.confusion_matrix(subtypes())
+    assert len(figure.axes[0].texts) == 64 and figure.get_figwidth() == plots.PAGE_IN
+    assert "predicted as" in words(figure)
+
+
+def test_a_class_without_images_has_dashes_for_shares() -> None:
+    table = made()
+    assert "–" in words(plots.confusion_matrix(table[table["label"] == "malignant"]))
+
+
+def test_writing_on_a_shade_has_contrast() -> None:
+    for grey in np.linspace(0, 1, 21):
+        ink = plots.readable_on(np.array([grey] * 3))
+        linear = grey / 12.92 if grey <= 0.04045 else ((grey + 0.055) / 1.055) ** 2.4
+        contrast = (linear + 0.05) / 0.05 if ink == "black" else 1.05 / (linear + 0.05)
+        assert contrast >= 4.5
+
+
+def test_roc_curves_enclose_the_area_of_the_metric() -> None:
+    figure = plots.roc(made(), "AUC")
+    _, pooled, *by_magnification = figure.axes[0].lines
+    x, y = np.asarray(pooled.get_xdata()), np.asarray(pooled.get_ydata())
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1) and (np.diff(x) >= 0).all() and (np.diff(y) >= 0).all()
+    truth, scores = predictions.true_labels(made()), made()["p_malignant"]
+    assert np.trapezoid(y, x) == pytest.approx(roc_auc_score(truth, scores))
+    assert len(by_magnification) == 4
+    assert len({str(line.get_linestyle()) + str(line.get_color()) for line in [pooled, *by_magnification]}) == 5
+
+
+def test_a_stratum_of_one_class_has_no_curve() -> None:
+    table = made()
+    only = table[(table["magnification"] == 40) | (table["label"] == "malignant")]
+    assert len(plots.roc(only, "AUC").axes[0].lines) == 3  # the diagonal, all, 40X
+
+
+def test_learning_curves_mark_where_a_phase_begins() -> None:
+    figure = plots.learning_curves(HISTORY)
+    assert "lowest validation loss 0.600 at epoch 1 (head)" in words(figure)
+    assert [ax.get_ylabel() for ax in figure.axes] == ["Loss", "Accuracy"]
+    assert [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == ":"] == [1.5]
+    empty = plots.learning_curves(HISTORY.assign(val_loss=np.nan, val_accuracy=np.nan))
+    assert "no validation loss" in words(empty)
+
+
+@pytest.mark.parametrize("draw", [plots.confusion_matrix, lambda table: plots.roc(table, "AUC")])
+def test_equal_figures_give_equal_bytes(draw, tmp_path: Path) -> None:
+    first = [path.read_bytes() for path in plots.save(draw(made()), tmp_path / "a", "f")]
+    again = [path.read_bytes() for path in plots.save(draw(made()), tmp_path / "b", "f")]
+    assert first == again and first[0].startswith(b"\x89PNG") and b"<svg" in first[1]
+    with Image.open(tmp_path / "a" / "f.png") as opened:
+        assert opened.width == pytest.approx(plots.COLUMN_IN * plots.PNG_DPI, abs=2)
+
+
+def test_labels_are_those_of_the_field() -> None:
+    table = made()
+    curves = {"all": calibration.reliability_curve(table)}
+    drawn = {
+        ("False positive rate", "True positive rate"): plots.roc(table, "ROC curve"),
+        ("Recall", "Precision"): plots.precision_recall(table, "Precision-recall curve"),
+        ("Magnification", "True subtype"): plots_calibration.errors(error_analysis.errors_by_stratum(table)),
+    }
+    for labels, figure in drawn.items():
+        assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == labels
+    figure = plots_calibration.reliability(curves, "Calibration")
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("Predicted probability", "Observed frequency")
+
+
+def test_influence_names_the_largest_change() -> None:
+    table = pd.DataFrame(
+        {"case": ["1", "2", "3"], "subtypes": ["F", "DC", "PC"], "influence_roc_auc": [0.01, -0.02, np.nan]}
+    )
+    figure = plots_calibration.influence(table, "roc_auc", "ROC AUC")
+    assert words(figure) == "Influence of single cases on ROC AUC: largest change -0.020 (case 2)"
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "expected"),
+    [
+        ([1, 1, 1], "every case is correctly classified"),
+        ([0.5, 0.5, 1], "once 67 % of the cases"),
+        ([0.5, 0.5, 0], "an error remains"),
+    ],
+)
+def test_risk_coverage_says_how_many_cases_to_refer(accuracy: list[float], expected: str) -> None:
+    curve = pd.DataFrame({"referred": [0, 1 / 3, 2 / 3], "accuracy": accuracy})
+    assert expected in words(plots_calibration.risk_coverage(curve, "case"))
+
+
+@pytest.mark.parametrize(
+    ("p_holm", "expected"),
+    [
+        ([0.2], "difference +0.100 (-0.100 to +0.300), not significant"),
+        ([0.01, 0.2], "1 of 2 differences significant at 5 %"),
+        ([], "undefined for these test images"),
+    ],
+)
+def test_differences_say_what_is_significant(p_holm: list[float], expected: str) -> None:
+    entries = [{"difference": 0.1, "low": -0.1, "high": 0.3, "detectable": 0.25, "p_holm": p} for p in p_holm]
+    entries.append({"difference": None})
+    figure = plots_calibration.differences(entries, ["B minus A"] * len(entries), "ROC AUC")
+    assert expected in words(figure) and len(figure.axes[0].get_yticks()) == len(p_holm)

@@ -1,0 +1,70 @@
+"""The page of `breakhis explain`: which images are shown, and the numbers and figures beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from breakhis_cls.evaluation.experiments import Experiment, Source
+from breakhis_cls.reports import plots_saliency, saliency_report
+from breakhis_cls.reports.plots_saliency import SaliencyImage
+
+
+def predicted() -> pd.DataFrame:
+    """Six slides of two images each; the most confident benign image is misclassified."""
+    p = np.array([0.1, 0.2, 0.3, 0.95, 0.4, 0.05, 0.9, 0.8, 0.7, 0.6, 0.2, 0.99])
+    label = np.repeat(["benign", "malignant"], 6)
+    slide = [f"S{at // 2}" for at in range(12)]
+    return pd.DataFrame(
+        {"file": [f"{at:02}.png" for at in range(12)], "slide": slide, "case": slide, "label": label,
+         "magnification": 200, "subtype": np.where(label == "benign", "F", "DC"), "fold": 0, "part": "test",
+         "protocol": "case", "data": "synthetic-1a2b3c4d", "model": "net", "seed": 0, "p_benign": 1 - p,
+         "p_malignant": p}
+    )  # fmt: skip
+
+
+def test_examples_are_the_most_confident_of_each_outcome():
+    examples = saliency_report.select_examples(predicted(), 2)
+    assert {kind: rows["at"].tolist() for kind, rows in examples.outcomes.items()} == {
+        "true positive": [11, 6], "false positive": [3], "false negative": [10], "true negative": [5, 0],
+    }  # fmt: skip
+    assert examples.subtypes["DC"]["at"].tolist() == [11, 6]
+    assert examples.at == sorted({11, 6, 3, 10, 5, 0})
+
+
+def test_the_randomisation_check_spreads_over_cases():
+    chosen = saliency_report.spread_over_cases(predicted(), 8)
+    assert predicted().iloc[chosen]["case"].nunique() == 6
+    assert len(chosen) == 8 and (np.diff(chosen) > 0).all()
+
+
+def test_variance_between_groups_by_hand():
+    features = np.array([[-1.0, 1], [-1, -1], [1, 1], [1, -1]])
+    assert plots_saliency.variance_between(features, pd.Series(list("aabb"))) == pytest.approx(0.5)
+    assert plots_saliency.variance_between(features, pd.Series(list("abab"))) == pytest.approx(0.5)
+    assert plots_saliency.variance_between(features, pd.Series(list("abcd"))) == pytest.approx(1)
+
+
+def test_page_and_numbers(tmp_path: Path):
+    table, rng = predicted(), np.random.default_rng(0)
+    experiment = Experiment("run", (Source(tmp_path / "run", table),), table)
+    examples = saliency_report.select_examples(table, 2)
+    images = {
+        at: SaliencyImage(np.full((46, 70, 3), 200, np.uint8), rng.random((46, 70)), "S\ntrue F") for at in examples.at
+    }
+    rows = [(share, image, draw, 0.5 - share / 2) for share in (0.0, 1.0) for image in range(3) for draw in (0, 1)]
+    sanity = pd.DataFrame(rows, columns=["share", "image", "draw", "rho"])
+    facts = saliency_report.write_saliency_report(
+        tmp_path, experiment, examples, images, sanity, rng.normal(size=(12, 4))
+    )
+    assert facts == json.loads((tmp_path / "explain.json").read_text())
+    assert [(one["randomised"], one["median"]) for one in facts["sanity"]] == [("head", 0.5), ("all layers", 0.0)]
+    assert [one["group"] for one in facts["variance"]] == ["label", "case"]
+    page = (tmp_path / "index.html").read_text()
+    assert 'class="banner synthetic">Synthetic tissue' in page and "not a medical device" in page
+    figures = {path.stem for path in tmp_path.glob("*.svg")}
+    assert {"heat_by_answer", "heat_by_subtype", "heat_of_01", "forgetting", "embedding"} <= figures
