@@ -64,12 +64,10 @@ from breakhis_cls.evaluation import experiments
 from breakhis_cls.modeling import network
 from breakhis_cls.reports import plots_images, saliency_report
 
-test = plots_images.add_predictions(
-    experiments.group_experiments([experiments.read_source(run)])[0].test
-)
-test.groupby(["true_label", "predicted_label"]).agg(
-    images=("file", "size"), mean_p=("p", "mean")
-).round(2)
+experiment = experiments.group_experiments([experiments.read_source(run)])[0]
+test = plots_images.add_predictions(experiment.test)
+groups = test.groupby(["true_label", "predicted_label"])
+groups.agg(images=("file", "size"), mean_p=("p", "mean")).round(2)
 
 # %%
 dataset = load_dataset(settings)

@@ -138,11 +138,11 @@ print("\n".join(by_image.read_text().splitlines()[:3]))
 # With images it also looks for equal pixels and near duplicates.
 
 # %%
-from breakhis_cls import audit
 from breakhis_cls.data import leakage
+from breakhis_cls.reports import audit_report
 
 audited = leakage.audit_split(config.Data(root=DATA), config.Split(protocol=str(by_image)))
-print(audit.headline(audited))
+print(audit_report.headline(audited))
 audited.leaks.groupby("kind").agg(test_images=("file", "nunique"), shared=("key", "nunique"))
 
 # %% [markdown]
@@ -155,7 +155,7 @@ part = np.where(dataset.images["case"].isin(test_cases), "test", "train")
 by_case = Path("runs/by_case.csv")
 dataset.images[["file"]].assign(part=part).to_csv(by_case, index=False)
 audited = leakage.audit_split(config.Data(root=DATA), config.Split(protocol=str(by_case)))
-print(audit.headline(audited))
+print(audit_report.headline(audited))
 
 # %% [markdown]
 # To train on such a split: `breakhis train --config configs/binary_200x.yaml --split.protocol
