@@ -4,6 +4,8 @@ CHROMIUM ?= chromium
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# A file's tests run in one process, the longest files first; -rs lists every skipped test and why.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -rs
 
 .PHONY: help demo pictures notebooks benchmark test test-all lint clean
 .DEFAULT_GOAL := help
@@ -25,11 +27,11 @@ notebooks: $(VENV)/.dev   ## run notebooks/*.py into notebooks/*.ipynb, on synth
 benchmark: $(VENV)/.demo   ## measure speed beside stock Keras and the bare limit: no download, under 10 minutes on 2 cores
 	$(BIN)/python scripts/benchmark.py
 
-test: $(VENV)/.dev   ## the gate's tests; those on real images skip where BREAKHIS_SHARED (default ../shared) is absent
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
+test: $(VENV)/.dev   ## quick tests, under 8 minutes on 2 cores; lists what it skips, such as tests on real images (see CONTRIBUTING.md)
+	$(PYTEST) -m "not slow"
 
-test-all: $(VENV)/.dev   ## all tests, the slow ones too: soak, coverage simulation, benchmark, ablation
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+test-all: $(VENV)/.dev   ## all tests, also those marked slow: soak, coverage simulation, benchmark, ablation, notebooks
+	$(PYTEST)
 
 lint: $(VENV)/.dev   ## ruff and pyright
 	$(BIN)/ruff check .

@@ -93,7 +93,10 @@ def smaller(tmp_path_factory):
     return here
 
 
-@each
+@pytest.mark.parametrize(
+    "script",  # one in every test run, all in `make test-all`: each trains in a kernel of its own
+    [pytest.param(one, id=one.stem, marks=[pytest.mark.slow] if at else []) for at, one in enumerate(SCRIPTS)],
+)
 def test_it_runs_on_a_smaller_set(script, smaller, monkeypatch):
     monkeypatch.setenv("BREAKHIS_DATA", str(smaller / "tissue"))
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
