@@ -26,7 +26,7 @@ class RayCluster:
 
     def __init__(self, address: str | None, workers: int | None, needs: Resources) -> None:
         """address: `auto`, HOST:PORT, or None for a cluster of this machine alone. workers: at most so many runs."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports to its makers
         try:
             import ray
         except ImportError:
@@ -36,10 +36,10 @@ class RayCluster:
             ) from None
         self._ray, self._limit = ray, workers
         ray.init(address=address or "local", include_dashboard=False, logging_level=logging.WARNING)
-        nodes = self._list_nodes()
-        # A run that asks for more cores than any node has would wait for ever.
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        # Ray never starts a task that asks for more cores than any node has.
         self._cores = min(needs.cores, int(max(node.get("CPU", 1) for node in nodes)))
-        self._n_gpus = int(any(node.get("GPU") for node in nodes))
+        self._n_gpus = int(any(node.get("GPU") for node in nodes))  # a run uses a whole GPU
         self._run_remotely = ray.remote(
             num_cpus=self._cores,
             num_gpus=self._n_gpus,
@@ -55,9 +55,6 @@ class RayCluster:
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()  # ends our workers, and the runs with them, since their stdin closes
 
-    def _list_nodes(self) -> list[dict[str, float]]:
-        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-
     @property
     def has_room(self) -> bool:
         """Whether another task may be started: Ray queues as many as it is given, unless `workers` limits us."""
@@ -65,9 +62,9 @@ class RayCluster:
 
     @property
     def n_running(self) -> int:
-        """Tasks that run now, as far as the nodes have room for what Ray was given."""
+        """Tasks that run now: of those that Ray was given, as many as the cluster has room for."""
         kind, needed = ("GPU", 1) if self._n_gpus else ("CPU", self._cores)
-        return min(len(self._running), sum(int(node.get(kind, 0) // needed) for node in self._list_nodes()))
+        return min(len(self._running), int(self._ray.cluster_resources().get(kind, 0) // needed))
 
     def start(self, task: Task) -> None:
         """Give a task to Ray."""
@@ -92,17 +89,11 @@ class RayCluster:
 def run_on_node(task: Task, threads: dict[str, str], cwd: Path) -> int:
     """Run a task in a process that a Ray worker starts, with our threads and in our folder; returns its exit code."""
     environment = {name: value for name, value in os.environ.items() if name not in THREADS} | threads
-    if task.folder is not None:
-        wait_until_free(task.folder / ".lock", LOCK_PATIENCE_S)
+    if task.folder is not None and (lock := task.folder / ".lock").is_file():
+        with suppress(Timeout), FileLock(lock, timeout=LOCK_PATIENCE_S):
+            pass  # nobody holds it any more; the run itself takes it
     process = tasks.start_process(task, environment, cwd)
     try:
         return process.wait()
     finally:
         process.kill()
-
-
-def wait_until_free(lock: Path, seconds: float) -> None:
-    """Return when no process holds the lock file, or after `seconds`."""
-    if lock.is_file():
-        with suppress(Timeout), FileLock(lock, timeout=seconds):
-            pass

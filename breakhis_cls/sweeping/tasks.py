@@ -133,7 +133,7 @@ def start_process(
             stderr=subprocess.STDOUT if task.log else None,
             env=environment,
             cwd=cwd,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we end the workers
+            start_new_session=True,  # so that Ctrl-C reaches only us, and we end the workers
         )
 
 
