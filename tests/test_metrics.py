@@ -118,6 +118,14 @@ def test_macro_metrics_run_over_the_classes_present() -> None:
     )
 
 
+def test_two_subtypes_have_the_brier_score_of_two_classes() -> None:
+    table = made().assign(subtype=lambda rows: np.where(rows["label"] == "malignant", "DC", "F"))
+    table = table.assign(file="own_" + table["file"].str.rpartition("/")[2].str.removeprefix("SOB"))
+    pair = predictions.validate_predictions(table.rename(columns={"p_benign": "p_F", "p_malignant": "p_DC"}))
+    expected = np.mean((pair["p_DC"] - (pair["subtype"] == "DC")) ** 2)
+    assert metrics.compute_metrics(pair, n_resamples=50)["pooled"]["brier"]["value"] == pytest.approx(expected)
+
+
 def test_what_is_undefined_says_why(small: pd.DataFrame) -> None:
     found = metrics.compute_metrics(small, n_resamples=50)["by_subtype"]["DC"]
     undefined = {name for name, result in found.items() if result["value"] is None}

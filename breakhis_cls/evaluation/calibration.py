@@ -25,16 +25,13 @@ def reliability_curve(
     correct. low and high are the 95 % percentile interval of the observed frequency over resampled cases.
     """
     scores, true = predictions.probabilities(table), predictions.true_labels(table)
-    probability, observed = case_statistics.predicted_and_observed(scores, true)
-    if top_class:
-        probability, observed = scores.max(axis=1), (scores.argmax(axis=1) == true).astype(float)
+    probability, observed = case_statistics.predicted_and_observed(scores, true, top_class)
     case, cases = pd.factorize(table["case"], sort=True)
     weights = bootstrap.case_weights(len(cases), n_resamples, bootstrap.named_seed("reliability", seed))
     bins = case_statistics.equal_mass_bins(probability, N_CURVE_BINS)
     rows = []
     for inside in (bins == at for at in np.unique(bins)):
-        positives, n_images = (np.bincount(case[inside], values, len(cases)) for values in (observed[inside], None))
-        drawn = case_statistics.ratio_statistic(positives, n_images.astype(float))(weights)
+        drawn = case_statistics.mean_over_rows(observed[inside], case[inside], len(cases))(weights)
         low, high = np.nanquantile(drawn, [bootstrap.TAIL, 1 - bootstrap.TAIL])
         n_cases = len(np.unique(case[inside]))
         rows.append((probability[inside].mean(), observed[inside].mean(), low, high, inside.sum(), n_cases))
@@ -59,7 +56,7 @@ def apply_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
 
 
 def _logits(table: pd.DataFrame) -> np.ndarray:
-    return np.log(np.clip(predictions.probabilities(table), 1e-12, 1))
+    return np.log(np.clip(predictions.probabilities(table), 1e-12, 1))  # log 0 has no multiple
 
 
 def calibrate_test_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
@@ -71,6 +68,7 @@ def calibrate_test_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[st
     pieces, temperatures = [], []
     for (fold, seed), rows in table.groupby(MODEL, sort=True):
         test, validation = predictions.select_part(rows, "test"), predictions.select_part(rows, "validation")
+        # Rows of one class alone say nothing about calibration.
         if len(test) and len(np.unique(predictions.true_labels(validation))) > 1:
             fitted = fit_temperature(validation)
             test = apply_temperature(test, fitted)
@@ -85,6 +83,7 @@ def compare_calibration(table: pd.DataFrame, seed: int = 0) -> dict[str, Any] | 
     scaled, temperatures = calibrate_test_rows(table)
     if not temperatures:
         return None
+    # The metrics that a temperature changes: it keeps the order of two classes' images, and so ROC AUC.
     compared = {"raw": predictions.select_part(table, "test"), "with_temperature": scaled}
     return {"temperatures": temperatures} | {
         name: metrics.compute_stratum(

@@ -8,7 +8,7 @@ how often each case was drawn, to values (n_resamples,), NaN where undefined.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,7 +24,7 @@ CHUNK = 500  # resamples at a time where a matrix has a column for each image: s
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """Predictions of a table in which each image occurs once; what every statistic is computed from."""
+    """Predictions in which each image occurs once; what every statistic is computed from."""
 
     rows: pd.DataFrame
     case: np.ndarray  # (n,) index of each image's case, below n_cases
@@ -34,35 +34,35 @@ class ScoredImages:
     scores: np.ndarray  # (n, n_classes) predicted probabilities
     is_binary: bool  # class 1 is positive; otherwise statistics are macro averages
 
-    @classmethod
-    def from_table(cls, rows: pd.DataFrame, cases: pd.Index) -> ScoredImages:
-        """Of a predictions table whose cases are among `cases`."""
-        return cls(
-            rows, cases.get_indexer(rows["case"]), len(cases), predictions.true_labels(rows),
-            predictions.predicted_labels(rows), predictions.probabilities(rows), predictions.is_binary(rows),
-        )  # fmt: skip
-
-    def one_against_rest(self, at: int) -> ScoredImages:
-        """The binary task of one class against all others."""
-        scores = np.stack([1 - self.scores[:, at], self.scores[:, at]], axis=1)
-        true, predicted = ((labels == at).astype(int) for labels in (self.true, self.predicted))
-        return ScoredImages(self.rows, self.case, self.n_cases, true, predicted, scores, True)
-
     @cached_property
-    def confusion(self) -> np.ndarray:
+    def confusion_by_case(self) -> np.ndarray:
         """(n_cases, n_classes, n_classes) counts of each case's images: true, predicted."""
         counts = np.zeros((self.n_cases, self.scores.shape[1], self.scores.shape[1]))
         np.add.at(counts, (self.case, self.true, self.predicted), 1)
         return counts
 
-    def sum_by_case(self, values: np.ndarray | None = None) -> np.ndarray:
-        """(n_cases,) sums of values (n,), or numbers of images."""
-        return sum_at(self.case, values, self.n_cases)
+    def confusion(self, weights: np.ndarray) -> np.ndarray:
+        """(n_resamples, n_classes, n_classes) weighted counts."""
+        n_classes = self.scores.shape[1]
+        return (weights @ self.confusion_by_case.reshape(self.n_cases, -1)).reshape(-1, n_classes, n_classes)
+
+    def one_against_rest(self, at: int) -> ScoredImages:
+        """The binary task of one class against all others."""
+        scores = np.stack([1 - self.scores[:, at], self.scores[:, at]], axis=1)
+        true, predicted = ((labels == at).astype(int) for labels in (self.true, self.predicted))
+        return replace(self, true=true, predicted=predicted, scores=scores, is_binary=True)
 
 
-def sum_at(at: np.ndarray, values: np.ndarray | None, n: int) -> np.ndarray:
-    """(n,) sums of values (m,), or of ones, at the indices `at` (m,)."""
-    return np.bincount(at, weights=values, minlength=n).astype(np.float64)
+def score_images(table: pd.DataFrame) -> tuple[list[ScoredImages], pd.Index]:
+    """The replicates of a predictions table, and the cases that weights refer to."""
+    cases = pd.Index(sorted(table["case"].unique()))
+    return [
+        ScoredImages(
+            rows, cases.get_indexer(rows["case"]), len(cases), predictions.true_labels(rows),
+            predictions.predicted_labels(rows), predictions.probabilities(rows), predictions.is_binary(rows),
+        )
+        for rows in predictions.replicates(table)
+    ], cases  # fmt: skip
 
 
 def divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
@@ -70,9 +70,15 @@ def divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom > 0)
 
 
-def ratio_statistic(top: np.ndarray, bottom: np.ndarray) -> Statistic:
-    """Weighted sum over weighted sum of two per-case arrays (n_cases,)."""
-    return lambda weights: divide(weights @ top, weights @ bottom)
+def sum_by_case(case: np.ndarray, values: np.ndarray | None, n_cases: int) -> np.ndarray:
+    """(n_cases,) sums of values (m,), or of ones, whose cases are `case` (m,)."""
+    return np.bincount(case, values, n_cases).astype(np.float64)
+
+
+def mean_over_rows(values: np.ndarray, case: np.ndarray, n_cases: int) -> Statistic:
+    """The mean of values (m,), one for each image, slide or case, which belong to the cases `case` (m,)."""
+    sums, counts = sum_by_case(case, values, n_cases), sum_by_case(case, None, n_cases)
+    return lambda weights: divide(weights @ sums, weights @ counts)
 
 
 def mean_statistic(statistics: list[Statistic]) -> Statistic:
@@ -80,6 +86,11 @@ def mean_statistic(statistics: list[Statistic]) -> Statistic:
     if len(statistics) == 1:
         return statistics[0]
     return lambda weights: _nanmean(np.stack([statistic(weights) for statistic in statistics]))
+
+
+def _nanmean(stacked: np.ndarray) -> np.ndarray:
+    # np.nanmean, without its warning where all are NaN.
+    return divide(np.nansum(stacked, axis=0), (~np.isnan(stacked)).sum(axis=0))
 
 
 def undefined(weights: np.ndarray) -> np.ndarray:
@@ -92,15 +103,14 @@ def undefined(weights: np.ndarray) -> np.ndarray:
 
 def image_accuracy(images: ScoredImages) -> Statistic:
     """Share of images correctly classified."""
-    return ratio_statistic(images.sum_by_case((images.predicted == images.true).astype(float)), images.sum_by_case())
+    return mean_over_rows((images.predicted == images.true).astype(float), images.case, images.n_cases)
 
 
 def recognition_rate(images: ScoredImages) -> Statistic:
     """Mean over slides of the share of a slide's images correctly classified (Spanhol et al. 2016, eq. 2)."""
-    correct = pd.DataFrame({"case": images.case, "share": (images.predicted == images.true).astype(float)})
-    slides = correct.groupby(images.rows["slide"].to_numpy()).agg(case=("case", "first"), share=("share", "mean"))
-    case, n = slides["case"].to_numpy(), images.n_cases
-    return ratio_statistic(sum_at(case, slides["share"].to_numpy(), n), sum_at(case, None, n))
+    rows = pd.DataFrame({"case": images.case, "correct": (images.predicted == images.true).astype(float)})
+    slides = rows.groupby(images.rows["slide"].to_numpy()).agg(case=("case", "first"), share=("correct", "mean"))
+    return mean_over_rows(slides["share"].to_numpy(), slides["case"].to_numpy(), images.n_cases)
 
 
 def vote_by(rows: pd.DataFrame, group: str) -> pd.DataFrame:
@@ -108,27 +118,22 @@ def vote_by(rows: pd.DataFrame, group: str) -> pd.DataFrame:
     voted, correct, n_images, sorted by group. Truth is -1 where a group has two classes."""
     grouped = rows.groupby(group, sort=True)
     voted = grouped[[f"p_{name}" for name in predictions.class_names(rows)]].mean()
-    truths = pd.Series(predictions.true_labels(rows)).groupby(rows[group].to_numpy(), sort=True).agg(["min", "max"])
-    predicted = predictions.predicted_labels(voted)
-    truth = np.where(truths["min"] == truths["max"], truths["min"], -1)
+    true = pd.Series(predictions.true_labels(rows)).groupby(rows[group].to_numpy(), sort=True).agg(["min", "max"])
+    truth, predicted = np.where(true["min"] == true["max"], true["min"], -1), predictions.predicted_labels(voted)
     return voted.assign(truth=truth, voted=predicted, correct=predicted == truth, n_images=grouped.size())
 
 
-def vote_accuracy(group: str) -> Callable[[ScoredImages], Statistic]:
-    """Share of slides or cases whose vote is correct; a case has one truth in the binary task alone."""
-
-    def build(images: ScoredImages) -> Statistic:
-        voted = vote_by(images.rows, group)
-        if group == "case" and not (images.is_binary and (voted["truth"] >= 0).all()):
-            return undefined
-        case = pd.Series(images.case).groupby(images.rows[group].to_numpy(), sort=True).first().to_numpy()
-        correct = sum_at(case, voted["correct"].to_numpy(float), images.n_cases)
-        return ratio_statistic(correct, sum_at(case, None, images.n_cases))
-
-    return build
+def vote_accuracy(images: ScoredImages, group: str) -> Statistic:
+    """Share of slides or cases whose vote is correct; undefined where a case has no single true class."""
+    voted = vote_by(images.rows, group)
+    # Case 13412 has slides of two subtypes, DC and LC, so cases do not vote on subtypes.
+    if group == "case" and not (images.is_binary and (voted["truth"] >= 0).all()):
+        return undefined
+    case = pd.Series(images.case).groupby(images.rows[group].to_numpy(), sort=True).first()
+    return mean_over_rows(voted["correct"].to_numpy(float), case.to_numpy(), images.n_cases)
 
 
-# --- from the confusion matrix: functions of counts (n_resamples, true, predicted) -> (n_resamples, n_classes) ---
+# --- from the confusion matrix: counts (n_resamples, true, predicted) -> values (n_resamples, n_classes) ---
 
 
 def recall(counts: np.ndarray) -> np.ndarray:
@@ -151,17 +156,17 @@ def f1(counts: np.ndarray) -> np.ndarray:
 def class_metric(
     by_class: Callable[[np.ndarray], np.ndarray], macro: bool = False, several: bool = False
 ) -> Callable[[ScoredImages], Statistic]:
-    """A metric of the confusion matrix: of the positive class, or the mean over the classes present.
+    """A metric of the positive class, or the mean over the classes present (always, if `macro`).
 
-    The mean also for two classes if `macro`; undefined where only one class is present if `several`.
+    Undefined where only one class is present, if `several`.
     """
 
     def build(images: ScoredImages) -> Statistic:
         def statistic(weights: np.ndarray) -> np.ndarray:
-            counts = _weighted_confusion(images, weights)
+            counts = images.confusion(weights)
             values, present = by_class(counts), counts.sum(axis=2) > 0
-            positive = images.is_binary and not macro
-            value = values[:, 1] if positive else _nanmean(np.where(present, values, np.nan).T)
+            macro_average = _nanmean(np.where(present, values, np.nan).T)  # absent classes are left out
+            value = values[:, 1] if images.is_binary and not macro else macro_average
             return np.where(present.sum(axis=1) > 1, value, np.nan) if several else value
 
         return statistic
@@ -170,30 +175,19 @@ def class_metric(
 
 
 def matthews_correlation(images: ScoredImages) -> Statistic:
-    """MCC in [-1, 1] (Gorodkin 2004 for more than two classes).
-
-    Undefined where only one class is present; 0, by convention, where only one class is predicted.
-    """
+    """MCC in [-1, 1] (Gorodkin 2004 for more than two classes); undefined where only one class is present."""
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        counts = _weighted_confusion(images, weights)
+        counts = images.confusion(weights)
         total, correct = counts.sum(axis=(1, 2)), np.einsum("bkk->b", counts)
         true, predicted = counts.sum(axis=2), counts.sum(axis=1)
         spread_true, spread_predicted = total**2 - (true**2).sum(axis=1), total**2 - (predicted**2).sum(axis=1)
         covariance = correct * total - (true * predicted).sum(axis=1)
+        # With one predicted class the quotient is 0 / 0; scikit-learn returns 0 there too.
         value = np.where(spread_predicted > 0, divide(covariance, np.sqrt(spread_true * spread_predicted)), 0.0)
         return np.where(spread_true > 0, value, np.nan)
 
     return statistic
-
-
-def _weighted_confusion(images: ScoredImages, weights: np.ndarray) -> np.ndarray:
-    n_classes = images.confusion.shape[1]
-    return (weights @ images.confusion.reshape(images.n_cases, -1)).reshape(-1, n_classes, n_classes)
-
-
-def _nanmean(stacked: np.ndarray) -> np.ndarray:
-    return divide(np.nansum(stacked, axis=0), (~np.isnan(stacked)).sum(axis=0))
 
 
 # --- from the ranking: macro averages over the classes present, each against the rest ---
@@ -218,9 +212,11 @@ def roc_auc(score: np.ndarray, is_class: np.ndarray, images: ScoredImages) -> St
     positives, positive_case = score[is_class], case[is_class]
     for other in np.unique(case[~is_class]):
         below = np.sort(score[~is_class & (case == other)])
+        # The mean of the ranks from the left and from the right counts a tie as half.
         ordered = (np.searchsorted(below, positives, "left") + np.searchsorted(below, positives, "right")) / 2
-        pairs[:, other] = sum_at(positive_case, ordered, n_cases)
-    n_positive, n_negative = sum_at(positive_case, None, n_cases), sum_at(case[~is_class], None, n_cases)
+        pairs[:, other] = sum_by_case(positive_case, ordered, n_cases)
+    # Resampling cases weighs each pair by both cases' weights: a quadratic form in the weights.
+    n_positive, n_negative = sum_by_case(positive_case, None, n_cases), sum_by_case(case[~is_class], None, n_cases)
     return lambda weights: divide(
         np.einsum("bc,bc->b", weights @ pairs, weights), (weights @ n_positive) * (weights @ n_negative)
     )
@@ -264,33 +260,34 @@ def average_precision(score: np.ndarray, is_class: np.ndarray, images: ScoredIma
 def brier_score(images: ScoredImages) -> Statistic:
     """Mean squared error of p_malignant, in [0, 1]; of more than two classes their sum, in [0, 2] (Brier 1950)."""
     squares = (images.scores - np.eye(images.scores.shape[1])[images.true]) ** 2
-    squares = squares[:, 1] if images.is_binary else squares.sum(axis=1)
-    return ratio_statistic(images.sum_by_case(squares), images.sum_by_case())
+    squares = squares[:, 1] if squares.shape[1] == 2 else squares.sum(axis=1)
+    return mean_over_rows(squares, images.case, images.n_cases)
 
 
 def log_loss(images: ScoredImages) -> Statistic:
-    """Mean negative log probability of the true class, in nats; probabilities are clipped as in scikit-learn."""
+    """Mean negative log probability of the true class, in nats."""
+    # A probability of 0 for the true class would cost infinitely much; clipped as in scikit-learn's log_loss.
     eps = np.finfo(np.float64).eps
     probability = np.clip(images.scores[np.arange(len(images.true)), images.true], eps, 1 - eps)
-    return ratio_statistic(images.sum_by_case(-np.log(probability)), images.sum_by_case())
+    return mean_over_rows(-np.log(probability), images.case, images.n_cases)
 
 
 def expected_calibration_error(images: ScoredImages) -> Statistic:
-    """Mean gap between predicted probability and observed frequency over bins of equal mass, in [0, 1].
-
-    Resamples keep the sample's own bins.
-    """
+    """Mean gap between predicted probability and observed frequency over bins of equal mass, in [0, 1]."""
+    # Bins of equal width would leave most bins empty: good models predict near 0 and 1. Resamples keep these bins.
     predicted, observed = predicted_and_observed(images.scores, images.true)
     gaps = np.zeros((images.n_cases, N_BINS))
     np.add.at(gaps, (images.case, equal_mass_bins(predicted)), observed - predicted)
-    n_images = images.sum_by_case()
+    n_images = sum_by_case(images.case, None, images.n_cases)
     return lambda weights: divide(np.abs(weights @ gaps).sum(axis=1), weights @ n_images)
 
 
-def predicted_and_observed(scores: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) predicted probability and (n,) outcome, 0 or 1: p_malignant and malignant for two classes, else the top
-    probability and whether that class is correct."""
-    if scores.shape[1] == 2:
+def predicted_and_observed(
+    scores: np.ndarray, true: np.ndarray, top_class: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) predicted probability and (n,) outcome, 0 or 1: p_malignant and malignant for two classes; for more, or if
+    `top_class`, the top probability and whether that class is correct."""
+    if scores.shape[1] == 2 and not top_class:
         return scores[:, 1], (true == 1).astype(float)
     return scores.max(axis=1), (scores.argmax(axis=1) == true).astype(float)
 

@@ -66,8 +66,10 @@ def compare_experiments(
         value = bootstrap.statistic_value(difference, len(cases))
         if not np.isfinite(value):
             return {"difference": None, "low": None, "high": None, "p": None, "detectable": None}
+        # A difference lies far from its bounds, so Student's t needs no other scale here.
         error, freedom = bootstrap.jackknife_se(difference, groups)
         quantile = stats.t.ppf(1 - bootstrap.TAIL, freedom)
+        # A ranking is no sum over cases, so exchanging cases does not test it exactly: Student's t instead.
         if metric in SUMS_OVER_IMAGES:
             p = permutation_p_value(difference(np.eye(len(cases))) * case_shares, seed)
         else:
@@ -104,6 +106,7 @@ def permutation_p_value(by_case: np.ndarray, seed: int) -> float:
 
     Exact up to 14 cases; beyond, of 19,999 random exchanges and the sample itself.
     """
+    # Of one sample, SciPy's paired permutation changes signs. The absolute sum makes the test two-sided.
     test = stats.permutation_test(
         (by_case,), lambda signed, axis: np.abs(signed.sum(axis=axis)), permutation_type="samples", vectorized=True,
         n_resamples=N_PERMUTATIONS, alternative="greater", rng=np.random.default_rng((seed, len(by_case))),
@@ -127,5 +130,6 @@ def mcnemar(a: pd.DataFrame, b: pd.DataFrame, group: str) -> dict[str, Any]:
     correct = [case_statistics.vote_by(table, group)["correct"] for table in (a, b)]
     only_a, only_b = int((correct[0] & ~correct[1]).sum()), int((correct[1] & ~correct[0]).sum())
     differ = only_a + only_b
+    # Exact, since few slides differ: the chi-square form needs some 25 of them.
     p = float(stats.binomtest(only_a, differ, 0.5).pvalue) if differ else 1.0
     return {"only_a": only_a, "only_b": only_b, "n": len(correct[0]), "p": p}

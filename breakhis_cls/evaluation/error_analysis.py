@@ -33,10 +33,12 @@ def case_table(table: pd.DataFrame) -> pd.DataFrame:
     voted = case_statistics.vote_by(table, "case")
     binary = predictions.is_binary(table)
     rows = rows.join(voted[[f"p_{name}" for name in predictions.class_names(table)]])
+    # cases.csv has the same columns for both tasks: empty where there is no vote.
     rows["vote"] = [names.LABELS[at] if binary else "" for at in voted["voted"]]
     rows["vote_correct"] = voted["correct"] if binary else ""
     statistics, cases = metrics.compute_statistics(table, ("roc_auc", "balanced_accuracy"))
     for name, statistic in statistics.items():
+        # All jackknife values at once: weights of 1 but for one 0.
         without = bootstrap.jackknife_values(statistic, len(cases))
         rows[f"influence_{name}"] = pd.Series(bootstrap.statistic_value(statistic, len(cases)) - without, index=cases)
     return rows.reset_index().sort_values(["image_accuracy", "case"], ignore_index=True)

@@ -81,8 +81,11 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
     """Sources of one experiment together, in the order given; a table that holds several is split."""
     groups: dict[str, list[Source]] = {}
     for source in sources:
+        # Fold, seed and places do not make another experiment; the config's name does.
+        settings = source.settings and config.settings_without(source.settings, ("split.fold", "run", *config.PLACES))
+        same = [source.settings and source.settings.name, settings]
         for identity, rows in source.table.groupby(IDENTITY, sort=False):
-            key = sha256_of_values(identity, list(predictions.class_names(rows)), _settings_but_fold(source))
+            key = sha256_of_values(identity, predictions.class_names(rows), same)
             # The same row again is another experiment (a repeated run, a copy), not another fold or seed.
             while key in groups and pd.concat([*(one.table[KEY] for one in groups[key]), rows[KEY]]).duplicated().any():
                 key += "+"
@@ -103,9 +106,3 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
         numbered = [f"{name}-{at}" for at, name in enumerate(names, 1)]
         names = parents if len(set(parents)) == len(names) else numbered
     return [replace(one, name=name) for one, name in zip(experiments, names, strict=True)]
-
-
-def _settings_but_fold(source: Source) -> tuple[str, dict[str, Any]] | None:
-    if source.settings is None:
-        return None
-    return source.settings.name, config.settings_without(source.settings, ("split.fold", "run", *config.PLACES))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ def read_predictions(path: Path, only: str | None = None) -> pd.DataFrame:
         raise DataError(f"no such table: {path}; expected a predictions.csv or a run's folder") from None
     except (OSError, ValueError) as error:  # ValueError is the base of pandas' parser errors and of bad UTF-8
         raise DataError(f"{path} cannot be read as CSV: {' '.join(str(error).split())}") from None
+    # Hyperparameter search reads validation rows: a fault or a label among the test rows must not be seen.
     if only is not None and "part" in table:
         table = table[table["part"] == only]
     return validate_predictions(table, str(path), only or "test")
@@ -60,58 +60,40 @@ def validate_predictions(table: pd.DataFrame, source: str = "the table", needed:
         **{name: table[name].astype(str) for name in COLUMNS if name not in INTEGERS},
         **{name: pd.to_numeric(table[name], errors="coerce") for name in numbers},
     )
-    complaints = []
 
-    def check(wrong: np.ndarray, fault: str, show: Callable[[pd.Series], str]) -> None:
-        if wrong.any():
-            shown = [show(row) for _, row in table[wrong].iterrows()]
-            complaints.append(f"{len(shown):,} of {len(table):,} rows {fault}:" + list_first(shown))
-
-    # --- numbers ---
+    # --- faults: which rows, in words, and how to show one ---
     values = table[numbers].to_numpy(np.float64)
-    wrong = ~np.isfinite(values)
-    wrong[:, : len(INTEGERS)] |= values[:, : len(INTEGERS)] != np.round(values[:, : len(INTEGERS)])
-    columns = ", ".join(np.array(numbers)[wrong.any(axis=0)])
-    check(wrong.any(axis=1), f"with no finite or whole number in {columns}", lambda row: row["file"])
-
+    is_number = np.isfinite(values)
+    is_number[:, : len(INTEGERS)] &= values[:, : len(INTEGERS)] == np.round(values[:, : len(INTEGERS)])
+    columns = ", ".join(np.array(numbers)[~is_number.all(axis=0)])
     probability = values[:, len(INTEGERS) :]
-    inside = (probability.min(axis=1) >= 0) & (probability.max(axis=1) <= 1)
-    sums_to_one = np.abs(probability.sum(axis=1) - 1) <= TOLERANCE
-    check(
-        ~(inside & sums_to_one) & np.isfinite(probability).all(axis=1),
-        "whose probabilities leave [0, 1] or do not add up to 1; are they logits? Apply softmax first",
-        lambda row: f"{row['file']}: they add up to {row[scores].sum():.4g}",
-    )
-    # --- rows ---
-    check(
-        table.duplicated(["file", "fold", "seed"]).to_numpy(),
-        "that repeat an image within one fold and seed; keep one row for each",
-        lambda row: f"{row['file']} (fold {row['fold']:g}, seed {row['seed']:g})",
-    )
-    check(
-        ~table["part"].isin(PARTS).to_numpy(), f"whose part is none of {', '.join(PARTS)}",
-        lambda row: f"{row['file']}: '{row['part']}'",
-    )  # fmt: skip
-    # --- labels ---
-    check(
-        (true_labels(table) < 0) | ~table["label"].isin(names.LABELS).to_numpy(),
-        f"whose {'label' if is_binary(table) else 'subtype'} has no probability column, or whose label is neither "
-        "benign nor malignant",
-        lambda row: f"{row['file']}: {row['label']}, {row['subtype']}",
-    )
-    differences = [_contradiction(row) for row in table[["file", *NAMED]].itertuples(index=False, name=None)]
-    table["contradiction"] = differences
-    check(
-        np.array([bool(each) for each in differences]),
-        "that contradict their file name; labels come from names",
-        lambda row: f"{row['file']}: {row['contradiction']}",
-    )
+    total = probability.sum(axis=1)
+    is_probability = (probability.min(axis=1) >= 0) & (probability.max(axis=1) <= 1) & (np.abs(total - 1) <= TOLERANCE)
+    task = "label" if is_binary(table) else "subtype"
+    contradictions = pd.Series(_contradiction(*row) for row in zip(table["file"], *map(table.get, NAMED), strict=True))
+    # Numbers depend on slides and cases: a slide in two cases would count twice.
     kinds = table.groupby("slide")[["case", "label", "subtype"]].nunique()
-    check(
-        table["slide"].isin(kinds.index[(kinds > 1).any(axis=1)]).to_numpy(),
-        "of slides that have two cases, labels or subtypes",
-        lambda row: row["slide"],
-    )
+    table = table.assign(total=total, contradiction=contradictions.to_numpy())
+    faults = [
+        (~is_number.all(axis=1), f"with no finite or whole number in {columns}", "{file}"),
+        # NaN is no probability, but it is counted above.
+        (~is_probability & np.isfinite(total), "whose probabilities leave [0, 1] or do not add up to 1; are they "
+         "logits? Apply softmax first", "{file}: they add up to {total:.4g}"),
+        (table.duplicated(["file", "fold", "seed"]), "that repeat an image within one fold and seed; keep one row for "
+         "each", "{file} (fold {fold:g}, seed {seed:g})"),
+        (~table["part"].isin(PARTS), f"whose part is none of {', '.join(PARTS)}", "{file}: '{part}'"),
+        ((true_labels(table) < 0) | ~table["label"].isin(names.LABELS), f"whose {task} has no probability column, or "
+         "whose label is neither benign nor malignant", "{file}: {label}, {subtype}"),
+        (table["contradiction"] != "", "that contradict their file name; labels come from names",
+         "{file}: {contradiction}"),
+        (table["slide"].isin(kinds.index[(kinds > 1).any(axis=1)]), "of slides that have two cases, labels or subtypes",
+         "{slide}"),
+    ]  # fmt: skip
+    complaints = []
+    for is_wrong, fault, show in faults:
+        shown = [show.format(**row) for row in table[np.asarray(is_wrong)].to_dict("records")]
+        if shown:
+            complaints.append(f"{len(shown):,} of {len(table):,} rows {fault}:" + list_first(shown))
     if not (table["part"] == needed).any():
         complaints.append(f"no row is of part {needed}; metrics are computed from those")
     if complaints:
@@ -121,17 +103,17 @@ def validate_predictions(table: pd.DataFrame, source: str = "the table", needed:
     return table[[*COLUMNS, *ordered]].astype(types).reset_index(drop=True)
 
 
-def _contradiction(row: tuple) -> str:
-    """Where (file, *NAMED) differs from what an official file name says; a name of another grammar says nothing."""
-    filename = row[0].replace("\\", "/").rpartition("/")[2]
+def _contradiction(file: str, *found: object) -> str:
+    """Where the columns NAMED differ from what an official file name says; a name of another grammar says nothing."""
+    filename = file.replace("\\", "/").rpartition("/")[2]
     if not names.IMAGE_NAME.fullmatch(filename):
         return ""
     try:
         expected = names.parse_image_name(filename)[: len(NAMED)]
     except DataError:  # label and subtype in the name contradict each other
         return "the name contradicts itself"
-    pairs = zip(NAMED, row[1:], expected, strict=True)
-    return ", ".join(f"{name} {found}, the name says {named}" for name, found, named in pairs if found != named)
+    pairs = zip(NAMED, found, expected, strict=True)
+    return ", ".join(f"{name} {value}, the name says {named}" for name, value, named in pairs if value != named)
 
 
 def class_names(table: pd.DataFrame) -> tuple[str, ...]:
@@ -178,5 +160,6 @@ def replicates(table: pd.DataFrame) -> list[pd.DataFrame]:
     Disjoint folds of one seed make one piece (pooled, out of fold); another seed, or a fold that tests the same images
     again, makes another. Metrics are averaged over pieces, never pooled over them as if independent.
     """
+    # The published folds test an image up to five times; of a cross-validation each image is tested once.
     again = table.duplicated(["file", "seed"]).any()
     return [piece for _, piece in table.groupby(["seed", "fold"] if again else ["seed"], sort=True)]

@@ -16,6 +16,7 @@ TARGET_SENSITIVITIES = (0.95, 0.98, 0.99)
 def threshold_for(scores: np.ndarray, sensitivity: float) -> float:
     """The highest threshold that at least that share of malignant images' scores (n,) reaches."""
     ordered = np.sort(scores)[::-1]
+    # 1e-9, since a product may lie just above a whole number: 0.07 * 100 is 7.000000000000001.
     return float(ordered[int(np.ceil(sensitivity * len(ordered) - 1e-9)) - 1])
 
 
@@ -29,6 +30,7 @@ def choose_thresholds(table: pd.DataFrame, targets: tuple[float, ...] = TARGET_S
     for (fold, seed), rows in table.groupby(MODEL, sort=True):
         if not (rows["part"] == "test").any():
             continue
+        # A test label is read once: never the rows that the threshold is applied to.
         chosen_on, source = "validation", predictions.select_part(rows, "validation")
         if not (source["label"] == "malignant").any():
             others = table[(table["seed"] == seed) & (table["fold"] != fold) & (table["part"] == "test")]
@@ -78,6 +80,7 @@ def risk_coverage_curve(table: pd.DataFrame) -> pd.DataFrame:
     columns = [f"p_{name}" for name in predictions.class_names(table)]
     once = table.groupby(["file", "slide", "case", "label", "subtype"], as_index=False)[columns].mean()
     voted = case_statistics.vote_by(once, "case" if predictions.is_binary(table) else "slide")
+    # Votes, not images: a human is handed a case.
     certainty = voted[columns].max(axis=1).to_numpy()
     correct = voted["correct"].to_numpy(float)[np.argsort(-certainty, kind="stable")]
     kept = np.arange(1, len(correct) + 1)
