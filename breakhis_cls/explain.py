@@ -68,7 +68,7 @@ def explain(
     from .pipeline.pixel_store import PixelStore
     from .reports import plots_images, saliency_report
 
-    model = network.load_model(run / "model.keras")
+    model = network.load_run_model(run)
     store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
     fields = store.rows[rows]
     test, shown = plots_images.add_predictions(experiment.test), saliency_report.select_examples(experiment.test, n)
@@ -122,7 +122,8 @@ def _material(settings: config.Config) -> Dataset:
 
 
 def _finished(run: Path) -> Path:
-    for name in ("config.yaml", "predictions.csv", "model.keras"):
+    model = "head.npz" if (run / "head.npz").is_file() else "model.keras"
+    for name in ("config.yaml", "predictions.csv", model):
         if not (run / name).is_file():
             advice = "finish it with its train command" if run.is_dir() else "name the folder that train printed"
             raise RunError(f"{run} holds no {name}; expected a finished run; {advice}")

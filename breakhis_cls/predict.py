@@ -65,7 +65,7 @@ def predict_images(model_path: Path, sources: list[Path], skip_broken: bool = Fa
 
     from .modeling import network
 
-    model = network.load_model(model_path / "model.keras" if model_path.is_dir() else model_path)
+    model = network.load_run_model(model_path) if model_path.is_dir() else network.load_model(model_path)
     height, width = model.input_shape[1:3]
     fit = settings.image if settings else config.Image(height_px=height, width_px=width)
     files, images = _read(find_images(sources), fit, skip_broken)

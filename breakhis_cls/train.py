@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import config
+from . import config, files
 from .errors import DONE, exits_cleanly
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ def _train(settings: config.Config, material: Dataset, run: RunFolder) -> None:
     from .modeling import training
     from .pipeline.pixel_store import PixelStore
 
-    run.write_table("split.csv", material.split)
+    files.write_csv(run.folder / "split.csv", material.split)
     store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
     training = training.TrainingRun(settings, material, store, run)
     probabilities = training.predict(training.fit())
     for phase, cost in training.costs.items():
         print(f"{phase}: " + ", ".join(f"{name} {number:,.2f}" for name, number in cost.items()), file=sys.stderr)
-    run.write_json("environment.json", _environment(settings, material, training.costs))
+    files.write_json(run.folder / "environment.json", _environment(settings, material, training.costs))
     run.write_predictions(material, probabilities, _title(settings))
     run.finish(metrics.compute_metrics(predictions.read_predictions(run.folder / "predictions.csv")))
 

@@ -102,7 +102,7 @@ def _in_eight_views(run: run_folder.RunFolder) -> pd.DataFrame:
         material = materials.load_dataset(settings)
         store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
         training = training.TrainingRun(settings, material, store, run)
-        probabilities = training.predict(network.load_model(run.folder / "model.keras"))
+        probabilities = training.predict(network.load_run_model(run.folder))
         model = predictions.read_predictions(run.folder / "predictions.csv")["model"].iloc[0]
         run_folder.RunFolder(path.parent, settings).write_predictions(material, probabilities, model)
     return predictions.read_predictions(path)

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     from breakhis_cls.modeling import gradcam, network
     from breakhis_cls.reports import plots
 
-    model = network.load_model(given.run / "model.keras")
+    model = network.load_run_model(given.run)
     table, pixels, masks = _drawn(given.per_subtype, settings)
     named = (model.predict(pixels, verbose=0)[:, 1] >= 0.5).astype(float)
     models = {"trained": [model]} | {

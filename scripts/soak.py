@@ -142,7 +142,7 @@ def _stage(experiment: Path) -> str:
 def _same(one: Path, other: Path) -> bool:
     """Equal bytes of predictions, equal weights, equal history but for its seconds."""
     tables = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in (one, other)]
-    weights = [network.load_model(run / "model.keras").get_weights() for run in (one, other)]
+    weights = [network.load_run_model(run).get_weights() for run in (one, other)]
     return (
         (one / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
         and tables[0].equals(tables[1])

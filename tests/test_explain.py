@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from keras import layers
 from PIL import Image
-from test_saliency import joined
+from test_gradcam import build_tiny_model
 
 from breakhis_cls import config, explain
 from breakhis_cls.data import dataset as materials
@@ -36,7 +36,7 @@ def run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     material = materials.load_dataset(settings)
     store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
     keras.utils.set_random_seed(0)
-    model = joined([layers.Conv2D(6, 5, 4, activation="relu")], 6, (23, 35))
+    model = build_tiny_model([layers.Conv2D(6, 5, 4, activation="relu")], 6, (23, 35))
     made = RunFolder(folder / "tiny-0-0-00000000", settings)
     write_text(made.folder / "config.yaml", config.dump_config(settings))
     model.save(made.folder / "model.keras")
@@ -46,7 +46,7 @@ def run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_explained(run, monkeypatch, capsys):
-    monkeypatch.setattr(gradcam, "TOPS", (0.0, 1.0))
+    monkeypatch.setattr(gradcam, "SHARES", (0.0, 1.0))
     assert explain.main([str(run), "--n", "2"]) == DONE
     page = run.parent / "reports" / run.name / "explain" / "index.html"
     assert str(page) in capsys.readouterr().out

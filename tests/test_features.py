@@ -1,4 +1,4 @@
-"""Outputs are computed once, survive damage, and stand for the backbone that made them."""
+"""Features are computed once, survive kills and damage, and equal those of the backbone."""
 
 import signal
 import subprocess
@@ -29,64 +29,46 @@ def _settings(cache, **model):
     )
 
 
-def _mean_model():
+def _build_mean_model():
     image = keras.Input((HEIGHT, WIDTH, 3), dtype="uint8")
     cast = keras.layers.Rescaling(1 / 255)(image)
     return features.compile_forward(keras.Model(image, keras.layers.GlobalAveragePooling2D()(cast)))
 
 
-def _means(folder, chosen=slice(None), build=_mean_model):
+def _compute_means(folder, chosen=slice(None), build=_build_mean_model):
     index = np.arange(N)[chosen]
     return features.cached_outputs(build, HASHES[chosen], PIXELS, index, folder)
 
 
-def _forbidden():
+def _fail():
     raise AssertionError("nothing was missing")
 
 
 def test_computed_once_and_shared_by_any_subset(tmp_path):
-    whole = _means(tmp_path)
+    whole = _compute_means(tmp_path)
     np.testing.assert_allclose(whole, PIXELS.mean(axis=(1, 2)) / 255, rtol=1e-5)
-    np.testing.assert_array_equal(_means(tmp_path, slice(60, 10, -7), _forbidden), whole[60:10:-7])
+    np.testing.assert_array_equal(_compute_means(tmp_path, slice(60, 10, -7), _fail), whole[60:10:-7])
 
 
-def test_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "SHARD_ROWS", 32)
-    undisturbed = _means(tmp_path / "undisturbed")
-    write, written = features._write_shard, []
-
-    def killed_at_second(*shard):
-        if written:
-            raise KeyboardInterrupt
-        written.append(write(*shard))
-
-    monkeypatch.setattr(features, "_write_shard", killed_at_second)
-    with pytest.raises(KeyboardInterrupt):
-        _means(tmp_path / "killed")
-    monkeypatch.setattr(features, "_write_shard", write)
-    np.testing.assert_array_equal(_means(tmp_path / "killed", slice(0, 32), _forbidden), undisturbed[:32])
-    np.testing.assert_array_equal(_means(tmp_path / "killed"), undisturbed)
-
-
-def test_killed_outright_it_goes_on_to_equal_bytes(tmp_path, monkeypatch):
-    """SIGKILL in another process, while it writes its third shard; this one ends the work as if it had done it all."""
+def test_an_extraction_that_was_killed_continues_to_the_same_bytes(tmp_path, monkeypatch):
+    """SIGKILL in another process, while it writes its third shard."""
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     die_at_third = "os.fsync = lambda _, calls=itertools.count(1): next(calls) == 3 and os.kill(os.getpid(), 9)"
     small = "t.features.SHARD_ROWS = 16"
     child = (
         "import itertools, os, sys, conftest, test_features as t; "
         "from breakhis_cls.modeling import devices; devices.prepare(deterministic=True); "
-        f"{small}; {die_at_third}; t._convolved(sys.argv[1])"
+        f"{small}; {die_at_third}; t._compute_convolutions(sys.argv[1])"
     )
     monkeypatch.setattr(features, "SHARD_ROWS", 16)
     answer = subprocess.run([sys.executable, "-c", child, killed], cwd=HERE, capture_output=True, check=False)
     before = _shards(killed)
     assert answer.returncode == -signal.SIGKILL and len(before) == 2, answer.stderr
-    assert _convolved(killed).tobytes() == _convolved(undisturbed).tobytes()
+    assert _compute_convolutions(killed).tobytes() == _compute_convolutions(undisturbed).tobytes()
     assert _shards(killed) == _shards(undisturbed) and before.items() <= _shards(killed).items()
 
 
-def _convolved(folder):
+def _compute_convolutions(folder):
     """Outputs of all rows, in shards of 16, by a model that convolves as a backbone does."""
     image = keras.Input((HEIGHT, WIDTH, 3), dtype="uint8")
     cast = keras.layers.Rescaling(1 / 255)(image)
@@ -105,10 +87,10 @@ def _shards(folder):
     ids=["cut", "flipped", "empty"],
 )
 def test_a_damaged_shard_is_computed_again(tmp_path, damage):
-    whole = _means(tmp_path)
+    whole = _compute_means(tmp_path)
     (shard,) = tmp_path.glob("shard-*")
     shard.write_bytes(damage(shard.read_bytes()))
-    np.testing.assert_array_equal(_means(tmp_path), whole)
+    np.testing.assert_array_equal(_compute_means(tmp_path), whole)
 
 
 def test_blocks_are_columns_of_one_extraction(tmp_path):
@@ -144,14 +126,13 @@ def test_a_head_on_features_trains_as_through_the_backbone(tmp_path):
         head = network.build_head(2048, 2, 0.0, seed=0)
         model = network.join_model(backbone, head, settings.image) if through else head
         rows = batches.TrainingRows(source, np.arange(n), targets, views=batches.ALL_VIEWS)
-        fit.fit_phase(model, phase, rows, rows, tmp_path / str(through) / "head", seed=0)
+        fit.fit_phase(model, phase, rows, rows, tmp_path / "head", seed=0)
         weights.append(head.get_layer("probabilities").get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_every_row_is_computed_alone(tmp_path):
-    """A row's bits depend on no neighbour: a subset extracted first changes nothing."""
+def test_the_bits_of_a_row_do_not_depend_on_the_other_rows(tmp_path):
     settings = _settings(tmp_path / "whole")
     whole = features.backbone_features(settings, HASHES[:40], PIXELS, np.arange(40), (0,))
     apart = features.backbone_features(_settings(tmp_path / "apart"), HASHES[33:37], PIXELS, np.arange(33, 37), (0,))

@@ -1,12 +1,16 @@
-"""Backbone and head joined: what is frozen, weights that do not fit. See test_backbones.py for the other networks."""
+"""Backbone and head joined: what is frozen, what is saved, weights that do not fit. See also test_backbones.py."""
+
+import json
 
 import keras
 import numpy as np
 import pytest
+from tiny_backbone import TINY
 
 from breakhis_cls import config
-from breakhis_cls.errors import ConfigError, ModelError
-from breakhis_cls.modeling import fit, network
+from breakhis_cls.errors import ModelError
+from breakhis_cls.modeling import backbones, fit, network
+from breakhis_cls.modeling.weights import weights_title
 from breakhis_cls.pipeline.batches import TrainingRows
 
 RANDOM = config.Model(weights="random")
@@ -47,17 +51,11 @@ def test_training_from_scratch_moves_batch_norm(joined, tmp_path):
     assert all(not np.array_equal(was, now.numpy()) for was, now in zip(before, moving, strict=True))
 
 
-def test_only_the_named_part_is_opened(joined):
+def test_only_the_chosen_part_is_trainable(joined):
     backbone, _ = joined
     network.set_trainable(backbone, PRETRAINED, "conv5")
     opened = {weight.path.split("/")[0] for weight in backbone.trainable_weights}
     assert opened and all(name.startswith("conv5") and "_bn" not in name for name in opened)
-
-
-def test_a_part_above_the_features_is_refused():
-    backbone = network.build_backbone(config.Model(weights="random", features=("conv4",)))
-    with pytest.raises(ConfigError, match="does not feed"):
-        network.set_trainable(backbone, PRETRAINED, "conv5")
 
 
 def test_both_blocks_side_by_side():
@@ -65,7 +63,7 @@ def test_both_blocks_side_by_side():
     assert backbone(np.zeros((1, 32, 32, 3), "uint8")).shape == (1, 1024 + 2048)
 
 
-def test_weights_that_are_not_there_or_of_another_network(tmp_path):
+def test_missing_weights_and_those_of_another_network_are_refused(tmp_path):
     with pytest.raises(ModelError, match="no weights at"):
         network.build_backbone(config.Model(weights=str(tmp_path / "none.weights.h5")))
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
@@ -74,7 +72,7 @@ def test_weights_that_are_not_there_or_of_another_network(tmp_path):
         network.build_backbone(config.Model(weights=str(tmp_path / "other.weights.h5")))
 
 
-def test_a_saved_model_opens_safely_and_answers_the_same(joined, tmp_path):
+def test_a_saved_model_opens_safely_and_predicts_the_same(joined, tmp_path):
     _, model = joined
     model.save(tmp_path / "model.keras")
     pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)
@@ -84,16 +82,74 @@ def test_a_saved_model_opens_safely_and_answers_the_same(joined, tmp_path):
         network.load_model(tmp_path / "broken.keras")
 
 
-def test_shared_weights_make_right_features(shared):
-    """Pooled conv5 of ImageNet weights is neither dead nor wild on tissue; wrong preprocessing shows here."""
+def test_features_of_imagenet_weights_equal_those_of_keras(shared):
     weights = shared / "weights/resnet50_imagenet_notop.weights.h5"
     settings = config.Model(weights=str(weights))
-    assert weights.weights_title(settings) == "8-bit pruned ResNet50"
+    assert weights_title(settings) == "8-bit pruned ResNet50"
     backbone = network.build_backbone(settings)
     plain = keras.applications.ResNet50(include_top=False, weights=str(weights), pooling="avg")
     pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     expected = plain(keras.applications.resnet50.preprocess_input(pixels.astype("float32")))
     np.testing.assert_allclose(backbone(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def frozen_run(tmp_path, monkeypatch):
+    """Folder of a run that saved its head alone, on a tiny backbone with random weights."""
+    monkeypatch.setitem(backbones.BACKBONES, "ResNet50", TINY)
+    settings = config.Config(model=RANDOM, image=config.Image(height_px=32, width_px=64))
+    head = network.build_head(16, 2, 0.2, seed=5)
+    head.get_layer("standardise").adapt(np.random.default_rng(0).normal(3, 2, (20, 16)))
+    network.save_head(tmp_path / "head.npz", head, settings)
+    (tmp_path / "config.yaml").write_text(config.dump_config(settings))
+    return tmp_path, settings, head
+
+
+def test_a_head_is_joined_with_the_backbone_it_was_trained_on(frozen_run):
+    folder, settings, head = frozen_run
+    keras.utils.set_random_seed(settings.run.seed)
+    whole = network.join_model(network.build_backbone(RANDOM), head, settings.image)
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(network.load_run_model(folder)(pixels), whole(pixels))
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        ({"model.features": ("conv4", "conv5")}, "model.features"),
+        ({"image.height_px": 64}, "image"),
+        ({"data.task": "subtype"}, "classes"),
+        ({"run.seed": 1}, "run.seed"),  # of random weights
+    ],
+)
+def test_a_head_is_refused_for_a_config_that_was_changed(frozen_run, changes, match):
+    folder, settings, _ = frozen_run
+    (folder / "config.yaml").write_text(config.dump_config(config.change_settings(settings, changes)))
+    with pytest.raises(ModelError, match=f"was trained with {match}"):
+        network.load_run_model(folder)
+
+
+def test_a_head_is_refused_for_other_weights_of_the_backbone(frozen_run):
+    folder, settings, head = frozen_run
+    weights = folder / "mine.weights.h5"
+    settings = config.change_settings(settings, {"model.weights": str(weights)})
+    (folder / "config.yaml").write_text(config.dump_config(settings))
+    weights.write_bytes(b"those of the training")
+    network.save_head(folder / "head.npz", head, settings)
+    weights.write_bytes(b"others")
+    with pytest.raises(ModelError, match=r"was trained with model.weights [0-9a-f]{64}, but"):
+        network.load_run_model(folder)
+
+
+def test_a_head_that_holds_a_pickle_or_is_cut_is_refused(frozen_run):
+    folder, _, _ = frozen_run
+    path = folder / "head.npz"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ModelError, match="not a head that can be read"):
+        network.load_run_model(folder)
+    np.savez(path, settings=json.dumps({}), **dict.fromkeys(network.HEAD_WEIGHTS, np.array([{}], dtype=object)))
+    with pytest.raises(ModelError, match="not a head that can be read"):
+        network.load_run_model(folder)
 
 
 def test_mixed_precision_stays_inside_the_trunk():

@@ -1,4 +1,4 @@
-"""Networks of keras.applications: each with its own preprocessing, where its stages end and how wide they are there."""
+"""Networks of keras.applications: the preprocessing of each, where its stages end, and how many channels they have."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RG
 
 @keras.saving.register_keras_serializable("breakhis_cls")
 class CaffePreprocessing(layers.Layer):
-    """RGB in [0, 255], any dtype, (..., 3) -> BGR minus ImageNet's mean, float. What `resnet50.preprocess_input` does,
-    without its wrap-around on uint8 and without writing into its argument. (`Rescaling` here is the classic mistake.)
-    """
+    """RGB in [0, 255], any dtype, (..., 3) -> BGR minus ImageNet's mean, float, as `resnet50.preprocess_input` does."""
+
+    # preprocess_input wraps uint8 around and writes into its argument. Rescaling before ResNet50 is a common mistake.
 
     def call(self, rgb):
         bgr = keras.ops.flip(keras.ops.cast(rgb, self.compute_dtype), axis=-1)
         return bgr - keras.ops.convert_to_tensor(IMAGENET_MEAN_BGR, dtype=self.compute_dtype)
 
 
-def torch_preprocessing(**named) -> layers.Layer:
-    """RGB in [0, 255], any dtype, (..., 3) -> ImageNet's mean taken off, in its deviations; as densenet's own does."""
+def torch_preprocessing(**options) -> layers.Layer:
+    """RGB in [0, 255], any dtype, (..., 3) -> (RGB / 255 - mean) / std of ImageNet, as `densenet.preprocess_input`."""
     scale = [1 / (255 * std) for std in IMAGENET_STD]
     offset = [-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-    return layers.Rescaling(scale, offset, **named)
+    return layers.Rescaling(scale, offset, **options)
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What has to be known of a network to take it apart."""
+    """How to build a network of keras.applications, and where its stages are."""
 
     build: Callable[..., keras.Model]
-    """Of keras.applications; called with include_top=False and weights."""
+    """Called with include_top=False and weights."""
     stages: dict[str, tuple[str, int]]
-    """conv3, conv4, conv5 (1/8, 1/16 and 1/32 of the image) -> the layer that ends the stage, channels there."""
+    """conv3, conv4, conv5 (1/8, 1/16 and 1/32 of the image's size) -> name of the stage's last layer, its channels."""
     preprocessing: Callable[..., layers.Layer] = layers.Identity
-    """RGB in [0, 255] -> what `build` expects; Identity where the network brings its own."""
+    """RGB in [0, 255] -> what `build` expects; Identity where the network preprocesses by itself."""
     normalises_pooled: bool = False
     """Whether its last layer is a LayerNormalization that was trained on the pooled conv5."""
 
@@ -50,7 +50,8 @@ BACKBONES = {
         {"conv3": ("conv3_block4_out", 512), "conv4": ("conv4_block6_out", 1024), "conv5": ("conv5_block3_out", 2048)},
         CaffePreprocessing,
     ),
-    "DenseNet121": Backbone(  # normalises before it convolves: a stage ends after the BatchNorm and ReLU that follow it
+    # DenseNet normalises before it convolves: a stage ends after the BatchNorm and ReLU that follow it.
+    "DenseNet121": Backbone(
         keras.applications.DenseNet121,
         {"conv3": ("pool3_relu", 512), "conv4": ("pool4_relu", 1024), "conv5": ("relu", 1024)},
         torch_preprocessing,
@@ -72,14 +73,9 @@ BACKBONES = {
 
 
 def stage_output(network: keras.Model, layer: str) -> keras.KerasTensor:
-    """What a stage puts out: the output of `layer`, or of the sum that follows it and is no layer (ConvNeXt's `+`)."""
+    """The output of `layer`, or of the sum that follows it where that is no layer (the `+` in ConvNeXt's blocks)."""
     operations = network.operations
     at = [operation.name for operation in operations].index(layer)
-    following = operations[at + 1 : at + 2]
-    is_sum = bool(following) and not isinstance(following[0], layers.Layer)
+    next_one = operations[at + 1 : at + 2]
+    is_sum = bool(next_one) and not isinstance(next_one[0], layers.Layer)
     return operations[at + is_sum].output
-
-
-def layers_after(trunk: keras.Model, layer: str) -> list[layers.Layer]:
-    """The layers after `layer`. Keras sorts layers by depth, and nothing runs past the end of a stage."""
-    return trunk.layers[[of_trunk.name for of_trunk in trunk.layers].index(layer) + 1 :]

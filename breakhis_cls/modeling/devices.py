@@ -7,49 +7,60 @@ import os
 import platform
 import resource
 import sys
+import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
 
-_PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", "breakhis_cls")
+PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", "breakhis_cls")
 
 
-def prepare(deterministic: bool, wanted_precision: str = "float32") -> None:
+def prepare(deterministic: bool, precision: str = "float32") -> None:
     """Set TensorFlow up; call it before anything imports TensorFlow.
 
-    Op determinism alone is not enough on CPU: oneDNN's kernels and more than one inter-op thread still move bits
-    (three fine-tunings in fresh processes gave three results). On GPU it costs speed, and XLA is off.
-    wanted_precision: see `precision`. Raises ModelError where TensorFlow already runs with other switches.
+    precision: see `dtype_policy`. Raises ModelError where TensorFlow already runs with other switches.
     """
+    # Op determinism alone is not enough on CPU: oneDNN's kernels and more than one inter-op thread still change bits
+    # (three fine-tunings in fresh processes gave three results). On GPU determinism costs speed, and XLA is off.
     if deterministic and "tensorflow" not in sys.modules:
         os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its chatter hides our warnings; real errors are raised
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log hides our warnings; real errors are raised
     import tensorflow as tf
 
-    for gpu in tf.config.list_physical_devices("GPU"):
-        _tolerant(lambda gpu=gpu: tf.config.experimental.set_memory_growth(gpu, True))
+    # Once TensorFlow runs it refuses these switches (RuntimeError): what is in force is checked below.
+    with contextlib.suppress(RuntimeError):
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
     if deterministic:
-        _make_repeatable(tf)
+        if os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":
+            raise ModelError(
+                "TensorFlow was imported with oneDNN on, which is not repeatable. Call devices.prepare() first, "
+                "set TF_ENABLE_ONEDNN_OPTS=0 in the environment, or use --run.no_deterministic"
+            )
+        tf.config.experimental.enable_op_determinism()
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        if tf.config.threading.get_inter_op_parallelism_threads() != 1:
+            raise ModelError("TensorFlow already runs with several inter-op threads; call devices.prepare() first")
     import keras
 
-    keras.config.set_dtype_policy(dtype_policy(wanted_precision))
+    keras.config.set_dtype_policy(dtype_policy(precision))
 
 
-def dtype_policy(wanted: str) -> str:
-    """`auto` -> a Keras dtype policy: mixed where every GPU is good at it, float32 elsewhere. Others stay as they are.
-
-    bfloat16 from compute capability 8.0 on, float16 from 7.0 on (NVIDIA's tensor cores).
-    """
-    if wanted != "auto":
-        return wanted
+def dtype_policy(precision: str) -> str:
+    """`auto` -> a Keras dtype policy: mixed where every GPU is good at it, else float32. Others stay as they are."""
+    if precision != "auto":
+        return precision
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    weakest = min((found.get("compute_capability", (0, 0)) for found in details), default=(0, 0))
-    return "mixed_bfloat16" if weakest >= (8, 0) else "mixed_float16" if weakest >= (7, 0) else "float32"
+    capability = min((one.get("compute_capability", (0, 0)) for one in details), default=(0, 0))
+    # NVIDIA's tensor cores compute in bfloat16 from 8.0 (Ampere) on, in float16 from 7.0 (Volta) on.
+    return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else "float32"
 
 
 def distribution_strategy(replicas: list[str] | None = None) -> Any:
@@ -60,49 +71,37 @@ def distribution_strategy(replicas: list[str] | None = None) -> Any:
     return tf.distribute.MirroredStrategy(replicas) if len(replicas) > 1 else tf.distribute.get_strategy()
 
 
-def reset_peak_memory() -> None:
-    """Start a new measurement of peak memory; on CPU it needs Linux, else the peak is that of the whole process."""
+@contextlib.contextmanager
+def measure_cost(costs: dict[str, dict[str, float]], phase: str) -> Iterator[None]:
+    """Enter the seconds and the peak memory in GiB of what runs inside as `costs[phase]`, for environment.json."""
     import tensorflow as tf
 
     for gpu in tf.config.list_logical_devices("GPU"):
         tf.config.experimental.reset_memory_stats(gpu.name)
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM on Linux (proc(5)); elsewhere it is the process's
+    started = time.monotonic()
+    yield
+    seconds = round(time.monotonic() - started, 2)
+    costs[phase] = {"seconds": seconds} | {f"peak_gib_{name}": gib for name, gib in peak_memory_gib().items()}
 
 
 def peak_memory_gib() -> dict[str, float]:
-    """GiB at the highest since `forget_peaks`: resident memory of the process, and each GPU's allocations."""
+    """GiB at the highest since the measurement began: resident memory of the process, and each GPU's allocations."""
     import tensorflow as tf
 
-    gpus = tf.config.list_logical_devices("GPU")
-    used = {gpu.name: tf.config.experimental.get_memory_info(gpu.name)["peak"] for gpu in gpus}
-    return {name: round(n_bytes / 2**30, 3) for name, n_bytes in {"process": _peak_resident(), **used}.items()}
-
-
-def _peak_resident() -> int:
-    """Bytes."""
+    # ru_maxrss counts bytes on macOS and KiB on Linux, where VmHWM is better: it can be reset.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _make_repeatable(tf: Any) -> None:
-    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":
-        raise ModelError(
-            "TensorFlow was imported with oneDNN on, which is not repeatable. Call devices.prepare() first, "
-            "set TF_ENABLE_ONEDNN_OPTS=0 in the environment, or say --run.deterministic False"
-        )
-    tf.config.experimental.enable_op_determinism()
-    if tf.config.threading.get_inter_op_parallelism_threads() != 1:
-        _tolerant(lambda: tf.config.threading.set_inter_op_parallelism_threads(1))
-        if tf.config.threading.get_inter_op_parallelism_threads() != 1:
-            raise ModelError("TensorFlow already runs with several inter-op threads; call devices.prepare() first")
+        peak = 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    gpus = tf.config.list_logical_devices("GPU")
+    used = {gpu.name: tf.config.experimental.get_memory_info(gpu.name)["peak"] for gpu in gpus}
+    return {name: round(n_bytes / 2**30, 3) for name, n_bytes in {"process": peak, **used}.items()}
 
 
 def numerics() -> dict[str, Any]:
-    """All of the machine's side that may move a bit: part of the feature cache's key and of environment.json."""
+    """All of the machine's side that may change a bit: part of the feature cache's key and of environment.json."""
     import keras
     import tensorflow as tf
 
@@ -122,23 +121,14 @@ def device_names() -> list[str]:
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
-    return details or ["CPU"]
+    return [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus] or ["CPU"]
 
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for environment.json."""
     return {
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         "devices": device_names(),
         "arithmetic": numerics(),
     }
-
-
-def _tolerant(switch: Any) -> None:
-    """TensorFlow refuses such switches once it runs (RuntimeError); the caller checks what holds."""
-    try:
-        switch()
-    except RuntimeError:
-        return

@@ -1,25 +1,22 @@
-"""The two phases of training. Killed at any moment, a phase goes on after its last epoch, to the same bytes."""
+"""One phase of training. Killed at any moment, fine-tuning goes on after its last epoch, to the same bytes."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import shutil
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
 import tensorflow as tf
 
 from .. import config
 from ..errors import ModelError
-from ..files import write_text
+from ..files import atomic_folder, write_text
 from ..pipeline import batches
 from ..pipeline.batches import TrainingRows
 
@@ -32,168 +29,24 @@ def fit_phase(
     folder: Path,
     seed: int,
     first_epoch: int = 0,
-    baseline: bool = False,
+    compare_start: bool = False,
+    checkpoints: bool = False,
 ) -> pd.DataFrame:
-    """Train `model` for one phase and leave it with its best weights; returns history rows (see DESIGN: history.csv).
+    """Train `model` for one phase and leave it with its best weights; returns the phase's rows of history.csv.
 
-    Best is the lowest loss on validation; with `baseline`, what the model could before the phase competes too.
-    folder: the phase's own, holds TensorBoard's events and the last good epoch. Under a distribution strategy call it
-    in the scope where the model was made; batch_size is that of all replicas together, and the rate stays as set.
-    Raises ModelError when the loss is not a number, or a batch does not fit into the GPU's memory.
+    Best is the lowest loss on validation; with `compare_start` the weights before the phase compete too.
+    folder: the phase's own, whose name is the phase's; holds TensorBoard's events and, with `checkpoints`, the last
+    epoch, after which a killed phase goes on. Under a distribution strategy call it in the scope where the model was
+    made; batch_size is that of all replicas together, and the learning rate stays as set.
+    Raises ModelError when the loss is not finite, or a batch does not fit into the GPU's memory.
     """
+    # --- optimizer and learning-rate schedule: linear warm-up, then a cosine to zero ---
     n_steps = batches.steps_per_epoch(rows, phase.batch_size)
-    _compile(model, phase, n_steps)
-    model.optimizer.build(model.trainable_variables)  # so that it is saved and loaded whole
-    keeper = EpochCheckpoint(folder, phase, seed, first_epoch)
-    held_out = batches.validation_batches(validation, phase.batch_size)
-    begun = keeper.resume(model)
-    with _sentence_when_out_of_memory(phase):
-        if baseline and not begun:
-            keeper.challenge(model, model.evaluate(held_out, verbose=0, return_dict=True)["loss"])
-        if not keeper.ended:
-            model.fit(
-                batches.training_batches(rows, phase.batch_size, seed, keeper.n_done, phase.epochs),
-                validation_data=held_out,
-                shuffle=False,  # the stream is in order already
-                initial_epoch=keeper.n_done,
-                epochs=phase.epochs,
-                steps_per_epoch=n_steps,
-                callbacks=[*keeper.averaging, keeper, keras.callbacks.TensorBoard(folder / "tensorboard")],
-            )
-    keeper.restore_best(model)
-    return pd.DataFrame(keeper.state["history"])
-
-
-@contextlib.contextmanager
-def _sentence_when_out_of_memory(phase: config.Phase) -> Iterator[None]:
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError:
-        section, smaller = type(phase).__name__.lower(), max(phase.batch_size // 2, 1)
-        raise ModelError(
-            f"a batch of {phase.batch_size} does not fit into memory; --{section}.batch_size {smaller} "
-            f"--{section}.accumulate {2 * phase.accumulate} takes the same steps in half of it"
-        ) from None
-
-
-class EpochCheckpoint(keras.callbacks.Callback):
-    """Keeps the last epoch (weights, optimizer, history, best score) and the best weights in one folder, renamed whole.
-
-    Keras's BackupAndRestore forgets the best score, dropout's seeds and the place in the order; here the order and the
-    seeds are functions of the epoch, and the score is kept.
-    """
-
-    def __init__(self, folder: Path, phase: config.Phase, seed: int, first_epoch: int):
-        super().__init__()
-        self.folder, self.phase, self.seed, self.first_epoch = folder, phase, seed, first_epoch
-        self.state: dict[str, Any] = {"best": math.inf, "best_epoch": -1, "history": []}
-        self.averaging = [keras.callbacks.SwapEMAWeights()] if phase.ema else []  # validates the running mean
-        self.started = 0.0
-
-    @property
-    def n_done(self) -> int:
-        """Epochs of this phase that are safe on disk."""
-        return len(self.state["history"])
-
-    @property
-    def ended(self) -> bool:
-        """All epochs are done, or patience ran out."""
-        return self.n_done >= self.phase.epochs or self.n_done - 1 - self.state["best_epoch"] >= self.phase.patience
-
-    def resume(self, model: keras.Model) -> bool:
-        """Load the last epoch that was saved whole; whether there is one."""
-        for unfinished in self.folder.glob(".saving-*"):
-            shutil.rmtree(unfinished)
-        saved = self._last()
-        if saved is not None:
-            for older in set(self.folder.glob("epoch-*")) - {saved}:
-                shutil.rmtree(older)
-            self.state = json.loads((saved / "state.json").read_text())
-            model.load_weights(saved / "last.weights.h5")
-        return saved is not None
-
-    def challenge(self, model: keras.Model, loss: float) -> None:
-        """Enter the untrained state as the one to beat."""
-        self.state |= {"best": loss, "best_epoch": -1}
-        self._save(model, is_best=True)
-
-    def restore_best(self, model: keras.Model) -> None:
-        """Leave the model with the weights of the lowest validation loss."""
-        saved = self._last()
-        if saved is not None:
-            model.load_weights(saved / "best.weights.h5")
-
-    def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        """Dropout's masks become a function of (seed, epoch, layer)."""
-        self.started = time.monotonic()
-        drawing = [layer for layer in self.model._flatten_layers() if hasattr(layer, "seed_generator")]
-        for at, layer in enumerate(drawing):
-            # Each step adds 1: blocks of states that overlap would drop the same, a layer or an epoch later.
-            layer.seed_generator.state.assign([self.seed, at * 2**48 + epoch * 2**24])
-
-    def on_epoch_end(self, epoch: int, logs=None) -> None:
-        """Save the epoch; stop the phase when patience has run out."""
-        logs = {name: float(value) for name, value in (logs or {}).items()}
-        if not math.isfinite(logs["loss"]) or not math.isfinite(logs["val_loss"]):
-            raise ModelError(
-                f"the loss became {logs['loss']} in epoch {epoch} of this phase; a smaller peak_lr than "
-                f"{self.phase.peak_lr:g} is the usual cure. The last good epoch is kept in {self.folder}"
-            )
-        is_best = logs["val_loss"] < self.state["best"]
-        if is_best:
-            self.state |= {"best": logs["val_loss"], "best_epoch": epoch}
-        self.state["history"].append(self._row(epoch, logs))
-        self._save(self.model, is_best)
-        self.model.stop_training = self.ended
-
-    def _row(self, epoch: int, logs: dict[str, float]) -> dict[str, Any]:
-        names = ("loss", "accuracy", "val_loss", "val_accuracy")
-        rate = float(self.model.optimizer.learning_rate)
-        seconds = round(time.monotonic() - self.started, 3)
-        known = {name: logs[name] for name in names}
-        return {
-            "phase": self.folder.name,
-            "epoch": self.first_epoch + epoch,
-            **known,
-            "learning_rate": rate,
-            "seconds": seconds,
-        }
-
-    def _save(self, model: keras.Model, is_best: bool) -> None:
-        before = self._last()
-        saving = self.folder / f".saving-{uuid.uuid4().hex[:8]}"
-        saving.mkdir(parents=True)
-        last, best = saving / "last.weights.h5", saving / "best.weights.h5"
-        try:
-            if is_best and self.n_done:
-                self._save_averaged(model, best)
-            model.save_weights(last)  # with the optimizer's state
-            if not best.exists():
-                os.link(last if is_best or before is None else before / "best.weights.h5", best)
-            write_text(saving / "state.json", json.dumps(self.state))
-            saving.rename(self.folder / f"epoch-{self.n_done:05d}")
-        finally:
-            shutil.rmtree(saving, ignore_errors=True)
-        if before is not None:
-            shutil.rmtree(before)
-
-    def _save_averaged(self, model: keras.Model, path: Path) -> None:
-        """The running mean, where there is one; the swap back rounds, so that the last weights are saved after it."""
-        for average in self.averaging:
-            average.on_test_begin()
-            model.save_weights(path)
-            average.on_test_end()
-
-    def _last(self) -> Path | None:
-        return max(self.folder.glob("epoch-*"), default=None)
-
-
-def _compile(model: keras.Model, phase: config.Phase, n_steps: int) -> None:
-    total = max(phase.epochs * n_steps, 1)
-    n_warmup = round(phase.warmup_share * total)
+    n_total = max(phase.epochs * n_steps, 1)
+    n_warmup = round(phase.warmup_share * n_total)
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if n_warmup else phase.peak_lr,
-        decay_steps=max(total - n_warmup, 1),
+        decay_steps=max(n_total - n_warmup, 1),
         warmup_target=phase.peak_lr if n_warmup else None,
         warmup_steps=n_warmup,
     )
@@ -210,3 +63,111 @@ def _compile(model: keras.Model, phase: config.Phase, n_steps: int) -> None:
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=False,  # off on CPU and under op determinism anyway; a GPU run should not differ in this
     )
+    model.optimizer.build(model.trainable_variables)  # so that a checkpoint holds all of its state
+
+    # --- fit, from the last checkpoint if there is one ---
+    checkpoint = EpochCheckpoint(folder, phase, seed, first_epoch, checkpoints)
+    checkpoint.resume(model)
+    if not checkpoint.n_done:
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # else its curves show a killed try, too
+    validation_data = batches.validation_batches(validation, phase.batch_size)
+    try:
+        if compare_start and not checkpoint.n_done:
+            checkpoint.best = model.evaluate(validation_data, verbose=0, return_dict=True)["loss"]
+            checkpoint.best_weights = model.get_weights()
+        if not checkpoint.ended:
+            model.fit(
+                batches.training_batches(rows, phase.batch_size, seed, checkpoint.n_done, phase.epochs),
+                validation_data=validation_data,
+                shuffle=False,  # the stream is in order already
+                initial_epoch=checkpoint.n_done,
+                epochs=phase.epochs,
+                steps_per_epoch=n_steps,
+                callbacks=[*checkpoint.averaging, checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],
+            )
+    except tf.errors.ResourceExhaustedError:
+        section, smaller = type(phase).__name__.lower(), max(phase.batch_size // 2, 1)
+        raise ModelError(
+            f"a batch of {phase.batch_size} does not fit into memory; --{section}.batch_size {smaller} "
+            f"--{section}.accumulate {2 * phase.accumulate} takes the same steps in half of it"
+        ) from None
+    model.set_weights(checkpoint.best_weights)
+    return pd.DataFrame(checkpoint.history)
+
+
+class EpochCheckpoint(keras.callbacks.Callback):
+    """Early stopping that keeps the best weights, dropout that depends on the epoch alone, and checkpoints on disk.
+
+    Keras's BackupAndRestore forgets the best score, dropout's seeds and the place in the order of images. Here order
+    and seeds are functions of the epoch, and the score is kept.
+    """
+
+    def __init__(self, folder: Path, phase: config.Phase, seed: int, first_epoch: int = 0, on_disk: bool = False):
+        super().__init__()
+        self.folder, self.phase, self.seed, self.first_epoch, self.on_disk = folder, phase, seed, first_epoch, on_disk
+        self.best, self.best_epoch = math.inf, -1  # lowest validation loss, and the epoch of this phase that had it
+        self.best_weights: list[np.ndarray] = []
+        self.history: list[dict[str, Any]] = []
+        self.averaging = [keras.callbacks.SwapEMAWeights()] if phase.ema else []  # validates the running mean
+        self.started = 0.0
+
+    @property
+    def n_done(self) -> int:
+        """Epochs of this phase that are done."""
+        return len(self.history)
+
+    @property
+    def ended(self) -> bool:
+        """All epochs are done, or early stopping ended the phase."""
+        return self.n_done >= self.phase.epochs or self.n_done - 1 - self.best_epoch >= self.phase.patience
+
+    def resume(self, model: keras.Model) -> None:
+        """Load the last checkpoint that was written whole, if there is one, and remove all others."""
+        saved = sorted(self.folder.glob("epoch-*"))
+        for leftover in [*saved[:-1], *self.folder.glob(".epoch-*")]:
+            shutil.rmtree(leftover)
+        if saved:
+            last = saved[-1]
+            state = json.loads((last / "state.json").read_text(encoding="utf-8"))
+            self.best, self.best_epoch, self.history = state["best"], state["best_epoch"], state["history"]
+            with np.load(last / "best.npz", allow_pickle=False) as best:
+                self.best_weights = [best[name] for name in best.files]
+            model.load_weights(last / "last.weights.h5")
+
+    def on_epoch_begin(self, epoch: int, logs=None) -> None:
+        """Dropout's masks become a function of (seed, epoch, layer)."""
+        self.started = time.monotonic()
+        drawing = [layer for layer in self.model._flatten_layers() if hasattr(layer, "seed_generator")]
+        for at, layer in enumerate(drawing):
+            # Each step adds 1. States far apart keep a layer from dropping what another, or an epoch before, dropped.
+            layer.seed_generator.state.assign([self.seed, at * 2**48 + epoch * 2**24])
+
+    def on_epoch_end(self, epoch: int, logs=None) -> None:
+        """Keep the best weights, write the checkpoint, and stop the phase when patience has run out."""
+        scores = {name: float((logs or {})[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
+        if not math.isfinite(scores["loss"]) or not math.isfinite(scores["val_loss"]):
+            raise ModelError(
+                f"the loss became {scores['loss']} in epoch {epoch} of phase {self.folder.name}; expected a finite "
+                f"number; a smaller peak_lr than {self.phase.peak_lr:g} usually helps"
+            )
+        if scores["val_loss"] < self.best:
+            self.best, self.best_epoch = scores["val_loss"], epoch
+            for average in self.averaging:
+                average.on_test_begin()
+            self.best_weights = self.model.get_weights()
+            for average in self.averaging:
+                average.on_test_end()  # rounds, so that the checkpoint is written after it
+        rate, seconds = float(self.model.optimizer.learning_rate), round(time.monotonic() - self.started, 3)
+        row = {"phase": self.folder.name, "epoch": self.first_epoch + epoch}
+        self.history.append(row | scores | {"learning_rate": rate, "seconds": seconds})
+
+        if self.on_disk:
+            previous = list(self.folder.glob("epoch-*"))
+            with atomic_folder(self.folder / f"epoch-{self.n_done:05d}") as temporary:
+                self.model.save_weights(temporary / "last.weights.h5")  # with the optimizer's state
+                np.savez(temporary / "best.npz", *self.best_weights)
+                state = {"best": self.best, "best_epoch": self.best_epoch, "history": self.history}
+                write_text(temporary / "state.json", json.dumps(state))
+            for older in previous:
+                shutil.rmtree(older)
+        self.model.stop_training = self.ended

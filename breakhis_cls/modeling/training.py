@@ -1,22 +1,18 @@
-"""From material to a trained model: the head on features that are computed once, then a part of the backbone."""
+"""One run, from features to predictions: a head on features that are computed once, then a part of the backbone."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from ..config import Augment, Config
 from ..data.dataset import Dataset
-from ..files import atomic_path
+from ..files import atomic_path, write_csv
 from ..pipeline import batches
 from ..pipeline.pixel_store import PixelStore
 from . import devices, features, fit, network
@@ -25,123 +21,125 @@ from .run_folder import RunFolder
 
 @dataclass
 class TrainingRun:
-    """One run at work. `fit` then `predict`; each goes on where a killed process left it."""
+    """Call `fit`, then `predict`; after a kill both do again what takes seconds and continue what takes minutes."""
 
     settings: Config
-    material: Dataset
+    dataset: Dataset
     store: PixelStore
     run: RunFolder
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
-    strategy: tf.distribute.Strategy = field(default_factory=devices.distribution_strategy)
+    """Seconds and peak memory of each phase, for environment.json."""
+
+    @property
+    def tunes(self) -> bool:
+        """Whether a part of the backbone is fine-tuned."""
+        return self.settings.tune.part != "none" and self.settings.tune.epochs > 0
 
     def fit(self) -> keras.Model:
-        """The model with its best weights, also saved as model.keras; history.csv holds both phases."""
-        settings, head = self.settings, self._head()
-        history = [self._fit_head(head)] if settings.head.epochs else []
-        with self.strategy.scope():
-            model = self._joined(head)
+        """The model with its best weights, saved in the run's folder; history.csv holds both phases.
+
+        Saved as model.keras; with `run.save_model` false a run on a frozen backbone saves head.npz, returns the head.
+        """
+        settings, folder, seed = self.settings, self.run.folder, self.settings.run.seed
+        n_classes = len(self.dataset.classes)
+        build_head = functools.partial(
+            network.build_head, network.n_features(settings.model), n_classes, settings.model.dropout, seed
+        )
+        head, history = build_head(), []
+
+        # --- features of the frozen backbone, and the head on them ---
+        if settings.head.epochs:
+            views = batches.ALL_VIEWS[: settings.head.views]
+            with devices.measure_cost(self.costs, "features"):
+                pooled = self._features(views)
+            training, validation = self._rows(pooled, np.arange(len(pooled)), views)
+            head.get_layer("standardise").adapt(pooled[training.index, 0])
+            with devices.measure_cost(self.costs, "head"):
+                history.append(fit.fit_phase(head, settings.head, training, validation, folder / "head", seed))
+            write_csv(folder / "history.csv", history[0])
+            if not settings.run.save_model and not self.tunes:
+                network.save_head(folder / "head.npz", head, settings)
+                return head
+
+        # --- the whole model; its head is built anew, since a distribution strategy wants variables of its own ---
+        with devices.distribution_strategy().scope():
+            keras.utils.set_random_seed(seed)  # the only seed that keras.applications uses
+            backbone, trained = network.build_backbone(settings.model), head
+            head = build_head()
+            network.set_head_weights(head, trained.get_weights())
+            model = network.join_model(backbone, head, settings.image)
+
+            # --- fine-tuning, which has to beat the head on the frozen backbone ---
             if self.tunes:
-                network.set_trainable(model.get_layer("backbone"), settings.model, settings.tune.part)
-                history.append(self._fine_tune(model, sum(map(len, history))))
-        if history:
-            self.run.write_table("history.csv", pd.concat(history))
-        with atomic_path(self.run.folder / "model.keras") as temporary:
+                network.set_trainable(backbone, settings.model, settings.tune.part)
+                views = batches.allowed_views(settings.augment)
+                training, validation = self._rows(self.store.array, self.store.rows, views, settings.augment)
+                n_before = sum(map(len, history))
+                with devices.measure_cost(self.costs, "tune"):
+                    tuned = fit.fit_phase(
+                        model,
+                        settings.tune,
+                        training,
+                        validation,
+                        folder / "tune",
+                        seed,
+                        first_epoch=n_before,
+                        compare_start=n_before > 0,
+                        checkpoints=True,
+                    )
+                write_csv(folder / "history.csv", pd.concat([*history, tuned]))
+
+        with atomic_path(folder / "model.keras") as temporary:
             model.save(temporary)
         return model
 
     def predict(self, model: keras.Model) -> np.ndarray:
-        """(n, n_classes) probabilities of validation and test rows, in the order of the split; the mean over
-        `augment.test_views`.
+        """(n, n_classes) probabilities of validation and test rows, in the order of the split.
 
-        With a frozen backbone they come from the kept features; else from the whole model, in shards that make a long
-        prediction resumable.
+        They are the mean over `augment.test_views`. model: as `fit` returns it, or `network.load_run_model`.
         """
-        kept, views = self.material.in_part("validation", "test"), batches.ALL_VIEWS[: self.settings.augment.test_views]
-        with self.measured("predictions"):
+        evaluated = self.dataset.in_part("validation", "test")
+        views = batches.ALL_VIEWS[: self.settings.augment.test_views]
+        with devices.measure_cost(self.costs, "predictions"):
+            # --- frozen backbone: from the features that are kept ---
             if self.settings.head.epochs and not self.tunes:
-                head, pooled = model.get_layer("head"), self._features(views)[kept]
-                of_views = [head.predict(pooled[:, view], batch_size=features.BATCH_SIZE, verbose=0) for view in views]
-                return np.mean(of_views, axis=0)
-            folder = self.run.folder / "outputs" / _digest_of(model)[:16]
-            rows = self._hashes[kept], self.store.array, self.store.rows[kept]
-            build = functools.cache(lambda: features.compile_forward(model))
-            of_views = [features.cached_outputs(build, *rows, folder / f"view-{v}", v, "predictions") for v in views]
-            return np.mean(of_views, axis=0)
+                head = model if model.name == "head" else model.get_layer("head")
+                pooled = self._features(views)[evaluated]
+                outputs = [head.predict(pooled[:, at], batch_size=features.BATCH_SIZE, verbose=0) for at in views]
+                return np.mean(outputs, axis=0)
+
+            # --- fine-tuned: from pixels, in shards under the hash of the weights, so that a kill costs one shard ---
+            digest = hashlib.sha256()
+            for weight in model.get_weights():
+                digest.update(weight.tobytes())
+            folder = self.run.folder / "outputs" / digest.hexdigest()[:16]
+            build_forward = functools.cache(lambda: features.compile_forward(model))
+            rows = self._pixel_hashes[evaluated], self.store.array, self.store.rows[evaluated]
+            outputs = [
+                features.cached_outputs(build_forward, *rows, folder / f"view-{view}", view, "predictions")
+                for view in views
+            ]
+            return np.mean(outputs, axis=0)
 
     @property
-    def tunes(self) -> bool:
-        """Whether there is a second phase."""
-        return self.settings.tune.part != "none" and self.settings.tune.epochs > 0
-
-    @contextmanager
-    def measured(self, name: str) -> Iterator[None]:
-        """Keep a phase's seconds and peak memory in GiB, for environment.json."""
-        devices.reset_peak_memory()
-        started = time.monotonic()
-        yield
-        seconds = round(time.monotonic() - started, 2)
-        self.costs[name] = {"seconds": seconds} | {
-            f"peak_gib_{of}": gib for of, gib in devices.peak_memory_gib().items()
-        }
-
-    def _head(self) -> keras.Model:
-        n_features = network.n_features(self.settings.model)
-        return network.build_head(
-            n_features, len(self.material.classes), self.settings.model.dropout, self.settings.run.seed
-        )
-
-    def _joined(self, trained: keras.Model) -> keras.Model:
-        """The whole model; its head is made anew, since a distribution strategy wants its own variables."""
-        keras.utils.set_random_seed(self.settings.run.seed)  # the only seed that keras.applications listens to
-        backbone, head = network.build_backbone(self.settings.model), self._head()
-        head.set_weights(trained.get_weights())
-        head.get_layer("standardise").finalize_state()
-        return network.join_model(backbone, head, self.settings.image)
-
-    @property
-    def _hashes(self) -> np.ndarray:
-        return self.material.images["pixel_sha256"].to_numpy()
+    def _pixel_hashes(self) -> np.ndarray:
+        return self.dataset.images["pixel_sha256"].to_numpy()
 
     def _features(self, views: tuple[int, ...]) -> np.ndarray:
-        return features.backbone_features(self.settings, self._hashes, self.store.array, self.store.rows, views)
-
-    def _fit_head(self, head: keras.Model) -> pd.DataFrame:
-        views = batches.ALL_VIEWS[: self.settings.head.views]
-        with self.measured("features"):
-            pooled = self._features(views)
-        training, validation = self._rows(pooled, np.arange(len(pooled)), views)
-        head.get_layer("standardise").adapt(pooled[training.index, 0])
-        with self.measured("head"):
-            folder, seed = self.run.folder / "head", self.settings.run.seed
-            return fit.fit_phase(head, self.settings.head, training, validation, folder, seed)
-
-    def _fine_tune(self, model: keras.Model, n_before: int) -> pd.DataFrame:
-        augment = self.settings.augment
-        rows = self._rows(self.store.array, self.store.rows, batches.allowed_views(augment), augment)
-        folder, seed = self.run.folder / "tune", self.settings.run.seed
-        with self.measured("tune"):
-            return fit.fit_phase(model, self.settings.tune, *rows, folder, seed, n_before, baseline=n_before > 0)
+        return features.backbone_features(
+            self.settings, self._pixel_hashes, self.store.array, self.store.rows, views
+        )  # (n, len(views), d)
 
     def _rows(
         self, source: np.ndarray, index: np.ndarray, views: tuple[int, ...], augment: Augment | None = None
     ) -> tuple[batches.TrainingRows, batches.TrainingRows]:
-        """Training and validation rows over one source, pixels or features."""
-        material, balance = self.material, self.settings.data.balance
-        targets, of_train, held_out = (
-            material.one_hot_targets(),
-            material.in_part("train"),
-            material.in_part("validation"),
-        )
-        labels, cases = targets[of_train].argmax(axis=1), material.split["case"].to_numpy()[of_train]
+        """Training and validation rows over one source, pixels or features; balanced as `data.balance` says."""
+        dataset, balance = self.dataset, self.settings.data.balance
+        targets, train, validation = dataset.one_hot_targets(), dataset.in_part("train"), dataset.in_part("validation")
+        labels, cases = targets[train].argmax(axis=1), dataset.split["case"].to_numpy()[train]
         weights = batches.class_weights(labels) if balance == "class_weights" else None
         chances = batches.sampling_probabilities(labels, cases) if balance == "sampling" else None
-        training = batches.TrainingRows(source, index[of_train], targets[of_train], weights, chances, views, augment)
-        return training, batches.TrainingRows(source, index[held_out], targets[held_out])
-
-
-def _digest_of(model: keras.Model) -> str:
-    """SHA-256 over all weights."""
-    sums = hashlib.sha256()
-    for weight in model.weights:
-        sums.update(weight.numpy().tobytes())
-    return sums.hexdigest()
+        return (
+            batches.TrainingRows(source, index[train], targets[train], weights, chances, views, augment),
+            batches.TrainingRows(source, index[validation], targets[validation]),
+        )

@@ -1,4 +1,4 @@
-"""Which weights a backbone starts from, and what they must be called. Imports no TensorFlow."""
+"""Which weights a backbone starts from, and their names in reports. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from .. import config
 from ..errors import ModelError
 from ..files import sha256_of_file
 
-KNOWN = {"2b300325d4372ac1": "8-bit pruned ResNet50"}  # SHA-256 prefix -> what they must be called
-IMAGENET_FILES = {   # as keras.applications keeps them in ~/.keras/models, and their size there in MB
+# SHA-256 prefix -> the name to report: a pruned copy passes for the official file unless it is named.
+KNOWN = {"2b300325d4372ac1": "8-bit pruned ResNet50"}
+
+# As keras.applications keeps them in ~/.keras/models, and their size in MB.
+IMAGENET_FILES = {
     "ResNet50": ("resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", 95),
     "DenseNet121": ("densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5", 29),
     "EfficientNetV2B0": ("efficientnetv2-b0_notop.h5", 24),
     "ConvNeXtTiny": ("convnext_tiny_notop.h5", 111),
-}  # fmt: skip
+}
 
 
 def weights_identity(model: config.Model) -> str:
-    """Content of the weights: `random`, `imagenet` (fixed by Keras's own checksum) or a file's SHA-256."""
+    """`random`, `imagenet` (whose content Keras's own checksum fixes) or the SHA-256 of the file in hex."""
     if model.weights in ("random", "imagenet"):
         return model.weights
     path = Path(model.weights)
@@ -29,14 +32,11 @@ def weights_identity(model: config.Model) -> str:
 
 
 def weights_sha256(model: config.Model) -> str | None:
-    """SHA-256 of the weights' file; None for random and imagenet, which have no file of the user's."""
-    found = weights_identity(model)
-    return None if found == model.weights else found
+    """SHA-256 of the weights' file; None for random and imagenet, which are no file of the user's."""
+    identity = weights_identity(model)
+    return None if identity == model.weights else identity
 
 
 def weights_title(model: config.Model) -> str:
-    """What a report calls the backbone, such as `ResNet50 (imagenet)`; known non-official weights by their name."""
-    found = weights_identity(model)
-    if found in ("random", "imagenet"):
-        return f"{model.backbone} ({found})"
-    return KNOWN.get(found[:16], f"{model.backbone} ({Path(model.weights).name})")
+    """Name of the backbone in reports, such as `ResNet50 (imagenet)`; known weights that are not official by theirs."""
+    return KNOWN.get(weights_identity(model)[:16], f"{model.backbone} ({Path(model.weights).name})")

@@ -1,4 +1,4 @@
-"""Grad-CAM against values worked out by hand, and against drawn truth; what the randomisation check must see."""
+"""Grad-CAM against values computed by hand and against a known place; what the randomisation check must find."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from breakhis_cls.synthetic import tree
 SIZE = (16, 24)  # of the tiny network's images
 
 
-def joined(trunk_layers, n_features, image_px, n_classes=2):
-    """A model shaped as network.join makes it, around any trunk."""
+def build_tiny_model(trunk_layers, n_features, image_px, n_classes=2):
+    """A model as `network.join_model` builds it, around any trunk."""
     image = keras.Input((None, None, 3))
-    seen = image
+    output = image
     for layer in trunk_layers:
-        seen = layer(seen)
-    trunk = keras.Model(image, seen, name="trunk")
+        output = layer(output)
+    trunk = keras.Model(image, output, name="trunk")
     outer = keras.Input((None, None, 3), name="image")
     scaled = layers.Rescaling(1 / 255, name="preprocessing")(outer)
     pooled = layers.GlobalAveragePooling2D()(trunk(scaled))
@@ -31,8 +31,8 @@ def joined(trunk_layers, n_features, image_px, n_classes=2):
 
 @pytest.fixture(scope="module")
 def linear():
-    """One 1x1 convolution that hands red and green on; log-odds of class 1 are 2 red - 3 green + 0.5."""
-    model = joined([layers.Conv2D(2, 1, use_bias=False)], 2, (2, 3))
+    """One 1x1 convolution that passes red and green on; log-odds of class 1 are 2 red - 3 green + 0.5."""
+    model = build_tiny_model([layers.Conv2D(2, 1, use_bias=False)], 2, (2, 3))
     trunk, dense = model.get_layer("backbone").get_layer("trunk"), model.get_layer("head").layers[-1]
     trunk.layers[-1].set_weights([np.array([[[[1, 0], [0, 1], [0, 0]]]], np.float32)])
     dense.set_weights([np.array([[1, 3], [1, -2]], np.float32), np.array([0, 0.5], np.float32)])
@@ -41,7 +41,7 @@ def linear():
 
 @pytest.fixture(scope="module")
 def squares():
-    """(model, images, labels, masks): trained to see a dark square, which half of the noisy images have."""
+    """(model, images, labels, masks): trained to find a dark square, which half of the noisy images have."""
     rng = np.random.default_rng(0)
     n, labels = 96, np.arange(96) % 2
     images = rng.integers(150, 256, (n, *SIZE, 3))
@@ -53,24 +53,24 @@ def squares():
     images = images.astype(np.uint8)
     keras.utils.set_random_seed(0)
     convolutions = [layers.Conv2D(8, 3, stride, "same", activation="relu") for stride in (2, 1)]
-    model = joined([layers.Rescaling(4, -3), *convolutions], 8, SIZE)
+    model = build_tiny_model([layers.Rescaling(4, -3), *convolutions], 8, SIZE)
     model.compile(keras.optimizers.Adam(0.01), "categorical_crossentropy")
     model.fit(images, np.eye(2)[labels], batch_size=32, epochs=15, verbose=0)
     assert ((model.predict(images, verbose=0)[:, 1] > 0.5) == labels).mean() > 0.9
     return model, images, labels, masks
 
 
-def test_evidence_is_what_a_hand_works_out(linear):
+def test_evidence_equals_values_computed_by_hand(linear):
     image = np.zeros((1, 2, 3, 3), np.uint8)
     image[0, :, :, 0] = [[255, 0, 51], [0, 0, 102]]
     image[0, :, :, 1] = [[0, 255, 51], [0, 51, 0]]
     expected = [[2, -3, 2 * 0.2 - 3 * 0.2], [0, -0.6, 0.8]]
     np.testing.assert_allclose(gradcam.class_evidence(linear, image, np.array([1]))[0], expected, atol=1e-6)
-    shown = gradcam.upsample_heat(gradcam.class_evidence(linear, image, np.array([1]))[0], (2, 3))
-    np.testing.assert_allclose(shown, [[1, 0, 0], [0, 0, 0.4]], atol=1e-6)
+    heat = gradcam.upsample_heat(gradcam.class_evidence(linear, image, np.array([1]))[0], (2, 3))
+    np.testing.assert_allclose(heat, [[1, 0, 0], [0, 0, 0.4]], atol=1e-6)
 
 
-def test_evidence_survives_a_softmax_that_is_sure_of_itself(linear):
+def test_evidence_does_not_vanish_behind_a_saturated_softmax(linear):
     dense = linear.get_layer("head").layers[-1]
     kernel, bias = dense.get_weights()
     dense.set_weights([1000 * kernel, bias])
@@ -104,18 +104,18 @@ def test_a_batch_gives_what_single_images_give(squares):
     np.testing.assert_allclose(together[[0, 7, 19]], alone, atol=1e-5)
 
 
-def test_what_speaks_for_one_class_speaks_against_the_other(squares):
+def test_evidence_for_one_class_is_evidence_against_the_other(squares):
     model, images, _, _ = squares
     benign, malignant = (gradcam.class_evidence(model, images[:4], np.full(4, at)) for at in (0, 1))
     np.testing.assert_allclose(benign, -malignant, atol=1e-5)
     assert np.abs(malignant).max() > 0.1
 
 
-def test_heat_is_where_the_square_is_until_the_head_forgets(squares):
+def test_heat_is_where_the_square_is_until_the_head_is_random(squares):
     model, images, labels, masks = squares
     some = np.flatnonzero(labels)[:24]
 
-    def ranked(of_model):
+    def mean_auc(of_model):
         evidence = gradcam.class_evidence(of_model, images[some], labels[some])
         return np.mean(
             [
@@ -124,34 +124,34 @@ def test_heat_is_where_the_square_is_until_the_head_forgets(squares):
             ]
         )
 
-    assert ranked(model) > 0.85
-    assert abs(np.mean([ranked(gradcam.randomize_weights(model, 0.0, seed)) for seed in range(12)]) - 0.5) < 0.2
+    assert mean_auc(model) > 0.85
+    assert abs(np.mean([mean_auc(gradcam.randomize_weights(model, 0.0, seed)) for seed in range(12)]) - 0.5) < 0.2
 
 
-def test_sanity_sees_that_the_model_forgot(squares):
+def test_the_randomization_check_finds_little_correlation(squares):
     model, images, labels, _ = squares
     table = gradcam.randomization_check(model, images[:8], labels[:8])
     assert list(table.columns) == ["share", "draw", "image", "rho"]
-    assert len(table) == len(gradcam.TOPS) * gradcam.N_DRAWS * 8
+    assert len(table) == len(gradcam.SHARES) * gradcam.N_DRAWS * 8
     assert table["rho"].between(-1, 1).all()
     assert table.groupby("share")["rho"].median().abs().max() < 0.8
     assert gradcam.rank_correlation(*gradcam.class_evidence(model, images[[0, 0]], labels[[0, 0]])) == pytest.approx(1)
 
 
-def test_randomised_is_a_copy_that_forgets_from_the_top(squares):
+def test_a_randomized_model_is_a_copy_that_is_random_from_the_top(squares):
     model = squares[0]
     before = [weight.copy() for weight in model.get_weights()]
     head, half, whole = (gradcam.randomize_weights(model, share, 0).get_weights() for share in (0.0, 0.5, 1.0))
     for now, then in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
     kernels = [at for at, weight in enumerate(before) if weight.ndim > 1]  # two convolutions and the head
-    forgot = [[not np.array_equal(some[at], before[at]) for at in kernels] for some in (head, half, whole)]
-    assert forgot == [[False, False, True], [False, True, True], [True, True, True]]
+    is_random = [[not np.array_equal(some[at], before[at]) for at in kernels] for some in (head, half, whole)]
+    assert is_random == [[False, False, True], [False, True, True], [True, True, True]]
     np.testing.assert_array_equal(gradcam.randomize_weights(model, 1.0, 0).get_weights()[0], whole[0])
     assert not np.array_equal(gradcam.randomize_weights(model, 1.0, 1).get_weights()[0], whole[0])
 
 
-def test_a_copy_that_forgets_nothing_keeps_the_standardised_features(linear):
+def test_a_randomized_model_keeps_the_standardised_features(linear):
     standardise = linear.get_layer("head").get_layer("standardise")
     standardise.adapt(np.array([[0.2, 0.4], [0.6, 0.9]], np.float32))
     copied = gradcam.randomize_weights(linear, 0.0, 0).get_layer("head").get_layer("standardise")
@@ -176,25 +176,25 @@ def test_blocks_of_a_real_backbone_add_up(backbone):
 
 def test_heat_fills_the_field_and_stays_in_bounds():
     evidence = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
-    shown = gradcam.upsample_heat(evidence, (46, 70))
-    assert shown.shape == (46, 70) and shown.dtype == np.float32
-    assert shown.min() >= 0 and shown.max() == 1
+    heat = gradcam.upsample_heat(evidence, (46, 70))
+    assert heat.shape == (46, 70) and heat.dtype == np.float32
+    assert heat.min() >= 0 and heat.max() == 1
     assert not gradcam.upsample_heat(-np.ones((4, 6), np.float32), (46, 70)).any()
 
 
 @pytest.mark.parametrize(("fit", "left", "right"), [("stretch", 0, 60), ("crop", 30, 60), ("pad", 0, 60)])
-def test_heat_lies_where_the_network_saw_it(fit, left, right):
+def test_heat_is_where_the_network_saw_it(fit, left, right):
     """A square network and a field of 60 x 120, hot in the upper left quarter of what was seen: of the whole field, of
     its middle, or of the field between two margins above and below."""
     evidence = np.zeros((40, 40), np.float32)
     evidence[:20, :20] = 1
-    shown = gradcam.upsample_heat(evidence, (60, 120), config.Image(height_px=40, width_px=40, fit=fit)) > 0.5
+    heat = gradcam.upsample_heat(evidence, (60, 120), config.Image(height_px=40, width_px=40, fit=fit)) > 0.5
     expected = np.zeros((60, 120), bool)
     expected[:30, left:right] = True
-    assert (shown != expected).mean() < 0.02
+    assert (heat != expected).mean() < 0.02
 
 
-def test_share_ranked_by_hand():
+def test_localization_auc_by_hand():
     heat = np.array([[0.9, 0.4], [0.4, 0.1]])
     assert gradcam.localization_auc(heat, np.array([[1, 0], [0, 0]], bool)) == 1
     assert gradcam.localization_auc(heat, np.array([[0, 0], [0, 1]], bool)) == 0

@@ -1,0 +1,168 @@
+"""One phase of training: checkpoints, early stopping, and the options of the optimizer."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from breakhis_cls import config
+from breakhis_cls.errors import ModelError
+from breakhis_cls.modeling import fit, network
+from breakhis_cls.pipeline.batches import TrainingRows
+
+PHASE = config.Head(epochs=4, batch_size=4, peak_lr=0.05)
+WITH_ALL = PHASE.model_copy(update={"ema": 0.8, "accumulate": 2, "clip_norm": 0.5, "label_smoothing": 0.1})
+
+
+class Interruption(Exception):
+    pass
+
+
+def _rows(seed, n=10):
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(0, 2, n)
+    features = generator.normal(size=(n, 8, 6)).astype("float32") + truth[:, None, None]
+    return TrainingRows(features, np.arange(n), np.eye(2)[truth], views=range(8))
+
+
+def _fit(folder, phase=PHASE, rows=None, dropout=0.5, **options):
+    """A head after the phase, and the history."""
+    head = network.build_head(6, 2, dropout, seed=0)
+    history = fit.fit_phase(head, phase, rows or _rows(1), _rows(2), folder / "head", seed=0, **options)
+    return head, history
+
+
+def _kernel(head):
+    return head.get_layer("probabilities").kernel.numpy()
+
+
+def _assert_equal(one, other):
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("epoch", "phase"), [(0, PHASE), (1, WITH_ALL)])
+def test_resuming_from_a_checkpoint_equals_never_stopping(epoch, phase, tmp_path, monkeypatch):
+    undisturbed, expected = _fit(tmp_path / "undisturbed", phase, checkpoints=True)
+    on_epoch_end = fit.EpochCheckpoint.on_epoch_end
+
+    def interrupt(self, at, logs=None):
+        on_epoch_end(self, at, logs)
+        if at == epoch:
+            raise Interruption
+
+    with monkeypatch.context() as patched, pytest.raises(Interruption):
+        patched.setattr(fit.EpochCheckpoint, "on_epoch_end", interrupt)
+        _fit(tmp_path / "interrupted", phase, checkpoints=True)
+    resumed, history = _fit(tmp_path / "interrupted", phase, checkpoints=True)
+    assert history.drop(columns="seconds").equals(expected.drop(columns="seconds"))
+    assert history["seconds"][: epoch + 1].tolist() != expected["seconds"][: epoch + 1].tolist()  # read from disk
+    _assert_equal(undisturbed, resumed)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    undisturbed, _ = _fit(tmp_path / "undisturbed", checkpoints=True)
+    write_text, written = fit.write_text, []
+
+    def disk_full(path, text):
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(write_text(path, text))
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr(fit, "write_text", disk_full)
+        _fit(tmp_path / "full", checkpoints=True)
+    assert [path.name for path in (tmp_path / "full/head").glob("*epoch-*")] == ["epoch-00001"]
+    resumed, _ = _fit(tmp_path / "full", checkpoints=True)
+    _assert_equal(undisturbed, resumed)
+
+
+def test_without_checkpoints_only_tensorboard_is_written(tmp_path):
+    kept, _ = _fit(tmp_path / "kept", checkpoints=True)
+    for _ in range(2):
+        head, _ = _fit(tmp_path / "plain")
+        assert [path.name for path in (tmp_path / "plain/head").iterdir()] == ["tensorboard"]
+        assert len(list(tmp_path.glob("plain/head/tensorboard/train/*"))) == 1  # of the last try alone
+    _assert_equal(kept, head)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_weights_of_the_best_epoch_remain(ema, tmp_path):
+    head, history = _fit(tmp_path, PHASE.model_copy(update={"epochs": 12, "peak_lr": 1.0, "ema": ema}))
+    head.compile(loss="categorical_crossentropy")
+    validation = _rows(2)
+    scores = head.evaluate(validation.source[:, 0], validation.targets, verbose=0, return_dict=True)
+    assert scores["loss"] == pytest.approx(history["val_loss"].min(), rel=1e-4)
+
+
+def test_early_stopping_ends_the_phase(tmp_path):
+    _, history = _fit(tmp_path, config.Head(epochs=50, batch_size=4, peak_lr=1.0, patience=2))
+    assert len(history) < 50
+    assert history["val_loss"].idxmin() == len(history) - 3
+
+
+def test_a_loss_that_is_not_finite_is_an_error(tmp_path):
+    rows = _rows(1)
+    rows.source[0] = np.nan
+    with pytest.raises(ModelError, match="a smaller peak_lr"):
+        _fit(tmp_path, rows=rows)
+
+
+def test_weights_before_the_phase_stay_where_no_epoch_is_better(tmp_path):
+    too_fast = config.Tune(epochs=2, batch_size=4, peak_lr=500.0, warmup_share=0.0)
+    head, _ = _fit(tmp_path, too_fast, compare_start=True, checkpoints=True)
+    _assert_equal(head, network.build_head(6, 2, 0.5, seed=0))
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(tmp_path):
+    _, history = _fit(tmp_path)
+    assert history["learning_rate"].iloc[-1] == pytest.approx(0, abs=1e-6)
+    assert history["learning_rate"].max() <= PHASE.peak_lr
+
+
+def test_an_average_of_the_weights_does_not_change_their_training(tmp_path):
+    phase = PHASE.model_copy(update={"ema": 0.9, "epochs": 3})
+    _, averaged = _fit(tmp_path, phase)
+    _, plain = _fit(tmp_path, phase.model_copy(update={"ema": 0.0}))
+    np.testing.assert_allclose(averaged["loss"], plain["loss"], rtol=1e-4)
+    assert not np.allclose(averaged["val_loss"], plain["val_loss"], rtol=1e-3)
+
+
+def test_two_half_batches_take_the_step_of_a_whole_one(tmp_path):
+    kernels = []
+    for batch_size, accumulate in ((8, 1), (4, 2)):
+        changes = {"batch_size": batch_size, "accumulate": accumulate, "warmup_share": 0.0, "epochs": 1}
+        head, _ = _fit(tmp_path, PHASE.model_copy(update=changes), _rows(1, n=16), dropout=0.0)
+        kernels.append(_kernel(head))
+    moved = abs(kernels[0] - _kernel(network.build_head(6, 2, 0.0, seed=0))).max()
+    assert moved > 0.05
+    assert abs(kernels[0] - kernels[1]).max() < 0.4 * moved  # not 0: the rate is read at another step of the cosine
+
+
+def test_label_smoothing_lowers_the_highest_probability(tmp_path):
+    phase = PHASE.model_copy(update={"epochs": 20, "patience": 20, "warmup_share": 0.0})
+    highest = []
+    for smoothing in (0.0, 0.4):
+        head, _ = _fit(tmp_path, phase.model_copy(update={"label_smoothing": smoothing}))
+        highest.append(head.predict(_rows(1).source[:, 0], verbose=0).max(axis=1).mean())
+    assert highest[1] < highest[0] - 0.05
+
+
+def test_clipping_bounds_a_step(tmp_path):
+    rows = _rows(1)
+    rows.source[...] *= 1_000
+    before = _kernel(network.build_head(6, 2, 0.5, seed=0))
+    plain, clipped = (
+        abs(_kernel(_fit(tmp_path, PHASE.model_copy(update={"clip_norm": norm, "epochs": 1}), rows)[0]) - before).max()
+        for norm in (0.0, 1e-8)
+    )
+    assert clipped < plain
+
+
+def test_a_batch_too_large_for_memory_is_an_error_with_advice(tmp_path, monkeypatch):
+    def exhausted(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(keras.Model, "fit", exhausted)
+    with pytest.raises(ModelError, match=r"--head\.batch_size 2 --head\.accumulate 2 takes the same steps"):
+        _fit(tmp_path)
