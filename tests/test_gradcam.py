@@ -101,13 +101,13 @@ def test_a_batch_gives_what_single_images_give(squares):
     model, images, labels, _ = squares
     together = gradcam.class_evidence(model, images[:20], labels[:20])  # more than a batch
     alone = [gradcam.class_evidence(model, images[at : at + 1], labels[at : at + 1])[0] for at in (0, 7, 19)]
-    np.testing.assert_allclose(together[[0, 7, 19]], alone, atol=1e-5)
+    np.testing.assert_allclose(together[[0, 7, 19]], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_evidence_for_one_class_is_evidence_against_the_other(squares):
     model, images, _, _ = squares
     benign, malignant = (gradcam.class_evidence(model, images[:4], np.full(4, at)) for at in (0, 1))
-    np.testing.assert_allclose(benign, -malignant, atol=1e-5)
+    np.testing.assert_allclose(benign, -malignant, rtol=1e-5, atol=1e-5)
     assert np.abs(malignant).max() > 0.1
 
 
