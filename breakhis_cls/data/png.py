@@ -54,15 +54,16 @@ def decode_bytes(raw: bytes) -> np.ndarray:
             if getattr(picture, "is_animated", False):
                 raise DataError("animated; expected one picture")
             rgb = to_rgb(picture)
-        # Where pixel data ends early, Pillow leaves the remaining rows zero and reports nothing. Inflating twice costs
-        # half of decoding, so rows are counted only where the last one is zero; not for interlaced files.
-        if not rgb[-1].any() and raw[28] != 1:
-            _check_row_count(raw, width_px, height_px)
+            # Where pixel data ends early, Pillow leaves the remaining rows zero and reports nothing. Inflating twice
+            # costs half of decoding, so rows are counted only where the last one is zero; not for interlaced files.
+            last_row = picture.crop((0, height_px - 1, width_px, height_px))
+            if last_row.getbbox(alpha_only=False) is None and raw[28] != 1:
+                _check_row_count(raw, width_px, height_px)
+            return rgb
     except UnidentifiedImageError:  # whose message names a BytesIO
         raise DataError("damaged: its header cannot be read") from None
     except (OSError, SyntaxError, ValueError, IndexError, zlib.error) as error:  # raised by Pillow for damage
         raise DataError(f"damaged ({error})") from None
-    return rgb
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:
