@@ -198,7 +198,7 @@ def check_split(settings: config.Config, images: pd.DataFrame) -> Check:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            table = splits.assign_split(splits.select_images(images, split), split, settings.data.task)
+            table = splits.assign_split(splits.select_images(images, split), split)
     except BreakHisError as error:
         return Check("split", MISSING, f"protocol {split.protocol} cannot split these images", str(error))
     counts = table["part"].value_counts()

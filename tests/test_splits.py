@@ -18,7 +18,6 @@ from breakhis_cls.errors import ConfigError, DataError
 IMAGES = protocols.official_images()
 GROUPS = {"case": "case", "slide": "slide", "spanhol": "slide", "kaiko_eva": "slide"}
 magnifications = st.sets(st.sampled_from(names.MAGNIFICATIONS), min_size=1)
-tasks = st.sampled_from(["binary", "subtype"])
 
 
 def all_folds(images: pd.DataFrame, **split) -> pd.DataFrame:
@@ -127,11 +126,10 @@ def test_a_seed_or_another_number_of_folds_makes_new_ones():
     seed=st.none() | st.integers(0, 9_999),
     n_folds=st.integers(2, 9),
     magnified=magnifications,
-    task=tasks,
     share=st.floats(0.05, 0.5),
     data=st.data(),
 )
-def test_promises(protocol, seed, n_folds, magnified, task, share, data):
+def test_promises(protocol, seed, n_folds, magnified, share, data):
     if protocol == "kaiko_eva":
         magnified = magnified | {40}
     images = IMAGES.loc[IMAGES["magnification"].isin(magnified)]
@@ -139,7 +137,7 @@ def test_promises(protocol, seed, n_folds, magnified, task, share, data):
     fold = data.draw(st.integers(0, splits.count_folds(Split(**settings)) - 1))
     split = Split(fold=fold, allow_leaks=protocol == "image", **settings)
     images = splits.select_images(images, split)
-    table = splits.assign_split(images, split, task)
+    table = splits.assign_split(images, split)
     assert table["file"].tolist() == images["file"].tolist()
     assert not table["file"].duplicated().any()
     assert set(table["part"]) == {"train", "validation", "test"}
@@ -186,17 +184,17 @@ def test_image_protocol_is_stratified_and_leaky():
     shares = (table["label"] == "benign").groupby(table["part"]).mean()
     assert (shares - 0.3136).abs().max() < 0.003
     assert splits.split_warnings(table) == [
-        "82 slides of fold 0 stand in test and in train or validation: 100.0% of the test images"
+        "82 slides of fold 0 are both in test and in train or validation: 100.0% of the test images"
     ]
 
 
 def test_warnings_name_classes_and_shared_cases():
     told = splits.split_warnings(splits.assign_split(IMAGES, Split(protocol="spanhol")), "subtype")
-    assert told[-1].startswith("8 case numbers of fold 0 stand in test") and "39.4%" in told[-1]
+    assert told[-1].startswith("8 case numbers of fold 0 are both in test") and "39.4%" in told[-1]
     told = splits.split_warnings(splits.assign_split(IMAGES, Split(fold=4)), "subtype")
     assert "test of fold 4 has no image of A, LC" in told
     benign = IMAGES.loc[IMAGES["label"] == "benign"]
-    assert "nothing to tell apart" in splits.split_warnings(splits.assign_split(benign, Split(n_folds=2)))[0]
+    assert "a classifier needs two classes" in splits.split_warnings(splits.assign_split(benign, Split(n_folds=2)))[0]
 
 
 # Refusals
@@ -207,7 +205,7 @@ def test_warnings_name_classes_and_shared_cases():
     [
         ({"fold": 5}, "split.fold is 5, but case has 5 folds; expected 0 to 4"),
         ({"protocol": "kaiko_eva", "fold": 1}, "kaiko_eva has one fold; expected 0"),
-        ({"protocol": "image"}, "set split.allow_leaks true"),
+        ({"protocol": "image"}, "set --split.allow_leaks"),
         ({"protocol": "spanhl"}, "did you mean 'spanhol'"),
         ({"protocol": "mine.csv"}, "no protocol and no file"),
     ],
@@ -223,7 +221,7 @@ def test_images_that_cannot_be_split():
         splits.assign_split(pd.concat([IMAGES, foreign]), Split(protocol="spanhol"))
     with pytest.raises(DataError, match="1 cases cannot fill 5 folds"):
         splits.assign_split(foreign, Split())
-    with pytest.raises(DataError, match=r"none of .* is of kaiko_eva, which is about 40X"):
+    with pytest.raises(DataError, match=r"none of .* is in kaiko_eva; expected 40X"):
         splits.select_images(IMAGES.query("magnification == 200"), Split(protocol="kaiko_eva"))
     one_case = IMAGES.loc[IMAGES["case"] == "22549"]
     with pytest.raises(DataError, match=r"no test image|no train image"):
@@ -302,7 +300,7 @@ def test_names_that_are_wrong_are_told(tmp_path):
     with pytest.raises(DataError, match=r"1 slides that BreakHis does not have:\n  SOB_B_A_14-1"):
         splits.select_images(IMAGES, unknown)
     twice = pd.concat([table.head(2), table.head(1).assign(part="test")])
-    with pytest.raises(DataError, match="1 names stand in two parts"):
+    with pytest.raises(DataError, match="1 names are in two parts"):
         splits.count_folds(Split(protocol=written(tmp_path / "twice.csv", twice)))
     some = Split(protocol=written(tmp_path / "some.csv", table.head(2)))
     with pytest.warns(UserWarning, match="names slides that are not among the images: 1, such as SOB_M_DC"):
@@ -327,7 +325,7 @@ def test_tables_that_are_wrong_are_told(tmp_path, content, message):
 
 def test_validation_stands_in_for_a_missing_test(tmp_path):
     table = protocols.read_protocol("kaiko_eva").replace("test", "val")[["slide", "part"]]
-    with pytest.warns(UserWarning, match="its validation is taken for the test"):
+    with pytest.warns(UserWarning, match="its validation is used as the test"):
         images = splits.select_images(IMAGES, Split(protocol=written(tmp_path / "mine.csv", table)))
     found = splits.assign_test(images, Split(protocol=str(tmp_path / "mine.csv")))
     assert set(found["part"]) == {"train", "test"}

@@ -16,18 +16,19 @@ WEIGHTS = {   # of a squared relative deviation
     "cases": 1.0, "cases_by_label": 2.0, "cases_by_subtype": 0.2,
     "images": 1.0, "images_by_label": 4.0, "images_by_subtype": 0.1, "images_by_magnification": 0.25,
 }  # fmt: skip
-NO_LABEL, NO_SUBTYPE = 10.0, 0.05  # cost of a side that lacks one; good folds deviate by some 0.01 a column
+# Cost of a side that has none of a column; good folds deviate by some 0.01 a column.
+ABSENCE = {"cases": 10.0, "cases_by_label": 10.0, "cases_by_subtype": 0.05}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What each group brings, (n_groups, n_columns), and what each side should get of the columns' sums."""
+    """Counts of each group, (n_groups, n_columns), and the share of the columns' sums that each side should get."""
 
     counts: np.ndarray
     shares: np.ndarray  # (n_sides,), sum 1
     weights: np.ndarray  # (n_columns,)
     absence: np.ndarray  # (n_columns,): cost of a column that is zero on a side
-    urgency: np.ndarray  # (n_sides,): how much more that costs on a side
+    urgency: np.ndarray  # (n_sides,): factor of that cost
 
     def cost(self, sums: np.ndarray, side: np.ndarray) -> np.ndarray:
         """(..., n_columns) sums of sides (...) -> (...) cost: chi-square-like, plus what is absent."""
@@ -42,45 +43,56 @@ class Problem:
         """(n_sides, n_columns) of an assignment (n_groups,)."""
         return np.stack([self.counts[sides == side].sum(axis=0) for side in range(len(self.shares))])
 
+    def total_cost(self, sides: np.ndarray) -> float:
+        """The cost of an assignment (n_groups,)."""
+        return float(self.cost(self.sums(sides), np.arange(len(self.shares))).sum())
+
 
 def allocate_groups(
     images: pd.DataFrame, by: str, shares: list[float], seed: tuple[int, ...], n_starts: int = N_STARTS
 ) -> pd.Series:
     """The side (0, 1, ...) of each group of `images[by]`, indexed by group; the best of `n_starts` searches.
 
-    A function of the set of images, the shares and the seed; the order of rows does not matter. Of
-    unequal sides the first is the one that most needs every class: in a cut, that is train.
+    A function of the set of images, the shares and the seed; the order of rows does not matter. Of unequal sides the
+    first (train) is the one that most needs every class.
     """
-    groups, problem = _problem(images, by, shares)
+    groups, problem = _build_problem(images, by, shares)
     rng = np.random.default_rng(seed)
-    found = [_improved(problem, _dealt(problem, rng)) for _ in range(n_starts)]
-    return pd.Series(min(found, key=lambda sides: total_cost(problem, sides)), index=groups)
+    every = np.arange(len(shares))
+    starts = []
+    for _ in range(n_starts):
+        # --- a start: groups in random order, each to the side where it costs least ---
+        sides = np.zeros(len(groups), dtype=int)
+        sums = np.zeros((len(every), problem.counts.shape[1]))
+        for group in rng.permutation(len(sides)):
+            change = problem.cost(sums + problem.counts[group], every) - problem.cost(sums, every)
+            sides[group] = change.argmin()
+            sums[sides[group]] += problem.counts[group]
+
+        # --- apply the best move or swap until none helps ---
+        while True:
+            move, swap = _costs_of_changes(problem, sides)
+            if min(move.min(), swap.min()) > -1e-9:  # below it, rounding decides
+                break
+            if move.min() <= swap.min():
+                group, side = np.unravel_index(move.argmin(), move.shape)
+                sides[group] = side
+            else:
+                one, other = np.unravel_index(swap.argmin(), swap.shape)
+                sides[[one, other]] = sides[[other, one]]
+        starts.append(sides)
+    return pd.Series(min(starts, key=problem.total_cost), index=groups)
 
 
 def imbalance(images: pd.DataFrame, by: str, sides: pd.Series) -> float:
-    """What `allocate` makes small, for any assignment (indexed by group) to sides of equal size."""
+    """The cost that allocate_groups minimises, for any assignment (indexed by group) to sides of equal size."""
     n_sides = int(sides.max()) + 1
-    groups, problem = _problem(images, by, [1 / n_sides] * n_sides)
-    return total_cost(problem, sides[groups].to_numpy())
+    groups, problem = _build_problem(images, by, [1 / n_sides] * n_sides)
+    return problem.total_cost(sides[groups].to_numpy())
 
 
-def total_cost(problem: Problem, sides: np.ndarray) -> float:
-    """The cost of an assignment (n_groups,)."""
-    return float(problem.cost(problem.sums(sides), np.arange(len(problem.shares))).sum())
-
-
-def _problem(images: pd.DataFrame, by: str, shares: list[float]) -> tuple[pd.Index, Problem]:
-    table, weights = _columns(images, by)
-    kinds = [name.partition(":")[0] for name in table.columns]
-    costs = {"cases": NO_LABEL, "cases_by_label": NO_LABEL, "cases_by_subtype": NO_SUBTYPE}
-    absence = np.array([costs.get(kind, 0.0) for kind in kinds])
-    urgency = np.ones(len(shares))
-    urgency[0] = 1 if len(set(shares)) == 1 else 2
-    return table.index, Problem(table.to_numpy(float), np.asarray(shares), weights, absence, urgency)
-
-
-def _columns(images: pd.DataFrame, by: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Counts of each group (rows sorted by group): images, and the group itself, in all and by kind."""
+def _build_problem(images: pd.DataFrame, by: str, shares: list[float]) -> tuple[pd.Index, Problem]:
+    """The groups, sorted, and their counts: images, and the group itself, in all and by kind."""
     kinds = {"": None, "_by_label": "label", "_by_subtype": "subtype", "_by_magnification": "magnification"}
     columns = {}
     for suffix, column in kinds.items():
@@ -90,54 +102,25 @@ def _columns(images: pd.DataFrame, by: str) -> tuple[pd.DataFrame, np.ndarray]:
             columns[f"cases{suffix}:{value}"] = counted.clip(upper=1)
     table = pd.DataFrame(columns).sort_index()
     table = table[[name for name in table.columns if name.partition(":")[0] in WEIGHTS]]
-    return table, np.array([WEIGHTS[name.partition(":")[0]] for name in table.columns])
+    kept = [name.partition(":")[0] for name in table.columns]
+    weights, absence = np.array([WEIGHTS[kind] for kind in kept]), np.array([ABSENCE.get(kind, 0.0) for kind in kept])
+    urgency = np.ones(len(shares))
+    urgency[0] = 1 if len(set(shares)) == 1 else 2
+    return table.index, Problem(table.to_numpy(float), np.asarray(shares), weights, absence, urgency)
 
 
-def _dealt(problem: Problem, rng: np.random.Generator) -> np.ndarray:
-    """A start: groups in random order, each to the side where it costs least."""
-    sides = np.zeros(len(problem.counts), dtype=int)
-    every = np.arange(len(problem.shares))
-    sums = np.zeros((len(every), problem.counts.shape[1]))
-    for group in rng.permutation(len(sides)):
-        change = problem.cost(sums + problem.counts[group], every) - problem.cost(sums, every)
-        sides[group] = change.argmin()
-        sums[sides[group]] += problem.counts[group]
-    return sides
-
-
-def _improved(problem: Problem, sides: np.ndarray) -> np.ndarray:
-    """Take the best move or swap until none helps."""
-    sides = sides.copy()
-    while True:
-        move, swap = _moves(problem, sides), _swaps(problem, sides)
-        if min(move.min(), swap.min()) > -1e-9:  # below it, rounding decides
-            return sides
-        if move.min() <= swap.min():
-            group, side = np.unravel_index(move.argmin(), move.shape)
-            sides[group] = side
-        else:
-            one, other = np.unravel_index(swap.argmin(), swap.shape)
-            sides[[one, other]] = sides[[other, one]]
-
-
-def _moves(problem: Problem, sides: np.ndarray) -> np.ndarray:
-    """(n_groups, n_sides) change of cost when a group goes to a side."""
+def _costs_of_changes(problem: Problem, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Changes of cost: (n_groups, n_sides) when a group moves to a side; (n_groups, n_groups) when two groups swap."""
     sums, every = problem.sums(sides), np.arange(len(problem.shares))
     now = problem.cost(sums, every)
     left = problem.cost(sums[sides] - problem.counts, sides) - now[sides]
     joined = problem.cost(sums[None] + problem.counts[:, None], every) - now
-    change = left[:, None] + joined
-    change[np.arange(len(sides)), sides] = 0
-    return change
+    move = left[:, None] + joined
+    move[np.arange(len(sides)), sides] = 0
 
-
-def _swaps(problem: Problem, sides: np.ndarray) -> np.ndarray:
-    """(n_groups, n_groups) change of cost when two groups change places; 0 within a side."""
-    sums = problem.sums(sides)
-    now = problem.cost(sums, np.arange(len(problem.shares)))
     brought = problem.counts[None] - problem.counts[:, None]
-    change = problem.cost(sums[sides][:, None] + brought, np.broadcast_to(sides[:, None], brought.shape[:2]))
-    change = change - now[sides][:, None]
-    change = change + change.T
-    change[sides[:, None] == sides[None]] = 0
-    return change
+    swap = problem.cost(sums[sides][:, None] + brought, np.broadcast_to(sides[:, None], brought.shape[:2]))
+    swap = swap - now[sides][:, None]
+    swap = swap + swap.T
+    swap[sides[:, None] == sides[None]] = 0
+    return move, swap

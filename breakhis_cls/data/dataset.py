@@ -1,4 +1,4 @@
-"""What a run is made from: the images that protocol and duplicates policy leave, and who is in which part."""
+"""The images of a run, which part each is in, and the classes."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from . import index, protocols, splits
 
 @dataclass(frozen=True)
 class Dataset:
-    """images and split have the same rows in the same order; root is the folder to join `file` to."""
+    """`images` and `split` have the same rows in the same order."""
 
-    root: Path
-    images: pd.DataFrame
-    dropped: pd.DataFrame
-    broken: pd.DataFrame
-    split: pd.DataFrame
+    root: Path  # the folder that `file` is relative to
+    images: pd.DataFrame  # images.csv without duplicates and images outside the protocol
+    dropped: pd.DataFrame  # duplicates, by the policy data.duplicates
+    broken: pd.DataFrame  # file, reason
+    split: pd.DataFrame  # split.csv
     classes: tuple[str, ...]
     task: str
     warnings: list[str]
 
     @property
     def sha256(self) -> str:
-        """Of names and pixels, wherever they lie and however they are compressed."""
+        """Of names and pixels, wherever the files are and however they are compressed."""
         return sha256_of_values(self.images[["file", "pixel_sha256"]].to_numpy().tolist())
 
     @property
     def name(self) -> str:
-        """`synthetic-...`, `sample-36slides-...` or `breakhis-...`: what a number was measured on."""
+        """`synthetic-...`, `sample-36slides-...` or `breakhis-...`: the data that a number was measured on."""
         if self.is_synthetic:
             return f"synthetic-{self.sha256[:8]}"
         kind = "breakhis" if self.is_complete else f"sample-{self.images['slide'].nunique()}slides"
@@ -45,7 +45,7 @@ class Dataset:
     @property
     def is_synthetic(self) -> bool:
         """Drawn tissue has slides that BreakHis does not have."""
-        return not set(self.images["slide"]) <= set(protocols.official_images()["slide"])
+        return not set(self.images["slide"]) <= set(protocols.slides()["slide"])
 
     @property
     def is_complete(self) -> bool:
@@ -60,11 +60,11 @@ class Dataset:
         return (truth[:, None] == np.asarray(self.classes)[None, :]).astype(np.float32)
 
     def in_part(self, *parts: str) -> np.ndarray:
-        """(n,) whether a row is in one of the parts."""
+        """(n,) bool: whether a row is in one of the parts."""
         return self.split["part"].isin(parts).to_numpy()
 
     def describe(self) -> dict[str, Any]:
-        """For environment.json."""
+        """The entry `data` of environment.json."""
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -78,37 +78,34 @@ class Dataset:
 
 
 def load_dataset(settings: Config) -> Dataset:
-    """Index, protocol, duplicates policy and split. Decodes only what was never decoded; imports no TensorFlow."""
-    data = settings.data
+    """Images, split and class names of one run. Decodes only new and changed images; imports no TensorFlow.
+
+    DataError where train has fewer than two classes, and as in load_images, select_images and assign_split.
+    """
+    data, protocol = settings.data, settings.split.protocol
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         images = splits.select_images(index.load_images(data), settings.split)
+        # Equal pixels under two subtypes (slide 13412): one copy for the binary task, none for subtypes.
         images, dropped = splits.drop_duplicates(images, data.duplicates, data.task)
-        split = splits.assign_split(images, settings.split, data.task)
+        split = splits.assign_split(images, settings.split)
         broken = index.list_unreadable(data)
-    _check_train(split, data.task)
-    told = list(dict.fromkeys(str(warning.message) for warning in caught)) + splits.split_warnings(split, data.task)
-    if settings.model.weights == "random" and settings.head.epochs:
-        told.append("random weights have nothing to transfer; set head.epochs to 0 and tune.part to all")
-    return Dataset(
-        root=index.find_root(data),
-        images=images.reset_index(drop=True),
-        dropped=dropped,
-        broken=broken,
-        split=split.reset_index(drop=True),
-        classes=splits.class_names(data.task, settings.split.protocol),
-        task=data.task,
-        warnings=told,
-    )
 
-
-def _check_train(split: pd.DataFrame, task: str) -> None:
-    """DataError where there is nothing to tell apart."""
     train = split[split["part"] == "train"]
-    classes = train["label" if task == "binary" else "subtype"].unique()
-    if len(classes) < 2:
-        found = f"only {classes[0]}" if len(classes) else "no"
+    present = train["label" if data.task == "binary" else "subtype"].unique()
+    if len(present) < 2:
+        found = f"only {present[0]}" if len(present) else "no"
         raise DataError(
-            f"train of fold {split['fold'].iloc[0]} holds {found} images; expected at least two classes; "
+            f"train of fold {settings.split.fold} holds {found} images; expected at least two classes; "
             "choose another split.fold, or more slides"
         )
+    messages = list(dict.fromkeys(str(warning.message) for warning in caught))
+    messages += splits.split_warnings(split, data.task)
+    if settings.model.weights == "random" and settings.head.epochs:
+        messages.append("random weights have no features to transfer; set head.epochs to 0 and tune.part to all")
+    images, split, classes = (
+        images.reset_index(drop=True),
+        split.reset_index(drop=True),
+        splits.class_names(data.task, protocol),
+    )
+    return Dataset(index.find_root(data), images, dropped, broken, split, classes, data.task, messages)
