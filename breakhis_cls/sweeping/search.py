@@ -106,6 +106,7 @@ def search(
         raise ConfigError("a search needs Optuna, which is not installed; pip install 'breakhis_cls[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+    # --- what may be tried, in Optuna's terms ---
     distributions: dict[str, BaseDistribution] = {}
     for setting, one in space.ranges.items():
         if one.choices is not None:  # Optuna wants plain values: they are passed as JSON
@@ -121,6 +122,8 @@ def search(
         config.settings_without(space, ("trials", "seed")), [config.settings_without(one, places) for one in base]
     )
     direction = "minimize" if space.metric in LOWER_IS_BETTER else "maximize"
+
+    # --- trials, until all processes together have done enough ---
     with join_study(study_folder, identity, direction, space.seed) as shared:
         while (trial := shared.next_trial(space.trials, distributions)) is not None:
             shared.wait_for_twin(trial)
@@ -148,6 +151,7 @@ def search(
         best, n_pruned = shared.study.best_trial, len(shared.trials("PRUNED"))
         runs = expand(space.values(best))
 
+    # --- the best trial as an ordinary config ---
     content = runs[0].model_dump(mode="json", exclude_defaults=True)
     write_text(
         study_folder / "best.yaml",
@@ -230,14 +234,13 @@ class SharedStudy:
         from optuna.trial import TrialState
 
         for trial in self.trials("RUNNING"):
-            worker = trial.user_attrs.get("worker")  # None: it died while it asked
-            if worker == self.worker:
+            worker = trial.user_attrs.get("worker", "dead")  # without one its process died while it asked
+            try:
+                # A process holds its lock while it lives: the kernel frees it however the process dies.
+                with FileLock(self.folder / f"{worker}.lock", timeout=0):
+                    pass
+            except Timeout:
                 continue
-            if worker is not None:
-                try:  # the kernel frees a process's lock however the process dies
-                    FileLock(self.folder / f"{worker}.lock", timeout=0).acquire().lock.release()
-                except Timeout:
-                    continue
             self.study.tell(trial.number, state=TrialState.FAIL)
             self.study.enqueue_trial(trial.params, user_attrs={"instead_of": trial.number})
 
@@ -255,6 +258,7 @@ def join_study(
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     folder.mkdir(parents=True, exist_ok=True)
+    # Files alone, no server: machines need to share no more than the folder.
     journal, worker = str(folder / "journal.log"), f"worker-{uuid.uuid4().hex[:8]}"
     with FileLock(folder / f"{worker}.lock"):
         with FileLock(folder / "study.lock"):
@@ -269,6 +273,7 @@ def join_study(
             study.set_user_attr("identity", identity)
             study.set_user_attr("joined", n_before + 1)
         sampler_seed = int(sha256_of_values(seed, n_before)[:8], 16)
+        # constant_liar: settings that another process is trying count as bad, so that two do not try the same.
         study.sampler = optuna.samplers.TPESampler(seed=sampler_seed, constant_liar=True)
         study.pruner = optuna.pruners.MedianPruner()
         yield SharedStudy(study, folder, worker)
