@@ -58,8 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     if finished := [run for run in runs if run.finished]:
-        page = write_report(finished, sweep.name)
-        print(f"runs:   {len(finished)} of {len(runs)} are finished, in {finished[0].settings.run.dir}\nreport: {page}")
+        page, headline = write_report(finished, sweep.name)
+        print(f"runs:   {len(finished)} of {len(runs)} are finished, in {finished[0].settings.run.dir}")
+        print(f"result: {headline}\nreport: {page}")
     return ANSWER_IS_NO if failures else DONE
 
 
@@ -81,8 +82,8 @@ def read_command(argv: list[str]) -> tuple[plan.Sweep, Arguments, dict[str, Any]
     return sweep.model_copy(update={"name": arguments.name}), arguments, overrides
 
 
-def write_report(finished: list[RunFolder], name: str) -> Path:
-    """Write one table and one page over all finished runs; returns the page."""
+def write_report(finished: list[RunFolder], name: str) -> tuple[Path, str]:
+    """Write one table and one page over all finished runs; returns the page and its headline."""
     import pandas as pd
 
     from .reports import sweep_report

@@ -269,7 +269,7 @@ def test_the_same_command_trains_what_is_missing_and_then_nothing(swept, capfd, 
     capfd.readouterr()
     assert sweep.main(command) == 0
     output = capfd.readouterr().out
-    assert "nothing to do" in output and "2 of 2 are finished" in output
+    assert "nothing to do" in output and "2 of 2 are finished" in output and "result: Binary: ROC AUC 0." in output
     page = Path(re.search(r"report: (.*)", output)[1])
     assert page.is_file() and page.parent.parent == runs[0].settings.run.reports
     assert page.parent.name.startswith("small-sample-14slides-")

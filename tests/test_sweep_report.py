@@ -143,7 +143,8 @@ def test_settings_that_vary_are_part_of_the_model(tmp_path):
 def written(sweep, tmp_path_factory):
     out = tmp_path_factory.mktemp("paper")
     subtypes = [run(out / "runs", as_subtypes(predicted(fold))) for fold in (0, 1)]
-    page = sweep_report.write_sweep_report([*sweep, *subtypes], out, "A title with 100 % & more")
+    page, headline = sweep_report.write_sweep_report([*sweep, *subtypes], out, "A title with 100 % & more")
+    assert headline in page.read_text()
     return out, page
 
 

@@ -25,9 +25,9 @@ READING = (
 PUBLISHED = " Published: mean ± standard deviation over folds, where the source gives one."
 
 
-def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> Path:
+def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[Path, str]:
     """Write table.csv, table.md, table.tex, the figure `paper`, the leak penalty where the runs show one, and
-    index.html, whose path is returned.
+    index.html; returns its path and its headline.
 
     `run_folders` are runs, or tables of predictions; folds and seeds of one experiment make one row for each
     magnification, and one for all where one model serves several. Raises DataError on what cannot be scored.
@@ -77,7 +77,7 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> Path:
         ],
     }  # fmt: skip
     write_text(out / "index.html", text.render("paper.html", content))
-    return out / "index.html"
+    return out / "index.html", finding(table)
 
 
 def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RESAMPLES) -> pd.DataFrame:
