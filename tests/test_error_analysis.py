@@ -24,3 +24,9 @@ def test_errors_by_stratum_add_up_to_all_errors() -> None:
     wrong = (predictions.predicted_labels(table) != predictions.true_labels(table)).sum()
     assert (rows["error"] * rows["n_images"]).sum() == pytest.approx(wrong)
     assert rows["subtype"].drop_duplicates().tolist() == ["A", "F", "PT", "TA", "DC", "LC", "MC", "PC"]
+
+
+def test_most_confident_errors_are_misclassified_and_at_most_two_of_a_slide() -> None:
+    rows = error_analysis.most_confident_errors(made(), 50)
+    assert (rows["true_label"] != rows["predicted_label"]).all() and (rows["p"] >= 0.5).all()
+    assert rows["p"].is_monotonic_decreasing and rows["slide"].value_counts().max() <= 2

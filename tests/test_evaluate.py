@@ -92,7 +92,7 @@ def test_bad_tables_end_with_2_and_one_sentence(tmp_path: Path, capsys: pytest.C
 
 def test_an_unfinished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main([str(tmp_path)]) == 2
-    assert "holds no predictions.csv" in capsys.readouterr().err
+    assert "has no predictions.csv" in capsys.readouterr().err
 
 
 def test_no_tensorflow(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from test_predictions import made
 
 from breakhis_cls.config import Data
 from breakhis_cls.data import index
+from breakhis_cls.evaluation import error_analysis
 from breakhis_cls.reports import plots_images
 
 
@@ -23,17 +24,11 @@ def test_a_sheet_shows_files_and_pixels_in_order_and_hides_the_rest(tiny_tree):
     assert figure.get_suptitle() == "Two"
 
 
-def test_most_confident_errors_are_misclassified_and_at_most_two_of_a_slide():
-    rows = plots_images.most_confident_errors(made(), 50)
-    assert (rows["true_label"] != rows["predicted_label"]).all() and (rows["p"] >= 0.5).all()
-    assert rows["p"].is_monotonic_decreasing and rows["slide"].value_counts().max() <= 2
-
-
 def test_images_come_from_disk_or_not_at_all(tiny_tree: Path, tmp_path: Path):
     table, root = made(), tiny_tree / "BreaKHis_v1"
     sheet, errors = plots_images.sample_sheet(table, root), plots_images.confident_errors(table, root)
     assert sheet and errors
     assert sum(len(ax.images) for ax in sheet.axes) == 32
-    assert sum(len(ax.images) for ax in errors.axes) == len(plots_images.most_confident_errors(table))
+    assert sum(len(ax.images) for ax in errors.axes) == len(error_analysis.most_confident_errors(table))
     assert "predicted" in errors.axes[0].get_title("left")
     assert plots_images.sample_sheet(table, tmp_path) is None and plots_images.confident_errors(table, tmp_path) is None

@@ -1,7 +1,8 @@
-"""Where a model fails: by subtype and magnification, and case by case."""
+"""Where a model fails: by subtype and magnification, case by case, and with which confidence."""
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from .. import names
@@ -15,6 +16,25 @@ def errors_by_stratum(table: pd.DataFrame) -> pd.DataFrame:
     rows = grouped.agg(n_images=("file", "nunique"), n_cases=("case", "nunique"), error=("wrong", "mean"))
     order = list(names.SUBTYPES)
     return rows.sort_index(key=lambda level: level.map(order.index) if level.name == "subtype" else level).reset_index()
+
+
+def add_predictions(test: pd.DataFrame) -> pd.DataFrame:
+    """The table with at (0 to n - 1), true_label and predicted_label (classes), class_index and p of the prediction."""
+    classes = np.array(predictions.class_names(test))
+    index, at = predictions.predicted_labels(test), np.arange(len(test))
+    return test.assign(
+        at=at, true_label=classes[predictions.true_labels(test)], predicted_label=classes[index], class_index=index,
+        p=predictions.probabilities(test)[at, index],
+    )  # fmt: skip
+
+
+def most_confident_errors(table: pd.DataFrame, n: int = 12) -> pd.DataFrame:
+    """Misclassified rows of `add_predictions`, highest p first, at most two of one slide."""
+    rows = add_predictions(table)
+    rows = rows[rows["true_label"] != rows["predicted_label"]]
+    # Several seeds misclassify the same image, and one difficult slide could fill the whole sheet.
+    rows = rows.sort_values(["p", "file"], ascending=[False, True]).drop_duplicates("file")
+    return rows[rows.groupby("slide").cumcount() < 2].head(n)
 
 
 def case_table(table: pd.DataFrame) -> pd.DataFrame:

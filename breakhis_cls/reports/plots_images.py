@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .. import names
-from ..evaluation import predictions
+from ..evaluation.error_analysis import add_predictions as add_predictions
+from ..evaluation.error_analysis import most_confident_errors
 from .plots import PAGE_IN, STYLE, add_title, new_figure
 
 TILE_PX = (350, 230)  # width, height; some 200 dpi at a quarter of the page
@@ -65,24 +66,6 @@ def sheet(
         _show(ax, root / image if isinstance(image, str) else image, text)
     add_title(figure, title)
     return figure
-
-
-def add_predictions(test: pd.DataFrame) -> pd.DataFrame:
-    """The table with at (0 to n - 1), true_label and predicted_label (classes), class_index and p of the prediction."""
-    classes = np.array(predictions.class_names(test))
-    index, at = predictions.predicted_labels(test), np.arange(len(test))
-    return test.assign(
-        at=at, true_label=classes[predictions.true_labels(test)], predicted_label=classes[index], class_index=index,
-        p=predictions.probabilities(test)[at, index],
-    )  # fmt: skip
-
-
-def most_confident_errors(table: pd.DataFrame, n: int = N_ERRORS) -> pd.DataFrame:
-    """Misclassified rows of `add_predictions`, highest p first, at most two of one slide."""
-    rows = add_predictions(table)
-    rows = rows[rows["true_label"] != rows["predicted_label"]]
-    rows = rows.sort_values(["p", "file"], ascending=[False, True]).drop_duplicates("file")
-    return rows[rows.groupby("slide").cumcount() < 2].head(n)
 
 
 def caption(row: pd.Series) -> str:

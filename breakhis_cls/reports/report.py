@@ -108,7 +108,7 @@ def write_report(
         },
         "analysis": analysis, "cases": analysis.cases.to_dict("records"),
         "worst_strata": analysis.errors.sort_values("error", ascending=False).head(3).to_dict("records"),
-        "confident_errors": plots_images.most_confident_errors(experiment.test).to_dict("records"),
+        "confident_errors": error_analysis.most_confident_errors(experiment.test).to_dict("records"),
         "chosen_on": sorted({entry["chosen_on"] for entry in analysis.thresholds}),
         "settings": experiment.settings, "table": markdown, "figures": figures, "version": __version__,
         "runs": [

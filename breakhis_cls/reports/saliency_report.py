@@ -11,10 +11,10 @@ import pandas as pd
 
 from .. import __version__, names
 from ..evaluation import predictions
+from ..evaluation.error_analysis import add_predictions
 from ..evaluation.experiments import Experiment
 from ..files import write_json, write_text
 from . import plots_saliency, report, text
-from .plots_images import add_predictions
 from .plots_saliency import SaliencyImage
 
 
