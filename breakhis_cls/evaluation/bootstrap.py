@@ -40,6 +40,7 @@ def case_weights(n_cases: int, n_resamples: int, seed: int) -> np.ndarray:
 
 def named_seed(name: str, seed: int) -> int:
     """A stratum's own seed, the same on every machine."""
+    # Not hash(): Python salts it anew in every process.
     return zlib.crc32(f"{seed}/{name}".encode())
 
 
@@ -72,7 +73,7 @@ def bootstrap_interval(
         return Interval(None, None, f"too few cases: {n_behind}")
     drawn = statistic(weights)
     drawn = drawn[np.isfinite(drawn)]
-    if len(drawn) < len(weights) / 2:
+    if len(drawn) < len(weights) / 2:  # the rest would not represent the cases
         return Interval(None, None, "undefined in most resamples")
     value = statistic_value(statistic, weights.shape[1])
     low, high = limits
@@ -111,7 +112,7 @@ def degrees_of_freedom(left_out: np.ndarray, groups: np.ndarray) -> float:
         if len(values) > 1:
             parts.append((len(values) * np.var(values, ddof=1), len(values) - 1))
     variances, freedoms = np.array(parts).T if parts else (np.zeros(1), np.ones(1))
-    if variances.sum() == 0:
+    if variances.sum() == 0:  # no case changes the metric
         return float(freedoms.sum())
     shares = variances / variances.sum()
     return float(1 / (shares**2 / freedoms).sum())

@@ -17,7 +17,7 @@ from .experiments import Experiment
 COMPARED = ("roc_auc", "balanced_accuracy", "image_accuracy", "brier", "log_loss")
 SUMS_OVER_IMAGES = ("image_accuracy", "brier", "log_loss")  # exchanging cases between models is an exact test of these
 N_PERMUTATIONS = 19_999  # and the sample itself; all 2^n of them where there are no more, up to 14 cases
-POWER = 0.8
+POWER = 0.8  # of the smallest detectable difference: the usual choice in planning a study
 
 
 def align_experiments(experiments: list[Experiment], common: bool = False) -> list[pd.DataFrame]:
@@ -56,6 +56,7 @@ def compare_experiments(
     """
     computed = [metrics.compute_statistics(table, COMPARED) for table in tables]
     cases = computed[0][1]
+    # A case alone gives its own mean; times its share of the images these add up to the difference.
     case_shares = tables[0]["case"].value_counts(normalize=True).loc[cases].to_numpy()
     groups = bootstrap.case_labels(tables[0], cases)
 
@@ -119,7 +120,7 @@ def holm_adjust(p_values: Sequence[float | None]) -> list[float | None]:
     known = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     highest = 0.0
-    for rank, (p, at) in enumerate(known):
+    for rank, (p, at) in enumerate(known):  # smallest first, and never below the one before
         highest = max(highest, min(1.0, p * (len(known) - rank)))
         adjusted[at] = highest
     return adjusted

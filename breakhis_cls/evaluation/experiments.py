@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..files import sha256_of_values
 from . import predictions
 
-IDENTITY = ["protocol", "data", "model"]
+IDENTITY = ["protocol", "data", "model"]  # one experiment has one value of each
 KEY = ["file", "fold", "seed"]  # an experiment has one row for each
 
 
@@ -64,6 +64,7 @@ def read_source(path: Path) -> Source:
     settings, environment, history = (path / name for name in ("config.yaml", "environment.json", "history.csv"))
     if not (path / "predictions.csv").is_file():
         raise DataError(f"{path} has no predictions.csv; finish the run with the same train command")
+    # Another framework's run folder may hold predictions.csv alone; a run of ours holds all four.
     table = predictions.read_predictions(path / "predictions.csv")
     loaded = config.load_config(settings) if settings.is_file() else None
     try:
@@ -96,6 +97,7 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
         table = pd.concat([source.table for source in group], ignore_index=True)
         first = group[0]
         stem = first.settings.name if first.settings else first.name
+        # The folder of one run says fold, seed and hash; of several runs only the config's name is common.
         name = first.name if len(group) == 1 else f"{stem}-{len(group)}-runs"
         experiments.append(Experiment(name, tuple(group), table))
 

@@ -10,7 +10,7 @@ import pandas as pd
 from . import case_statistics, metrics, predictions
 from .calibration import MODEL
 
-TARGET_SENSITIVITIES = (0.95, 0.98, 0.99)
+TARGET_SENSITIVITIES = (0.95, 0.98, 0.99)  # a missed cancer is the costly error
 
 
 def threshold_for(scores: np.ndarray, sensitivity: float) -> float:
@@ -77,6 +77,7 @@ def risk_coverage_curve(table: pd.DataFrame) -> pd.DataFrame:
     A case's certainty is the top of its mean probabilities (El-Yaniv and Wiener 2010); slides, for the subtype task.
     Rows run from none referred to all but one. Several seeds or repeated folds are averaged before.
     """
+    # Repetitions are not more cases: each image counts once, with its mean probability.
     columns = [f"p_{name}" for name in predictions.class_names(table)]
     once = table.groupby(["file", "slide", "case", "label", "subtype"], as_index=False)[columns].mean()
     voted = case_statistics.vote_by(once, "case" if predictions.is_binary(table) else "slide")
