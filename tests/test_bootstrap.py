@@ -68,6 +68,14 @@ def test_the_interval_holds_the_true_value_of_simulated_cases() -> None:
     assert np.mean([one.low <= truth <= one.high for one in found if one.low is not None and one.high]) >= 0.9
 
 
+@pytest.mark.slow
+def test_a_table_of_breakhis_s_size_is_scored_with_10_000_resamples() -> None:
+    table = simulated(np.random.default_rng(0), 54, 16, n_images=113).iloc[:7_909]
+    table = table.assign(magnification=np.resize([40, 100, 200, 400], len(table)))
+    found = metrics.compute_metrics(table)
+    assert found["intervals"]["n_resamples"] == 10_000 and len(found["by_magnification"]) == 4
+
+
 def test_too_few_cases_have_no_interval_and_say_so() -> None:
     table = made()
     few = table[table["case"].isin(["22549", "14134", "13412", "2980", "20629"])]  # two benign cases

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from test_bootstrap import simulated
 from test_plots import HISTORY
 from test_predictions import made
 
@@ -104,18 +101,6 @@ def test_no_tensorflow(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_table_of_breakhis_s_size_takes_less_than_20_seconds(tmp_path: Path) -> None:
-    """Processor time of both cores together, so that a busy machine does not fail it."""
-    table = simulated(np.random.default_rng(0), 54, 16, n_images=113).iloc[:7_909]
-    table["magnification"] = np.resize([40, 100, 200, 400], len(table))
-    table["subtype"] = np.where(table["label"] == "malignant", "DC", "F")
-    table.assign(protocol="case", data="breakhis-1a2b3c4d", model="net").to_csv(tmp_path / "p.csv", index=False)
-    start_s = time.process_time()
-    report = evaluate.evaluate_runs([tmp_path / "p.csv"], tmp_path / "out")
-    assert time.process_time() - start_s < 20
-    assert json.loads((report / "metrics.json").read_text())["intervals"]["n_resamples"] == 10_000
 
 
 def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
