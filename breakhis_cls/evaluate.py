@@ -1,112 +1,110 @@
-"""Metrics, figures and report: `python -m breakhis_cls.evaluate RUN_OR_CSV [...] [--out DIR]`. No
-TensorFlow."""
+"""`breakhis evaluate RUN_OR_CSV [...]`: metrics, figures and a report from predictions alone; no TensorFlow."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
 from . import config
-from .config import Section
 from .errors import DONE, DataError, exits_cleanly
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-    from .evaluation.experiments import Experiment
-
-
-class Arguments(Section):
-    """What the command line says."""
+class Arguments(config.Section):
+    """Arguments of the command."""
 
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CSV [...]")]
     """Run folders or predictions.csv files; folds and seeds of one experiment are pooled."""
     out: Path | None = None
-    """Folder to write; by default reports/<run>."""
+    """Output folder; by default reports/<run>."""
     common: bool = False
-    """Compare experiments on the images that all of them tested, where their test sets differ."""
+    """If the test sets of experiments differ, compare them on the images that all of them tested."""
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    """Write the report of the runs or tables named, and say where it lies."""
-    given = config.parse_arguments(
-        Arguments,
-        argv,
-        "breakhis evaluate",
-        "Metrics, figures and report from runs or from any predictions.csv.",
-    )
-    folder = evaluate_runs(list(given.sources), given.out, common=given.common)
+    """Write the report of runs or tables, and print the main numbers."""
+    description = "Metrics, figures and a report from runs or from any predictions.csv."
+    arguments = config.parse_arguments(Arguments, argv, "breakhis evaluate", description)
+    folder = evaluate_runs(arguments.sources, arguments.out, common=arguments.common)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    for name, of_experiment in metrics.get("experiments", {"": metrics}).items():
+        print_headline(of_experiment, name)
     print(f"report: {folder / 'index.html'}")
     return DONE
 
 
 def evaluate_runs(
-    sources: list[Path], out: Path | None = None, images_root: Path | None = None, common: bool = False
+    sources: Sequence[Path | str], out: Path | str | None = None, images_root: Path | None = None, common: bool = False
 ) -> Path:
-    """Score run folders or tables and write the report; returns its folder.
+    """Score run folders or tables of predictions and write the report; returns its folder.
 
-    Folds and seeds of one experiment are pooled; several experiments are compared, each with a report of its
-    own in a folder below. `images_root` is what the tables' files are relative to; without it the run's
-    config says, and where the images are absent their pictures are left out. Raises DataError on tables that
-    cannot be scored or compared.
+    Folds and seeds of one experiment are pooled; several experiments are compared, each with a report of its own in a
+    subfolder. `images_root` is the folder that the tables' files are relative to, by default the one in the run's
+    config; without images the report has no pictures of them. Raises DataError for tables that cannot be scored or
+    compared.
     """
-    from .evaluation import comparison
-    from .evaluation import experiments as read_sources
+    from .data import index
+    from .evaluation import comparison, metrics
+    from .evaluation.experiments import group_experiments, read_source
+    from .files import write_json
+    from .reports import comparison_report
+    from .reports.report import write_report
 
     if not sources:
         raise DataError("nothing to evaluate; name run folders or predictions.csv files")
-    experiments = read_sources.group_experiments([read_sources.read_source(path) for path in sources])
-    folder = out or _default_folder(experiments)
-    if len(experiments) == 1:
-        _write(experiments[0], folder, images_root)
-    else:
-        _compare(experiments, comparison.align_experiments(experiments, common), folder, images_root)
+    experiments = group_experiments([read_source(Path(source)) for source in sources])
+    compares = len(experiments) > 1
+    tables = comparison.align_experiments(experiments, common) if compares else []  # fails before anything is written
+
+    if out is None:
+        settings, name = experiments[0].settings, experiments[0].name
+        if compares:
+            name = "-vs-".join(one.name for one in experiments).replace(" ", "-")
+        out = (settings.run.reports if settings else Path("reports")) / name[:120]
+    folder = Path(out)
+
+    # --- a report for each experiment ---
+    numbers = {}
+    for one in experiments:
+        subfolder, root = folder / one.name if compares else folder, images_root
+        if root is None and one.settings:
+            with contextlib.suppress(DataError):  # the images are not on this machine
+                root = index.find_root(one.settings.data)
+        numbers[one.name] = metrics.compute_metrics(one.table)
+        write_json(subfolder / "metrics.json", numbers[one.name])
+        write_report(one, numbers[one.name], subfolder, root)
+
+    # --- the comparison ---
+    if compares:
+        compared = comparison_report.compute_comparison(experiments, tables)
+        write_json(folder / "metrics.json", {"experiments": numbers, **compared})
+        comparison_report.write_comparison(experiments, tables, numbers, compared, folder)
     return folder
 
 
-def _write(experiment: Experiment, folder: Path, images_root: Path | None) -> dict[str, Any]:
-    from .evaluation import metrics
-    from .files import write_json
-    from .reports import report
+def print_headline(metrics: dict[str, Any], title: str = "") -> None:
+    """Print image accuracy and ROC AUC of a metrics.json, with 95 % intervals that resample cases."""
+    from .evaluation.metrics import METRICS
 
-    numbers = metrics.compute_metrics(experiment.table)
-    write_json(folder / "metrics.json", numbers)
-    report.write_report(experiment, numbers, folder, images_root or _images_root(experiment))
-    return numbers
-
-
-def _compare(experiments: list[Experiment], tables: list[pd.DataFrame], folder: Path, images_root: Path | None) -> None:
-    from .files import write_json
-    from .reports import comparison_report
-
-    numbers = {one.name: _write(one, folder / one.name, images_root) for one in experiments}
-    found = comparison_report.compute_comparison(experiments, tables)
-    write_json(folder / "metrics.json", {"experiments": numbers, **found})
-    comparison_report.write_comparison(experiments, tables, numbers, found, folder)
-
-
-def _default_folder(experiments: list[Experiment]) -> Path:
-    settings = experiments[0].settings
-    name = (
-        experiments[0].name if len(experiments) == 1 else " vs ".join(one.name for one in experiments).replace(" ", "-")
-    )
-    return (settings.run.reports if settings else Path("reports")) / name[:120]
-
-
-def _images_root(experiment: Experiment) -> Path | None:
-    """Where the run's config finds its images; None where they are not on this machine."""
-    if experiment.settings is None:
-        return None
-    from .data import index
-
-    try:
-        return index.find_root(experiment.settings.data)
-    except DataError:
-        return None
+    pooled, is_binary = metrics["pooled"], "by_class" not in metrics
+    counts = pooled["image_accuracy"]
+    tested = f"{counts['n_images']:,} test images, {counts['n_slides']} slides, {counts['n_cases']} cases"
+    print(f"{title}: {tested}" if title else tested)
+    for name in ("image_accuracy", "roc_auc"):
+        label, result = METRICS[name].words(is_binary)[0], pooled[name]
+        if result["value"] is None:
+            print(f"  {label:<16}undefined: {result['undefined']}")
+        elif result["low"] is None:
+            print(f"  {label:<16}{result['value']:.3f}  (no interval: {result.get('no_interval', 'too few cases')})")
+        else:
+            interval = f"95 % interval {result['low']:.3f} to {result['high']:.3f}"
+            print(f"  {label:<16}{result['value']:.3f}  ({interval})")
 
 
 if __name__ == "__main__":

@@ -1,93 +1,93 @@
-"""One run: `python -m breakhis_cls.train --config FILE [--section.name value ...]`."""
+"""`breakhis train`: one run, from images to a report. The same command again continues it, or finds it finished."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import config, files
 from .errors import DONE, exits_cleanly
 
 if TYPE_CHECKING:
-    from .data.dataset import Dataset
     from .modeling.run_folder import RunFolder
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    """Train one run and write its report; the same command again goes on, or finds it done."""
+    """Train one run, write its report, and print the main numbers."""
     settings = config.parse_settings(
-        config.Config, argv, "breakhis train", "Train one run, score it and write its report."
+        config.Config, argv, "breakhis train", "Train one model, predict, and write its report."
     )
     run = train_run(settings)
+    from .evaluate import print_headline
+
+    print_headline(json.loads((run.folder / "metrics.json").read_text(encoding="utf-8")))
     print(f"run:    {run.folder}\nreport: {run.report / 'index.html'}")
     return DONE
 
 
 def train_run(settings: config.Config, report: bool = True) -> RunFolder:
-    """From images to metrics and a report: split, features, head, fine-tuning, predictions. Returns the run."""
-    from .data import dataset as materials
+    """Train, predict, score and report one run, or what of it is not finished yet. Returns its folder.
+
+    Raises DataError for images or splits that cannot be used, ModelError for weights, RunError if the run is in use.
+    """
+    from .data.dataset import load_dataset
     from .modeling import devices
 
-    material = materials.load_dataset(settings)
-    for sentence in material.warnings:
-        print(f"warning: {sentence}", file=sys.stderr)
-    devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
-    from . import evaluate
-    from .modeling import run_folder, weights
+    # --- images and split ---
+    dataset = load_dataset(settings)
+    for message in dataset.warnings:
+        print(f"warning: {message}", file=sys.stderr)
 
-    name = run_folder.run_name(settings, material.sha256, weights.weights_identity(settings.model), material.split)
+    # TensorFlow takes the switches of repeatable arithmetic only before its first import.
+    devices.prepare(settings.run.deterministic, settings.run.precision)
+    from .evaluate import evaluate_runs
+    from .evaluation import metrics, predictions
+    from .modeling import run_folder, training, weights
+    from .pipeline.pixel_store import PixelStore
+
+    name = run_folder.run_name(settings, dataset.sha256, weights.weights_identity(settings.model), dataset.split)
     with run_folder.open_run(settings, name) as run:
         if run.finished:
             print(f"{run.folder} is finished; nothing to do")
         else:
-            _train(settings, material, run)
+            # --- head on frozen features, then fine-tuning ---
+            files.write_csv(run.folder / "split.csv", dataset.split)
+            store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
+            job = training.TrainingRun(settings, dataset, store, run)
+            model = job.fit()
+
+            # --- predictions of the validation and test parts ---
+            probabilities = job.predict(model)
+            tuned = f", {settings.tune.part} fine-tuned" if job.tunes else ""
+            title = f"{weights.weights_title(settings.model)}, head on {'+'.join(settings.model.features)}{tuned}"
+            run.write_predictions(dataset, probabilities, title)
+
+            # --- where and how it was made ---
+            for phase, cost in job.costs.items():
+                print(f"{phase}: " + ", ".join(f"{of} {value:,.2f}" for of, value in cost.items()), file=sys.stderr)
+            origin = {"name": weights.weights_title(settings.model), "sha256": weights.weights_sha256(settings.model)}
+            environment = devices.environment() | {
+                "git_commit": _git_commit(),
+                "data": dataset.describe(),
+                "weights": origin,
+                "phases": job.costs,
+                "warnings": dataset.warnings,
+            }
+            files.write_json(run.folder / "environment.json", environment)
+
+            # --- metrics.json last: it marks the run as finished ---
+            run.finish(metrics.compute_metrics(predictions.read_predictions(run.folder / "predictions.csv")))
         if report and not (run.report / "index.html").is_file():
-            evaluate.evaluate_runs([run.folder], out=run.report, images_root=material.root)
+            evaluate_runs([run.folder], run.report, images_root=dataset.root)
     return run
 
 
-def _train(settings: config.Config, material: Dataset, run: RunFolder) -> None:
-    from .evaluation import metrics, predictions
-    from .modeling import training
-    from .pipeline.pixel_store import PixelStore
-
-    files.write_csv(run.folder / "split.csv", material.split)
-    store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
-    training = training.TrainingRun(settings, material, store, run)
-    probabilities = training.predict(training.fit())
-    for phase, cost in training.costs.items():
-        print(f"{phase}: " + ", ".join(f"{name} {number:,.2f}" for name, number in cost.items()), file=sys.stderr)
-    files.write_json(run.folder / "environment.json", _environment(settings, material, training.costs))
-    run.write_predictions(material, probabilities, _title(settings))
-    run.finish(metrics.compute_metrics(predictions.read_predictions(run.folder / "predictions.csv")))
-
-
-def _title(settings: config.Config) -> str:
-    """Of the model, in tables and reports."""
-    from .modeling import weights
-
-    tune = settings.tune
-    tuned = f", {tune.part} fine-tuned" if tune.part != "none" and tune.epochs else ""
-    return f"{weights.weights_title(settings.model)}, head on {'+'.join(settings.model.features)}{tuned}"
-
-
-def _environment(settings: config.Config, material: Dataset, costs: dict[str, dict[str, float]]) -> dict[str, Any]:
-    from .modeling import devices, weights
-
-    return devices.environment() | {
-        "git_commit": _git_commit(),
-        "data": material.describe(),
-        "weights": {"name": weights.weights_title(settings.model), "sha256": weights.weights_sha256(settings.model)},
-        "phases": costs,
-        "warnings": material.warnings,
-    }
-
-
 def _git_commit() -> str | None:
-    """Of the package's own checkout; None when it was installed otherwise."""
+    """The commit of the checkout that holds this package; None for an installed wheel."""
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():
         return None
