@@ -1,4 +1,4 @@
-"""`breakhis explain`: the page and its numbers from a run of a few layers, and the sentences of its errors."""
+"""`breakhis explain`: the page and its numbers for a run with a network of a few layers, and its errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from test_gradcam import build_tiny_model
 
 from breakhis_cls import config, explain
-from breakhis_cls.data import dataset as materials
+from breakhis_cls.data.dataset import load_dataset
 from breakhis_cls.errors import BAD_INPUT, DONE
 from breakhis_cls.files import write_text
 from breakhis_cls.modeling import gradcam
@@ -24,7 +24,7 @@ from breakhis_cls.pipeline.pixel_store import PixelStore
 
 @pytest.fixture(scope="module")
 def run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that looks finished; its backbone is one convolution that learned nothing."""
+    """The folder of a run that looks finished; its backbone is one untrained convolution."""
     folder = tmp_path_factory.mktemp("explain")
     settings = config.Config(
         name="tiny",
@@ -33,23 +33,24 @@ def run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         tune=config.Tune(part="all"),
         run=config.Run(dir=folder, reports=folder / "reports"),
     )
-    material = materials.load_dataset(settings)
-    store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
+    dataset = load_dataset(settings)
+    store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
     keras.utils.set_random_seed(0)
     model = build_tiny_model([layers.Conv2D(6, 5, 4, activation="relu")], 6, (23, 35))
-    made = RunFolder(folder / "tiny-0-0-00000000", settings)
-    write_text(made.folder / "config.yaml", config.dump_config(settings))
-    model.save(made.folder / "model.keras")
-    rows = store.rows[material.in_part("validation", "test")]
-    made.write_predictions(material, model.predict(store.array[rows], verbose=0), "a convolution")
-    return made.folder
+    finished = RunFolder(folder / "tiny-0-0-00000000", settings)
+    write_text(finished.folder / "config.yaml", config.dump_config(settings))
+    model.save(finished.folder / "model.keras")
+    rows = store.rows[dataset.in_part("validation", "test")]
+    finished.write_predictions(dataset, model.predict(store.array[rows], verbose=0), "a convolution")
+    return finished.folder
 
 
-def test_a_run_is_explained(run, monkeypatch, capsys):
+def test_the_page_and_its_numbers(run, monkeypatch, capsys):
     monkeypatch.setattr(gradcam, "SHARES", (0.0, 1.0))
     assert explain.main([str(run), "--n", "2"]) == DONE
     page = run.parent / "reports" / run.name / "explain" / "index.html"
-    assert str(page) in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert str(page) in printed and "Randomisation check" in printed
     text = page.read_text()
     assert "not a medical device" in text and "http://" not in text.replace("http://www.w3.org", "")
     facts = json.loads((page.parent / "explain.json").read_text())
@@ -64,29 +65,24 @@ def test_a_run_is_explained(run, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "predictions.csv", "model.keras"])
-def test_an_unfinished_run_is_told(run, tmp_path, capsys, name):
+def test_an_unfinished_run_is_refused(run, tmp_path, capsys, name):
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / name).unlink()
     assert explain.main([str(copy)]) == BAD_INPUT
-    told = capsys.readouterr().err
-    assert name in told and "finish it" in told and "Traceback" not in told
-
-
-def test_a_folder_that_is_not_there_is_told(tmp_path, capsys):
+    message = capsys.readouterr().err
+    assert name in message and "finish it" in message and "Traceback" not in message
     assert explain.main([str(tmp_path / "nowhere")]) == BAD_INPUT
     assert "name the folder that train printed" in capsys.readouterr().err
 
 
-def test_missing_images_are_told(run, tmp_path, capsys):
-    assert explain.main([str(run), "--data_root", str(tmp_path)]) == BAD_INPUT
-    assert "--data_root names the folder" in capsys.readouterr().err
-
-
-def test_some_missing_images_are_told(run, tiny_tree, tmp_path, capsys):
+def test_missing_images_are_named(run, tiny_tree, tmp_path, capsys):
     table = pd.read_csv(run / "predictions.csv", dtype=str)
     gone = table.loc[table["part"] == "test", "file"].iloc[0]
     copy = shutil.copytree(tiny_tree, tmp_path / "tree")
     next(copy.rglob(Path(gone).name)).unlink()
     assert explain.main([str(run), "--data_root", str(copy)]) == BAD_INPUT
-    told = capsys.readouterr().err
-    assert "1 of the run's" in told and Path(gone).name in told
+    message = capsys.readouterr().err
+    assert "1 of the run's" in message and Path(gone).name in message
+    shutil.rmtree(copy)
+    assert explain.main([str(run), "--data_root", str(copy)]) == BAD_INPUT
+    assert "name their folder with --data_root" in capsys.readouterr().err
