@@ -90,14 +90,14 @@ def evaluate_runs(
 
 def print_headline(metrics: dict[str, Any], title: str = "") -> None:
     """Print image accuracy and ROC AUC of a metrics.json, with 95 % intervals that resample cases."""
-    from .evaluation.metrics import METRICS
+    from .evaluation.metrics import metrics_for
 
-    pooled, is_binary = metrics["pooled"], "by_class" not in metrics
+    pooled, table = metrics["pooled"], metrics_for(binary="by_class" not in metrics)
     counts = pooled["image_accuracy"]
     tested = f"{counts['n_images']:,} test images, {counts['n_slides']} slides, {counts['n_cases']} cases"
     print(f"{title}: {tested}" if title else tested)
     for name in ("image_accuracy", "roc_auc"):
-        label, result = METRICS[name].words(is_binary)[0], pooled[name]
+        label, result = table[name].label, pooled[name]
         if result["value"] is None:
             print(f"  {label:<16}undefined: {result['undefined']}")
         elif result["low"] is None:
