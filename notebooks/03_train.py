@@ -124,8 +124,9 @@ network.join_model(backbone, head, settings.image).summary(line_length=90)
 # ## Train
 #
 # The notebook starts the command that you would type in a terminal, and plots the run's history
-# during training. The name of the run depends on everything that changes its result. So the
-# second time, the finished run is found, and an interrupted run continues.
+# during training. If the command fails, the cell prints its output. The name of the run depends
+# on everything that changes its result. So the second time, the finished run is found, and an
+# interrupted run continues.
 
 # %%
 from breakhis_cls.modeling import run_folder
@@ -147,14 +148,16 @@ from IPython.display import clear_output, display
 
 from breakhis_cls.reports import plots
 
-training = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-shown = 0
+log, shown = Path("runs/notebook.log"), 0
+training = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
 while training.poll() is None:
     time.sleep(1)
     if len(run.history) > shown:  # plot once per epoch, because plotting slows the training
         shown = len(run.history)
         clear_output(wait=True)
         display(plots.learning_curves(run.history))
+if training.returncode:
+    print(log.read_text())
 
 # %% [markdown]
 # The network is trained from scratch on about a hundred images, so the curves are noisy. The
@@ -214,14 +217,16 @@ run = run_folder.RunFolder(settings.run.dir / name, settings)
 
 # %%
 command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(file)]
-training = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-shown = 0
+log, shown = Path("runs/notebook_transfer.log"), 0
+training = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
 while training.poll() is None:
     time.sleep(1)
     if len(run.history) > shown:
         shown = len(run.history)
         clear_output(wait=True)
         display(plots.learning_curves(run.history))
+if training.returncode:
+    print(log.read_text())
 
 # %% [markdown]
 # The dotted line marks the start of fine-tuning. The run keeps the weights of the first phase

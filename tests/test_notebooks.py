@@ -13,7 +13,7 @@ import pytest
 from breakhis_cls.synthetic import tree
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_LINES, MAX_BYTES = 15, 1_500_000
+MAX_LINES, MAX_BYTES = 16, 1_500_000
 STRANGERS = sorted({str(Path.home()), str(ROOT), sys.prefix, "/tmp", "/root", "/home/"})
 
 
