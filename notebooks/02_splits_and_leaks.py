@@ -47,7 +47,7 @@ shares = {
     name: pd.Series([fold["leaks"]["case"]["test_share"] for fold in audited.folds])
     for name, audited in audits.items()
 }
-(100 * pd.DataFrame(shares).T).round(1).add_prefix("fold ").fillna("")
+(100 * pd.DataFrame(shares).T).round(1).add_prefix("fold ").astype(object).fillna("")
 
 # %% [markdown]
 # Each number is the share of a fold's test images, in per cent, whose **case number** is also
