@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -18,7 +18,7 @@ from breakhis_cls import config
 from breakhis_cls.errors import DONE, exits_cleanly
 from breakhis_cls.evaluation import bootstrap, comparison, metrics, predictions
 from breakhis_cls.evaluation.experiments import Experiment
-from breakhis_cls.files import atomic_path, write_text
+from breakhis_cls.files import write_csv, write_text
 from breakhis_cls.modeling import run_folder
 from breakhis_cls.reports import plots, plots_calibration
 from breakhis_cls.train import train_run
@@ -46,7 +46,6 @@ TUNED = {
     "conv5 tuned": {"tune": {"part": "conv5"}},
     "conv5 tuned, stain 0.2": {"tune": {"part": "conv5"}, "augment": {"stain": 0.2}},
 }
-IN_EIGHT = ", 8 at test"
 
 
 class Ablation(config.Config):
@@ -60,87 +59,73 @@ class Ablation(config.Config):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Train what is not trained yet, then compare, write and print."""
-    given = config.parse_settings(Ablation, argv, "ablation", __doc__ or "")
-    base = config.Config.model_validate(given.model_dump(exclude={"arms"}))
-    frozen = FROZEN if given.arms == "frozen" else {BASELINE: {}}
-    arms = {name: _table(_trained(base, name, changes)) for name, changes in frozen.items()}
-    for name, changes in TUNED.items() if given.arms == "tuned" else ():
-        done = _trained(base, name, changes)
-        arms |= {name: _table(done), name + IN_EIGHT: pd.concat([_in_eight_views(run) for run in done])}
-    experiments = [Experiment(name, (), table.reset_index(drop=True)) for name, table in arms.items()]
-    _write(experiments, base.run.reports / f"ablation-{given.arms}-{experiments[0].meta('data')}")
+    asked = config.parse_settings(Ablation, argv, "ablation", __doc__ or "")
+    base = config.Config.model_validate(asked.model_dump(exclude={"arms"}))
+    arms = {}
+    for name, changes in (FROZEN if asked.arms == "frozen" else {BASELINE: {}} | TUNED).items():
+        content, runs = base.model_dump(), []
+        for section, values in (*PLAIN.items(), *changes.items()):
+            content[section] |= values
+        for seed in SEEDS[:1] if name in TUNED else SEEDS:
+            for fold in range(base.split.n_folds):
+                content["split"]["fold"], content["run"]["seed"] = fold, seed
+                runs.append(train_run(config.Config.model_validate(content), report=False))
+        arms[name] = [run.folder / "predictions.csv" for run in runs]
+        if name in TUNED:
+            arms[name + ", 8 at test"] = [predict_in_eight_views(run) for run in runs]
+    experiments = [
+        Experiment(name, (), pd.concat(map(predictions.read_predictions, paths)).reset_index(drop=True))
+        for name, paths in arms.items()
+    ]
+    write_results(experiments, base.run.reports / f"ablation-{asked.arms}-{experiments[0].meta('data')}")
     return DONE
 
 
-def _trained(base: config.Config, name: str, changes: dict[str, dict]) -> list[run_folder.RunFolder]:
-    """All folds and seeds of one arm."""
-    content = base.model_dump()
-    for section, values in (*PLAIN.items(), *changes.items()):
-        content[section] |= values
-    done = []
-    for seed in SEEDS[:1] if name in TUNED else SEEDS:
-        for fold in range(base.split.n_folds):
-            content["split"]["fold"], content["run"]["seed"] = fold, seed
-            done.append(train_run(config.Config.model_validate(content), report=False))
-    return done
-
-
-def _table(done: list[run_folder.RunFolder]) -> pd.DataFrame:
-    return pd.concat([predictions.read_predictions(run.folder / "predictions.csv") for run in done])
-
-
-def _in_eight_views(run: run_folder.RunFolder) -> pd.DataFrame:
+def predict_in_eight_views(run: run_folder.RunFolder) -> Path:
     """The run's predictions made once more, as the mean over eight views; kept beside the run's own."""
     path = run.folder / "in_eight_views" / "predictions.csv"
     if not path.is_file():
-        from breakhis_cls.data import dataset as materials
+        from breakhis_cls.data.dataset import load_dataset
         from breakhis_cls.modeling import network, training
         from breakhis_cls.pipeline.pixel_store import PixelStore
 
         augment = run.settings.augment.model_copy(update={"test_views": 8})
         settings = run.settings.model_copy(update={"augment": augment})
-        material = materials.load_dataset(settings)
-        store = PixelStore.open(material.images, material.root, settings.image, settings.data.cache)
-        training = training.TrainingRun(settings, material, store, run)
-        probabilities = training.predict(network.load_run_model(run.folder))
+        dataset = load_dataset(settings)
+        store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
+        trained = training.TrainingRun(settings, dataset, store, run)
+        probabilities = trained.predict(network.load_run_model(run.folder))
         model = predictions.read_predictions(run.folder / "predictions.csv")["model"].iloc[0]
-        run_folder.RunFolder(path.parent, settings).write_predictions(material, probabilities, model)
-    return predictions.read_predictions(path)
+        run_folder.RunFolder(path.parent, settings).write_predictions(dataset, probabilities, model)
+    return path
 
 
-def _write(experiments: list[Experiment], out: Path) -> None:
+def write_results(experiments: list[Experiment], out: Path) -> None:
+    """arms.csv, differences.csv, ablation.md and a figure for each metric; every arm is compared with the first."""
     first, *others = experiments
-    entries = []
+    entries, rows = [], []
     for other in others:
         compared = comparison.compare_experiments([first, other], [first.test, other.test])
         entries += [{"arm": other.name} | entry for entry in compared if entry["metric"] in SHOWN]
-    table = pd.DataFrame([_row(experiment) for experiment in experiments])
+    for experiment in experiments:
+        row: dict[str, Any] = {"arm": experiment.name, "seeds": experiment.test["seed"].nunique()}
+        stratum = metrics.compute_stratum(experiment.test, "pooled", bootstrap.N_RESAMPLES, 0, SHOWN)
+        for metric, result in stratum.items():
+            row |= {metric: result["value"], f"{metric}_low": result["low"], f"{metric}_high": result["high"]}
+        rows.append(row)
+
     words = metrics.metric_words(predictions.is_binary(first.table))
     for metric in SHOWN:
         of_metric = [entry for entry in entries if entry["metric"] == metric]
         for entry, p in zip(of_metric, comparison.holm_adjust([entry["p"] for entry in of_metric]), strict=True):
             entry["p_holm"] = p  # over all arms, not over the one pair
-        drawn = plots_calibration.differences(of_metric, [entry["arm"] for entry in of_metric], words[metric][0])
-        plots.save(drawn, out, f"ablation_{metric}")
-    for name, content in {"arms": table, "differences": pd.DataFrame(entries).drop(columns=["a", "b"])}.items():
-        with atomic_path(out / f"{name}.csv") as temporary:
-            content.to_csv(temporary, index=False)
-    write_text(out / "ablation.md", _markdown(table, entries))
-    print(f"{_markdown(table, entries)}\n{out}")
+        figure = plots_calibration.differences(of_metric, [entry["arm"] for entry in of_metric], words[metric][0])
+        plots.save(figure, out, f"ablation_{metric}")
+    write_csv(out / "arms.csv", pd.DataFrame(rows))
+    write_csv(out / "differences.csv", pd.DataFrame(entries).drop(columns=["a", "b"]))
 
-
-def _row(experiment: Experiment) -> dict[str, object]:
-    """An arm's metrics with their intervals over cases."""
-    test = experiment.test
-    row: dict[str, object] = {"arm": experiment.name, "seeds": test["seed"].nunique()}
-    for metric, found in metrics.compute_stratum(test, "pooled", bootstrap.N_RESAMPLES, 0, SHOWN).items():
-        row |= {metric: found["value"], f"{metric}_low": found["low"], f"{metric}_high": found["high"]}
-    return row
-
-
-def _markdown(table: pd.DataFrame, entries: list[dict]) -> str:
     lines = ["| arm | seeds | ROC AUC | log loss | minus the first: ROC AUC | log loss |", "|---|---|---|---|---|---|"]
-    for row in table.to_dict("records"):
+    for row in rows:
         cells = [f"{row[m]:.3f} ({row[m + '_low']:.3f} to {row[m + '_high']:.3f})" for m in SHOWN[:2]]
         of_arm = {entry["metric"]: entry for entry in entries if entry["arm"] == row["arm"]}
         cells += [
@@ -148,7 +133,8 @@ def _markdown(table: pd.DataFrame, entries: list[dict]) -> str:
             for metric in SHOWN[:2]
         ]
         lines.append(f"| {row['arm']} | {row['seeds']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    write_text(out / "ablation.md", "\n".join(lines) + "\n")
+    print("\n".join(lines), out, sep="\n")
 
 
 if __name__ == "__main__":

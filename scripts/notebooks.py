@@ -1,4 +1,4 @@
-"""Remakes notebooks/*.ipynb, outputs included, from their percent scripts.
+"""Makes notebooks/*.ipynb, outputs included, from their percent scripts.
 
 python scripts/notebooks.py [NAME ...]     some 4 minutes on 2 cores for all six; NAME such as 03_train
 """
@@ -54,13 +54,12 @@ def executed(script: Path, folder: Path) -> Any:
     CellExecutionError where a cell fails.
     """
     notebook = unrun(script)
-    metadata = dict(notebook.metadata)
     place = {"metadata": {"path": str(folder)}}
     nbclient.NotebookClient(notebook, timeout=TIMEOUT_S, record_timing=False, resources=place).execute()
-    notebook.metadata = nbformat.from_dict(metadata)  # without the bars' state and the kernel's version
+    notebook.metadata = nbformat.from_dict(METADATA)  # without the state of progress bars and the kernel's version
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [_light(output) for output in cell.outputs if not _is_chatter(output)]
+            cell.outputs = [compress_photographs(output) for output in cell.outputs if is_for_readers(output)]
     return notebook
 
 
@@ -75,25 +74,25 @@ def unrun(script: Path) -> Any:
 
 
 def is_stale(script: Path) -> bool:
-    """Whether the .ipynb is missing, or says something else than its script."""
-    beside = script.with_suffix(".ipynb")
-    return not beside.is_file() or _said(nbformat.read(beside, as_version=4)) != _said(unrun(script))
+    """Whether the .ipynb is missing, or has other cells than its script."""
+    path = script.with_suffix(".ipynb")
+    if not path.is_file():
+        return True
+    written, expected = nbformat.read(path, as_version=4), unrun(script)
+    return [(c.cell_type, c.source) for c in written.cells] != [(c.cell_type, c.source) for c in expected.cells]
 
 
-def _said(notebook: Any) -> list[tuple[str, str]]:
-    return [(cell.cell_type, cell.source) for cell in notebook.cells]
-
-
-def _is_chatter(output: Any) -> bool:
-    """Progress bars and what TensorFlow says when it starts: for whoever waits, not for a reader."""
+def is_for_readers(output: Any) -> bool:
+    """False for progress bars and TensorFlow's start-up messages."""
     if output.output_type == "stream":
-        return output.name == "stderr"
+        return output.name != "stderr"
     data = output.get("data", {})
-    return WIDGET in data or not "".join(data.get("text/plain", "")).strip()  # a bar, and what it leaves behind
+    # A bar is a widget, and an empty text after it.
+    return WIDGET not in data and bool("".join(data.get("text/plain", "")).strip())
 
 
-def _light(output: Any) -> Any:
-    """A sheet of photographs is a fifth of its size as JPEG."""
+def compress_photographs(output: Any) -> Any:
+    """The output with photographs as JPEG, which is a fifth of the size."""
     png = output.get("data", {}).get("image/png", "")
     if len(png) > PHOTOGRAPHS_BYTES:
         written = io.BytesIO()

@@ -45,46 +45,44 @@ class Soak(config.Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Soak, print the count of kills, and say whether every round ended in the same bytes."""
-    given = config.parse_settings(Soak, argv, "soak", __doc__ or "")
+    asked = config.parse_arguments(Soak, argv, "soak", "Kill a small run at random moments and compare what it leaves.")
     with tempfile.TemporaryDirectory() as scratch:
-        found = soak(given, Path(scratch))
-    write_json(given.out / "soak.json", found)
-    print(json.dumps(found, indent=2))
-    return DONE if found["different"] == 0 else ANSWER_IS_NO
+        result = soak(asked, Path(scratch))
+    write_json(asked.out / "soak.json", result)
+    print(json.dumps(result, indent=2))
+    return DONE if result["different"] == 0 else ANSWER_IS_NO
 
 
-def soak(given: Soak, scratch: Path) -> dict:
+def soak(asked: Soak, scratch: Path) -> dict:
     """Rounds, kills by stage, and how many rounds ended differently."""
-    drawn = tree.write_tree(scratch / "tree", images_per_cell=1)
+    root = tree.write_tree(scratch / "tree", images_per_cell=1)
     started = time.monotonic()
-    undisturbed = _experiment(drawn, scratch / "undisturbed")
-    _, span_s = _killed_until_done(undisturbed, (3600.0, 3600.0), random.Random())
-    moments, stages = random.Random(given.seed), collections.Counter()
-    rounds, different = 0, 0
-    while stages.total() < MIN_KILLS or time.monotonic() - started < 60 * given.minutes:
-        experiment = _experiment(drawn, scratch / f"round-{rounds}")
-        killed, needed_s = _killed_until_done(experiment, (0.0, 1.2 * span_s), moments)
-        stages, span_s = stages + killed, span_s if killed else needed_s  # a last try is no whole run
-        equal = _same(_run_folder(undisturbed), _run_folder(experiment))
+    undisturbed = write_config(root, scratch / "undisturbed")
+    _, span_s = run_until_done(undisturbed, None, random.Random())
+    moments, kills = random.Random(asked.seed), collections.Counter()
+    rounds = different = 0
+    while kills.total() < MIN_KILLS or time.monotonic() - started < 60 * asked.minutes:
+        experiment = write_config(root, scratch / f"round-{rounds}")
+        killed, last_s = run_until_done(experiment, 1.2 * span_s, moments)
+        kills += killed
+        if not killed:
+            span_s = last_s  # a try that follows kills is no whole run
+        equal = leave_equal_results(find_run(undisturbed), find_run(experiment))
         rounds, different = rounds + 1, different + (not equal)
         if not equal:
-            shutil.copytree(experiment.parent, given.out / experiment.parent.name, dirs_exist_ok=True)
+            shutil.copytree(experiment.parent, asked.out / experiment.parent.name, dirs_exist_ok=True)
         shutil.rmtree(experiment.parent)
-        _tell(f"round {rounds}: {'equal' if equal else 'DIFFERENT'}, {stages.total()} kills so far {dict(stages)}")
-    return {
-        "rounds": rounds,
-        "different": different,
-        "kills": stages.total(),
-        "kills_by_stage": dict(stages),
-        "undisturbed_s": round(span_s, 1),
-        "minutes": round((time.monotonic() - started) / 60, 1),
-    }
+        verdict = "equal" if equal else "DIFFERENT"
+        print(f"round {rounds}: {verdict}, {kills.total()} kills so far {dict(kills)}", file=sys.stderr, flush=True)
+    minutes = round((time.monotonic() - started) / 60, 1)
+    counts = {"rounds": rounds, "different": different, "kills": kills.total(), "kills_by_stage": dict(kills)}
+    return counts | {"undisturbed_s": round(span_s, 1), "minutes": minutes}
 
 
-def _experiment(tree: Path, folder: Path) -> Path:
+def write_config(root: Path, folder: Path) -> Path:
     """A config that passes every stage in seconds."""
     settings = {
-        "data": {"root": str(tree), "cache": str(folder / "cache"), "magnifications": [40, 200]},
+        "data": {"root": str(root), "cache": str(folder / "cache"), "magnifications": [40, 200]},
         "image": {"height_px": 32, "width_px": 48},
         "model": {"weights": "random"},
         "head": {"epochs": 4, "batch_size": 8, "views": 8},
@@ -96,11 +94,11 @@ def _experiment(tree: Path, folder: Path) -> Path:
     return folder / "soak.yaml"
 
 
-def _killed_until_done(
-    experiment: Path, within_s: tuple[float, float], moments: random.Random
-) -> tuple[collections.Counter, float]:
-    """Start, kill at a random moment, start again ... until it ends by itself. Kills by stage; seconds of the end."""
-    stages: collections.Counter[str] = collections.Counter()
+def run_until_done(
+    experiment: Path, within_s: float | None, moments: random.Random
+) -> tuple[collections.Counter[str], float]:
+    """Start, kill at a random moment, start again ... until it ends by itself. Kills by stage; seconds of the last."""
+    kills: collections.Counter[str] = collections.Counter()
     log = experiment.parent / "train.log"
     while True:
         started = time.monotonic()
@@ -108,24 +106,25 @@ def _killed_until_done(
             command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(experiment)]
             process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT)
         try:
-            code = process.wait(timeout=moments.uniform(*within_s))
+            code = process.wait(timeout=None if within_s is None else moments.uniform(0, within_s))
         except subprocess.TimeoutExpired:
-            stages[_stage(experiment)] += 1
+            kills[find_stage(experiment)] += 1
             process.kill()
             process.wait()
             continue
         if code != DONE:
             raise RunError(f"train ended with {code}, not {DONE}. The end of its log:\n{log.read_text()[-2000:]}")
-        return stages, time.monotonic() - started
+        return kills, time.monotonic() - started
 
 
-def _run_folder(experiment: Path) -> Path:
+def find_run(experiment: Path) -> Path:
+    """The run's folder, or the experiment's where it has none yet."""
     return next((experiment.parent / "runs").glob("soak-*"), experiment.parent)
 
 
-def _stage(experiment: Path) -> str:
-    """The last thing that a run under way has left."""
-    run = _run_folder(experiment)
+def find_stage(experiment: Path) -> str:
+    """The last stage that has left something."""
+    run = find_run(experiment)
     signs = {
         "report": run / "metrics.json",
         "scoring": run / "predictions.csv",
@@ -139,8 +138,8 @@ def _stage(experiment: Path) -> str:
     return next((stage for stage, path in signs.items() if path.exists()), "start and index")
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Equal bytes of predictions, equal weights, equal history but for its seconds."""
+def leave_equal_results(one: Path, other: Path) -> bool:
+    """Equal bytes of predictions, equal weights, equal history except for its seconds."""
     tables = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in (one, other)]
     weights = [network.load_run_model(run).get_weights() for run in (one, other)]
     return (
@@ -148,10 +147,6 @@ def _same(one: Path, other: Path) -> bool:
         and tables[0].equals(tables[1])
         and all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
     )
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

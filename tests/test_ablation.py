@@ -1,4 +1,4 @@
-"""The ablation, in small: arms that differ in what they name only, compared with the first, and written."""
+"""The ablation, in small: arms differ only in the settings that they name, and are compared with the first."""
 
 import sys
 from pathlib import Path
@@ -12,6 +12,8 @@ from breakhis_cls import config
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 import ablation
+
+pytestmark = pytest.mark.slow  # trains two arms
 
 
 @pytest.fixture(scope="module")
