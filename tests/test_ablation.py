@@ -20,7 +20,10 @@ pytestmark = pytest.mark.slow  # trains two arms
 def written(tiny_tree, tmp_path_factory):
     """A config that already has what arms change, and the folder in which two arms of it were compared."""
     here = tmp_path_factory.mktemp("ablation")
-    changes = {"model": {"features": ["conv4"]}, "head": {"epochs": 2}, "augment": {"test_views": 8}}
+    changes = {
+        "model": {"features": ["conv4"]}, "tune": {"part": "conv4"},
+        "head": {"epochs": 2}, "augment": {"test_views": 8},
+    }  # fmt: skip
     given = settings(tiny_tree, here, split={"n_folds": 2}).model_dump()
     for section, values in changes.items():
         given[section] |= values
