@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from breakhis_cls import config
+from breakhis_cls.data.dataset import Dataset
 from breakhis_cls.errors import RunError
-from breakhis_cls.modeling import run_folder
+from breakhis_cls.modeling import run_folder, weights
 
 SPLIT = pd.DataFrame({"file": ["a.png", "b.png"], "part": ["train", "test"]})
 
@@ -17,8 +18,8 @@ def _settings(tmp_path, **changes):
     return config.change_settings(config.Config(), {"run.dir": tmp_path / "runs", **changes})
 
 
-def _name(settings=None, data="pixels", weights="weights", split=SPLIT):
-    return run_folder.run_name(settings or config.Config(), data, weights, split)
+def _name(settings=None, data="pixels", backbone="weights", split=SPLIT):
+    return run_folder.run_name(settings or config.Config(), data, backbone, split)
 
 
 def test_a_name_says_config_fold_and_seed():
@@ -30,7 +31,7 @@ def test_a_name_says_config_fold_and_seed():
     "changed",
     [
         {"data": "other pixels"},
-        {"weights": "other weights"},
+        {"backbone": "other weights"},
         {"split": SPLIT.assign(part=["test", "train"])},
         {"settings": config.change_settings(config.Config(), {"head.epochs": 7})},
         {"settings": config.change_settings(config.Config(), {"split.protocol": "slide"})},
@@ -40,6 +41,20 @@ def test_a_name_says_config_fold_and_seed():
 )
 def test_a_name_depends_on_all_that_changes_the_result(changed):
     assert _name(**changed) != _name()
+
+
+def test_a_name_depends_on_the_pixels_and_on_the_content_of_the_weights(tmp_path):
+    path = tmp_path / "mine.weights.h5"
+    model = config.Model(weights=str(path))
+
+    def name(pixels, content):
+        path.write_bytes(content)
+        images = pd.DataFrame({"file": SPLIT["file"], "pixel_sha256": pixels})
+        dataset = Dataset(tmp_path, images, images[:0], images[:0], SPLIT, ("benign", "malignant"), "binary", [])
+        return _name(config.Config(model=model), dataset.sha256, weights.weights_identity(model))
+
+    assert name(["1", "2"], b"a") == name(["1", "2"], b"a")
+    assert len({name(["1", "2"], b"a"), name(["1", "3"], b"a"), name(["1", "2"], b"b")}) == 3
 
 
 def test_a_name_depends_on_the_version_of_the_results(monkeypatch):

@@ -47,6 +47,7 @@ def prepare(deterministic: bool, precision: str = "float32") -> None:
             raise ModelError("TensorFlow already runs with several inter-op threads; call devices.prepare() first")
     import keras
 
+    # Global: layers that are built from here on take it, unless they name their own.
     keras.config.set_dtype_policy(dtype_policy(precision))
 
 
@@ -67,6 +68,7 @@ def distribution_strategy(replicas: list[str] | None = None) -> Any:
     """MirroredStrategy over `replicas` (all GPUs by default), or the default strategy where there is one at most."""
     import tensorflow as tf
 
+    # MultiWorkerMirroredStrategy fails in fit (keras#20585): several machines share a sweep, one run each.
     replicas = [gpu.name for gpu in tf.config.list_logical_devices("GPU")] if replicas is None else replicas
     return tf.distribute.MirroredStrategy(replicas) if len(replicas) > 1 else tf.distribute.get_strategy()
 

@@ -37,17 +37,11 @@ def backbone_features(
     pixel_hashes: (n,) hex SHA-256 of the rows. All blocks are extracted at once, since they cost one pass together.
     """
     model = settings.model
-    key = sha256_of_values(
-        VERSION,
-        BATCH_SIZE,
-        model.backbone,
-        weights.weights_identity(model),
-        settings.run.seed if model.weights == "random" else None,
-        settings.image.model_dump(),
-        ALL_BLOCKS,
-        devices.numerics(),
-    )[:16]
-    folder = settings.data.cache / "features" / key
+    # All that the outputs depend on, but for the pixels, whose hashes name the rows within the folder.
+    identity, seed = weights.weights_identity(model), settings.run.seed if model.weights == "random" else None
+    image, machine = settings.image.model_dump(), devices.numerics()
+    key = sha256_of_values(VERSION, BATCH_SIZE, model.backbone, identity, seed, image, ALL_BLOCKS, machine)
+    folder = settings.data.cache / "features" / key[:16]
 
     @functools.cache  # built once for all views, and only if something is missing
     def build_forward() -> Forward:
@@ -56,10 +50,8 @@ def backbone_features(
         backbone.trainable = False
         return compile_forward(backbone)
 
-    outputs = [
-        cached_outputs(build_forward, pixel_hashes, pixels, index, folder / f"view-{view}", view, "features")
-        for view in views
-    ]
+    rows = pixel_hashes, pixels, index
+    outputs = [cached_outputs(build_forward, *rows, folder / f"view-{view}", view, "features") for view in views]
 
     # All blocks lie side by side; take the columns of those that feed the head.
     widths = network.widths(model)

@@ -41,7 +41,7 @@ def fit_phase(
     Raises ModelError when the loss is not finite, or a batch does not fit into the GPU's memory.
     """
     # --- optimizer and learning-rate schedule: linear warm-up, then a cosine to zero ---
-    n_steps = batches.steps_per_epoch(rows, phase.batch_size)
+    n_steps = batches.steps_per_epoch(rows, phase.batch_size)  # the schedule's length is fixed: early stopping cuts it
     n_total = max(phase.epochs * n_steps, 1)
     n_warmup = round(phase.warmup_share * n_total)
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -70,8 +70,9 @@ def fit_phase(
     checkpoint.resume(model)
     if not checkpoint.n_done:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # else its curves show a killed try, too
-    validation_data = batches.validation_batches(validation, phase.batch_size)
+    validation_data = batches.validation_batches(validation, phase.batch_size)  # in order, neither turned nor weighted
     try:
+        # Fine-tuning with a rate that is too high would else end worse than the head it began with.
         if compare_start and not checkpoint.n_done:
             checkpoint.best = model.evaluate(validation_data, verbose=0, return_dict=True)["loss"]
             checkpoint.best_weights = model.get_weights()
@@ -91,7 +92,7 @@ def fit_phase(
             f"a batch of {phase.batch_size} does not fit into memory; --{section}.batch_size {smaller} "
             f"--{section}.accumulate {2 * phase.accumulate} takes the same steps in half of it"
         ) from None
-    model.set_weights(checkpoint.best_weights)
+    model.set_weights(checkpoint.best_weights)  # not those of the last epoch
     return pd.DataFrame(checkpoint.history)
 
 
@@ -106,7 +107,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         super().__init__()
         self.folder, self.phase, self.seed, self.first_epoch, self.on_disk = folder, phase, seed, first_epoch, on_disk
         self.best, self.best_epoch = math.inf, -1  # lowest validation loss, and the epoch of this phase that had it
-        self.best_weights: list[np.ndarray] = []
+        self.best_weights: list[np.ndarray] = []  # in memory too, as Keras's EarlyStopping has them: no read at the end
         self.history: list[dict[str, Any]] = []
         self.averaging = [keras.callbacks.SwapEMAWeights()] if phase.ema else []  # validates the running mean
         self.started = 0.0
@@ -161,6 +162,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         row = {"phase": self.folder.name, "epoch": self.first_epoch + epoch}
         self.history.append(row | scores | {"learning_rate": rate, "seconds": seconds})
 
+        # A folder that is renamed whole: a kill leaves this epoch or the one before, never half of one.
         if self.on_disk:
             previous = list(self.folder.glob("epoch-*"))
             with atomic_folder(self.folder / f"epoch-{self.n_done:05d}") as temporary:

@@ -59,6 +59,7 @@ def log_odds(head: keras.Model, features: tf.Tensor, class_index: np.ndarray) ->
     for layer in head.layers[:-1]:
         features = layer(features, training=False)
     last = head.layers[-1]
+    # The last layer without its softmax, which saturates.
     logits = tf.cast(features, tf.float32) @ last.kernel + last.bias
     is_class = tf.one_hot(class_index, logits.shape[-1], on_value=True, off_value=False)
     others = tf.reduce_logsumexp(tf.where(is_class, -np.inf, logits), axis=1)
@@ -73,6 +74,7 @@ def upsample_heat(evidence: np.ndarray, size_px: tuple[int, int], image: config.
     the field. image: how it was fitted to the network; margins of `pad` are cut off, what `crop` left out is 0.
     """
     image = image or config.Image()
+    # Pixels of the field for one pixel of the network's image, down and across.
     scales = size_px[0] / image.height_px, size_px[1] / image.width_px
     # The network saw less than the field after crop, more after pad, both about its middle.
     scale_y, scale_x = {"stretch": scales, "crop": [min(scales)] * 2, "pad": [max(scales)] * 2}[image.fit]
@@ -111,7 +113,7 @@ def randomize_weights(model: keras.Model, share: float, seed: int) -> keras.Mode
     Kernels are He's normal draws of `seed`; BatchNorm is the identity.
     """
     copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    copy.set_weights(model.get_weights())  # clone_model draws new ones
     head = copy.get_layer("head")
     head.get_layer("standardise").finalize_state()  # else it keeps the mean and variance it was built with
     rng = np.random.default_rng((seed, round(1000 * share)))
@@ -127,6 +129,7 @@ def randomize_weights(model: keras.Model, share: float, seed: int) -> keras.Mode
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's rank correlation over the cells of two maps, in [-1, 1]; 0 where one is constant."""
+    # SciPy warns and answers NaN for a constant map, such as one of a head whose units are all dead.
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
     return float(stats.spearmanr(one, other, axis=None).statistic)

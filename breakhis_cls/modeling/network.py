@@ -68,6 +68,7 @@ def build_backbone(model: config.Model, blocks: tuple[str, ...] | None = None) -
     image = keras.Input((None, None, 3), name="image")
     outputs = trunk(kind.preprocessing(name="preprocessing", dtype="float32")(image))  # bfloat16 rounds off a level
     outputs = outputs if isinstance(outputs, list) else [outputs]
+    # Means over some hundred cells are taken in float32: bfloat16 has three significant digits.
     pooled = [layers.GlobalAveragePooling2D(dtype="float32")(output) for output in outputs]
     if kind.normalises_pooled and "conv5" in blocks:
         at = blocks.index("conv5")
@@ -140,6 +141,7 @@ def load_run_model(folder: Path) -> keras.Model:
     read, or where the backbone's weights or another setting are not those that the head was trained with.
     """
     path = folder / "head.npz"
+    # A lone run leaves model.keras; where neither is there, its sentence says what is missing.
     if (folder / "model.keras").is_file() or not path.is_file():
         return load_model(folder / "model.keras")
     try:
@@ -148,6 +150,7 @@ def load_run_model(folder: Path) -> keras.Model:
             weights = [saved[name] for name in HEAD_WEIGHTS]
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} is not a head that can be read: {_first_line(error)}; train the run again") from None
+    # Features of another backbone, size or order would give probabilities without any error.
     settings = config.load_config(folder / "config.yaml")
     for name, value in _head_settings(settings).items():
         if trained_with.get(name) != value:

@@ -56,11 +56,10 @@ class RunFolder:
     def write_predictions(self, dataset: Dataset, probabilities: np.ndarray, model: str) -> None:
         """Write predictions.csv of validation and test rows; probabilities: (n, n_classes), raw; model: its title."""
         rows = dataset.split[dataset.in_part("validation", "test")]
-        table = rows.assign(
-            protocol=self.settings.split.protocol, data=dataset.name, model=model, seed=self.settings.run.seed
-        )
+        protocol, seed = self.settings.split.protocol, self.settings.run.seed
+        table = rows.assign(protocol=protocol, data=dataset.name, model=model, seed=seed)
         for at, name in enumerate(dataset.classes):
-            table[f"p_{name}"] = probabilities[:, at].astype(np.float64)
+            table[f"p_{name}"] = probabilities[:, at].astype(np.float64)  # raw: calibration is the report's business
         write_csv(self.folder / "predictions.csv", table)
 
     def finish(self, metrics: dict[str, Any]) -> None:
@@ -72,14 +71,10 @@ class RunFolder:
 
 def run_name(settings: config.Config, data_sha256: str, weights_identity: str, split: pd.DataFrame) -> str:
     """`<config name>-<fold>-<seed>-<8 hex>`: the hex is the hash of all that changes the result, but of no path."""
-    key = sha256_of_values(
-        RESULTS_VERSION,
-        config.settings_without(settings, config.PLACES),
-        Path(settings.split.protocol).name,
-        data_sha256,
-        weights_identity,
-        split[["file", "part"]].to_numpy().tolist(),
-    )
+    # Places are left out. A protocol and weights that are files count by their content: the split and a hash.
+    content, protocol = config.settings_without(settings, config.PLACES), Path(settings.split.protocol).name
+    parts = split[["file", "part"]].to_numpy().tolist()
+    key = sha256_of_values(RESULTS_VERSION, content, protocol, data_sha256, weights_identity, parts)
     return f"{settings.name}-{settings.split.fold}-{settings.run.seed}-{key[:8]}"
 
 
@@ -92,32 +87,22 @@ def open_run(settings: config.Config, name: str) -> Iterator[RunFolder]:
     run = RunFolder(settings.run.dir / name, settings)
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run.folder / ".lock", timeout=0)
-        lock.acquire()  # the system releases it when a process dies
+        lock = FileLock(run.folder / ".lock", timeout=0).acquire()  # the system releases it when a process dies
     except Timeout:
         raise RunError(f"{run.folder} is in use by another process; wait for it, or change a setting") from None
     except OSError as error:
         raise RunError(f"{run.folder} cannot be written ({error.strerror}); name another place: --run.dir") from None
-    try:
-        _check_config(run)
+    with lock:
+        # The name stands for these settings. A config.yaml that was edited would describe another run than this one.
+        path = run.folder / "config.yaml"
+        if not path.is_file():
+            write_text(path, config.dump_config(settings))
+        saved = config.settings_without(config.load_config(path), config.PLACES)
+        for section, values in config.settings_without(settings, config.PLACES).items():
+            for key, value in values.items():
+                if (there := saved[section][key]) != value:
+                    raise RunError(
+                        f"{path} was changed since its run began: {section}.{key} is {there} there and {value} in "
+                        f"this command; delete {run.folder} to begin again, or use --{section}.{key} {there}"
+                    )
         yield run
-    finally:
-        lock.release()
-
-
-def _check_config(run: RunFolder) -> None:
-    """Write config.yaml; RunError where the one that is there is of other settings than the run's name."""
-    path = run.folder / "config.yaml"
-    if not path.is_file():
-        write_text(path, config.dump_config(run.settings))
-        return
-    saved, wanted = (
-        {f"{section}.{key}": value for section, values in content.items() for key, value in values.items()}
-        for content in (config.settings_without(one, config.PLACES) for one in (config.load_config(path), run.settings))
-    )
-    for name, value in wanted.items():
-        if saved[name] != value:
-            raise RunError(
-                f"{path} was changed since its run began: {name} is {saved[name]} there and {value} in this command; "
-                f"delete {run.folder} to begin again, or use --{name} {saved[name]} for another run"
-            )

@@ -53,10 +53,12 @@ class TrainingRun:
             with devices.measure_cost(self.costs, "features"):
                 pooled = self._features(views)
             training, validation = self._rows(pooled, np.arange(len(pooled)), views)
+            # Mean and variance come from the unturned training images alone: no look at validation or test.
             head.get_layer("standardise").adapt(pooled[training.index, 0])
             with devices.measure_cost(self.costs, "head"):
                 history.append(fit.fit_phase(head, settings.head, training, validation, folder / "head", seed))
-            write_csv(folder / "history.csv", history[0])
+            write_csv(folder / "history.csv", history[0])  # for those who watch a run that goes on to fine-tuning
+            # A sweep has hundreds of such runs: they need no backbone any more, and share it on disk.
             if not settings.run.save_model and not self.tunes:
                 network.save_head(folder / "head.npz", head, settings)
                 return head
@@ -73,22 +75,14 @@ class TrainingRun:
             if self.tunes:
                 network.set_trainable(backbone, settings.model, settings.tune.part)
                 views = batches.allowed_views(settings.augment)
-                training, validation = self._rows(self.store.array, self.store.rows, views, settings.augment)
-                n_before = sum(map(len, history))
+                rows = self._rows(self.store.array, self.store.rows, views, settings.augment)
+                n_before = sum(map(len, history))  # epochs of the head; history.csv counts on
+                options = {"first_epoch": n_before, "compare_start": n_before > 0, "checkpoints": True}
                 with devices.measure_cost(self.costs, "tune"):
-                    tuned = fit.fit_phase(
-                        model,
-                        settings.tune,
-                        training,
-                        validation,
-                        folder / "tune",
-                        seed,
-                        first_epoch=n_before,
-                        compare_start=n_before > 0,
-                        checkpoints=True,
-                    )
+                    tuned = fit.fit_phase(model, settings.tune, *rows, folder / "tune", seed, **options)
                 write_csv(folder / "history.csv", pd.concat([*history, tuned]))
 
+        # Written last: whoever finds the file may use it.
         with atomic_path(folder / "model.keras") as temporary:
             model.save(temporary)
         return model
@@ -126,9 +120,7 @@ class TrainingRun:
         return self.dataset.images["pixel_sha256"].to_numpy()
 
     def _features(self, views: tuple[int, ...]) -> np.ndarray:
-        return features.backbone_features(
-            self.settings, self._pixel_hashes, self.store.array, self.store.rows, views
-        )  # (n, len(views), d)
+        return features.backbone_features(self.settings, self._pixel_hashes, self.store.array, self.store.rows, views)
 
     def _rows(
         self, source: np.ndarray, index: np.ndarray, views: tuple[int, ...], augment: Augment | None = None
@@ -136,6 +128,7 @@ class TrainingRun:
         """Training and validation rows over one source, pixels or features; balanced as `data.balance` says."""
         dataset, balance = self.dataset, self.settings.data.balance
         targets, train, validation = dataset.one_hot_targets(), dataset.in_part("train"), dataset.in_part("validation")
+        # Both are computed on train alone. The loss on validation stays unweighted, so that runs compare.
         labels, cases = targets[train].argmax(axis=1), dataset.split["case"].to_numpy()[train]
         weights = batches.class_weights(labels) if balance == "class_weights" else None
         chances = batches.sampling_probabilities(labels, cases) if balance == "sampling" else None
