@@ -45,7 +45,7 @@ def explain_run(
     Raises RunError if the folder is not a finished run, DataError if its images are not where its config says.
     """
     from .data import dataset as datasets
-    from .evaluation import experiments
+    from .evaluation import error_analysis, experiments
     from .modeling import devices
 
     # --- the run ---
@@ -87,7 +87,7 @@ def explain_run(
     model = network.load_run_model(run)
     store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
     stored = store.rows[rows]
-    test = plots_images.add_predictions(experiment.test)
+    test = error_analysis.add_predictions(experiment.test)
     predicted = test["class_index"].to_numpy()
 
     # --- heat maps of some images, on their originals ---

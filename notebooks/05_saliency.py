@@ -60,12 +60,12 @@ from breakhis_cls.modeling import devices
 from breakhis_cls.pipeline.pixel_store import PixelStore
 
 devices.prepare(deterministic=True)  # before anything imports TensorFlow
-from breakhis_cls.evaluation import experiments
+from breakhis_cls.evaluation import error_analysis, experiments
 from breakhis_cls.modeling import network
 from breakhis_cls.reports import plots_images, saliency_report
 
 experiment = experiments.group_experiments([experiments.read_source(run)])[0]
-test = plots_images.add_predictions(experiment.test)
+test = error_analysis.add_predictions(experiment.test)
 groups = test.groupby(["true_label", "predicted_label"])
 groups.agg(images=("file", "size"), mean_p=("p", "mean")).round(2)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from .. import __version__
 from ..data import leakage
 from ..files import write_csv, write_json, write_text
 from . import text
@@ -22,7 +21,7 @@ def write_audit(audit: leakage.Audit, out: Path) -> None:
     write_json(out / "audit.json", content)
     write_csv(out / "leaks.csv", audit.leaks)
     content |= {
-        "name": Path(audit.protocol).stem, "finding": headline(audit), "kinds": KIND_WORDS, "version": __version__,
+        "name": Path(audit.protocol).stem, "finding": headline(audit), "kinds": KIND_WORDS,
         "shared_cases": [(*names, counts.tolist()) for names, counts in shared_cases(audit).iterrows()],
         "near_bits": leakage.NEAR_BITS, "n_bits": leakage.N_BITS, "banners": [],
     }  # fmt: skip
@@ -36,6 +35,7 @@ def headline(audit: leakage.Audit) -> str:
     if not n_leaky:
         pixels = ", equal pixels or near duplicate" if audit.with_images else ""
         return f"Clean: no slide or case number{pixels} on both sides in {n_folds}."
+    # None where a fold tests nothing.
     shares = [entry["leaks"]["case"]["test_share"] or 0.0 for entry in audit.folds]
     ends = " to ".join(f"{100 * share:.1f} %" for share in sorted({min(shares), max(shares)}))
     return f"Leaks in {n_leaky} of {n_folds}: {ends} of the test images are of case numbers that the model has seen."

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from .. import __version__
 from ..evaluation import comparison, predictions
 from ..evaluation.experiments import Experiment
 from ..evaluation.metrics import metric_words
@@ -31,6 +30,7 @@ def write_comparison(
 ) -> Path:  # fmt: skip
     """Write index.html, which links to each experiment's own report, and the figures of differences."""
     words = metric_words(predictions.is_binary(tables[0]))
+    # Names of runs are too long for an axis: pairs are `B minus A`.
     letters = {one.name: letter for one, letter in zip(experiments, ascii_uppercase, strict=False)}
     figures = {}
     for metric in comparison.COMPARED:
@@ -38,12 +38,8 @@ def write_comparison(
         pairs = [f"{letters[entry['b']]} minus {letters[entry['a']]}" for entry in entries]
         figures[f"difference_{metric}"] = plots_calibration.differences(entries, pairs, words[metric][0])
     content = {
-        "experiments": [
-            {"name": one.name, "letter": letters[one.name], "folds": text.folds(one),
-             "model": one.meta("model"), "data": one.meta("data"), "protocol": one.meta("protocol"),
-             "pooled": numbers[one.name]["pooled"]}
-            for one in experiments
-        ],
+        "experiments": experiments,
+        "numbers": numbers,
         "letters": letters,
         "finding": finding(compared, words["roc_auc"][0]),
         "banners": sorted({
@@ -52,7 +48,6 @@ def write_comparison(
         "words": words,
         "shown_metrics": comparison.COMPARED,
         "is_cut": any(len(table) < len(one.test) for one, table in zip(experiments, tables, strict=True)),
-        "version": __version__,
         "figures": report.save_figures(figures, folder),
     }  # fmt: skip
     write_text(folder / "index.html", text.render("compare.html", content | compared))

@@ -67,6 +67,7 @@ def confusion_matrix(table: pd.DataFrame, threshold: float = 0.5) -> Figure:
     truth, predicted = predictions.true_labels(table), predictions.predicted_labels(table, threshold)
     counts = metrics.confusion_matrix(truth, predicted, labels=range(len(classes)))
     totals, few = counts.sum(axis=1), len(classes) == 2
+    # Below the darkest blue, so that black or white text is readable on every cell.
     shades = mpl.colormaps["Blues"](counts / np.maximum(totals, 1)[:, None] / 1.15)
 
     # --- cells ---
@@ -146,7 +147,7 @@ def _curves(table: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray, dict
 def _label_curves(figure: Figure, ax: Axes, x: str, y: str, legend_at: Any) -> None:
     ax.set(xlabel=x, ylabel=y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     lines, labels = ax.get_legend_handles_labels()
-    if len(lines) > 5:
+    if len(lines) > 5:  # eight names would cover the curves
         figure.legend(lines, labels, loc="outside lower center", ncols=4)
     elif len(lines) > 1:
         ax.legend(loc=legend_at)
@@ -169,6 +170,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].legend()
 
+    # The checkpoint is the epoch of lowest validation loss, so that epoch is the title.
     title = "Learning curves: no validation loss was recorded"
     if "val_loss" in history and history["val_loss"].notna().any():
         best = history.loc[history["val_loss"].idxmin()]

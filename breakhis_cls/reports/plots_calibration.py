@@ -21,6 +21,7 @@ def reliability(curves: dict[str, pd.DataFrame], title: str) -> Figure:
 
     curves: of `calibration.reliability_curve`.
     """
+    # Five or six panels fill two rows of three better than a row of four and a rest.
     n_columns = 3 if len(curves) in (5, 6) else min(4, len(curves))
     n_rows = -(-len(curves) // n_columns)
     width_in = PAGE_IN if n_columns > 1 else COLUMN_IN
@@ -52,6 +53,7 @@ def risk_coverage(curve: pd.DataFrame, unit: str) -> Figure:
     ax.set(xlabel=f"Referred {unit}s, least certain first (%)", ylabel=f"Accuracy of the other {unit}s (%)")
     ax.set(xlim=(0, 100))
     ax.set_ylim(top=100.5)
+    # Shares are sums of floats: 1 - 1e-12 is every case.
     flawless = curve.loc[curve["accuracy"] >= 1 - 1e-12, "referred"]
     if flawless.empty:
         title = f"an error remains however many {unit}s are referred"
@@ -116,6 +118,7 @@ def differences(entries: list[dict[str, Any]], pairs: list[str], label: str) -> 
     figure, axes = new_figure(COLUMN_IN, 0.28 * len(known) + 1.1)
     ax: Axes = axes[0, 0]
     for at, (_, entry) in enumerate(known):
+        # Grey: a difference inside it would mostly be missed with this number of cases (80 % power).
         reach = entry["detectable"]
         ax.plot([-reach, reach], [at, at], color="#d9d9d9", linewidth=9, solid_capstyle="butt")
         ax.plot([entry["low"], entry["high"]], [at, at], color=BLACK, linewidth=1.4)
@@ -124,7 +127,7 @@ def differences(entries: list[dict[str, Any]], pairs: list[str], label: str) -> 
     ax.set_yticks(range(len(known)), [pair for pair, _ in known])
     ax.set_ylim(max(len(known), 1) - 0.5, -0.5)
     ax.locator_params(axis="x", nbins=5)
-    ax.set_xlabel(f"Difference in {label}")
+    ax.set_xlabel(f"{label}, difference")
 
     n_significant = sum(entry["p_holm"] < 0.05 for _, entry in known)
     title = f"{n_significant} of {len(known)} differences significant at 5 % (Holm)"

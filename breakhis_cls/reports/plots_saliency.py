@@ -43,6 +43,7 @@ def overlay(image: SaliencyImage, title: str) -> Figure:
     """The image and its heat map side by side, a pixel of the original to a pixel of the PNG, with a colour bar."""
     height_px, width_px = image.heat.shape
     width_in, height_in = width_px / PNG_DPI, height_px / PNG_DPI
+    # Axes are placed by hand: a layout engine would resize the images, and pixels would no longer match.
     total_in = 2 * width_in + 0.85, height_in + 0.3
     figure = Figure(figsize=total_in)
     for left_in, pixels in ((0.0, image.rgb), (width_in + 0.1, blend_heat(image.rgb, image.heat))):
@@ -68,7 +69,8 @@ def sheet(rows: dict[str, list[SaliencyImage]], title: str) -> Figure:
     """Two rows of tiles for each kind: the images, and below each its heat map."""
     n_columns = max(4, *(len(images) for images in rows.values()))
     tile_in = 0.66 * PAGE_IN / n_columns  # high, by the shape of 700:460
-    figure, axes = new_figure(PAGE_IN, len(rows) * (2 * tile_in + 0.33) + 0.3, 2 * len(rows), n_columns)
+    # 0.45 in: three lines of caption above each pair of rows.
+    figure, axes = new_figure(PAGE_IN, len(rows) * (2 * tile_in + 0.45) + 0.3, 2 * len(rows), n_columns)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
@@ -95,7 +97,9 @@ def randomization_curve(table: pd.DataFrame, title: str) -> Figure:
         offsets = np.linspace(-0.18, 0.18, len(rho)) if len(rho) > 1 else np.zeros(1)
         ax.plot(at + offsets, rho, "o", color=BLUE, markersize=3, alpha=0.6, markeredgewidth=0)
         ax.plot([at - 0.3, at + 0.3], [np.median(rho)] * 2, color=BLACK, linewidth=2)
-        ax.annotate(f"{np.median(rho):.2f}", (at + 0.33, np.median(rho)), va="center")
+        # A white box, since the line at 0 would strike the number through; + 0.0 turns -0.0 into 0.0.
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        ax.annotate(f"{round(np.median(rho), 2) + 0.0:.2f}", (at + 0.33, np.median(rho)), va="center", bbox=box)
     ax.axhline(0, color=GREY, linewidth=0.6)
     shares = sorted(table["share"].unique())
     ax.set_xticks(range(len(shares)), [randomized_layers(share) for share in shares])
@@ -116,6 +120,7 @@ def variance_between(features: np.ndarray, groups: pd.Series) -> float:
 
     Of k groups drawn at random it is (k - 1) / (n - 1) on average: many small groups reach some by chance.
     """
+    # StandardScaler leaves a feature that does not vary at 0.
     scaled = StandardScaler().fit_transform(features)
     means = pd.DataFrame(scaled).groupby(groups.to_numpy()).transform("mean")
     return float((means.to_numpy() ** 2).sum() / (scaled**2).sum())

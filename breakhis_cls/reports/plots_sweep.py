@@ -24,7 +24,18 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
     cited = list(dict.fromkeys(published["by"] + ", " + published["model"]))
     markers = dict(zip(cited, MARKERS * (1 + len(cited) // len(MARKERS)), strict=False))
     rows = ours.drop_duplicates("row").reset_index(drop=True)
-    height_in = 0.75 + 0.3 * len(rows) + 0.16 * (len(cited) + 1) + 0.14 * (len(title) // 97 + 1)
+
+    # --- what distinguishes the rows: `spanhol, 200X, joint`, and below it what differs between their models ---
+    parts = rows["model"].str.split("; ").tolist()
+    common = set.intersection(*map(set, parts))
+    names = []
+    for row, mine in zip(rows.itertuples(), parts, strict=True):
+        joint = ", joint" if any(part.startswith("one model for") for part in mine) else ""
+        differing = [part for part in mine if part not in common and not part.startswith("one model for")]
+        names.append("\n".join([f"{row.protocol}, {where(row.magnification)}{joint}", *differing]))
+    row_in = max(0.3, 0.14 * (1 + max(name.count("\n") + 1 for name in names)))
+
+    height_in = 0.75 + row_in * len(rows) + 0.16 * (len(cited) + 1) + 0.14 * (len(title) // 97 + 1)
     figure, axes = new_figure(PAGE_IN, height_in, 1, len(labels))
     ax: Axes
     for ax, (metric, label) in zip(axes[0], labels.items(), strict=True):
@@ -47,12 +58,7 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="x", color="#e4e4e8", linewidth=0.6)
         ax.set_axisbelow(True)
-    # The model's name stands in every label only where the rows differ in it.
-    several = rows["model"].nunique() > 1
-    axes[0, 0].set_yticklabels([
-        f"{row.protocol}, {where(row.magnification)}" + (f"\n{row.model}".replace("; ", "\n") if several else "")
-        for row in rows.itertuples()
-    ])  # fmt: skip
+    axes[0, 0].set_yticklabels(names)
 
     legend = [
         Line2D([], [], color=BLACK, marker="o", markerfacecolor=BLUE, markeredgecolor=BLUE, markersize=5, linewidth=1.2,

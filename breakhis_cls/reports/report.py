@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .. import __version__, config, names
+from .. import names
 from ..evaluation import bootstrap, calibration, error_analysis, predictions, thresholds
 from ..evaluation.experiments import Experiment
 from ..evaluation.metrics import metric_words
@@ -92,7 +92,6 @@ def write_report(
 
     # --- the page and the model card ---
     counts = metrics["pooled"]["image_accuracy"]
-    seeds = sorted(int(seed) for seed in experiment.test["seed"].unique())
     binary = predictions.is_binary(experiment.table)
     content = {
         "name": experiment.name, "binary": binary, "metrics": metrics, "words": metric_words(binary),
@@ -100,9 +99,9 @@ def write_report(
         "banners": text.banners(experiment.meta("protocol"), experiment.meta("data")),
         "about": {
             "Protocol": text.protocol(experiment.meta("protocol")),
-            "Folds, seeds": f"{text.folds(experiment)}; seed {', '.join(map(str, seeds))}",
+            "Folds, seeds": f"{text.folds(experiment)}; seed {text.seeds(experiment)}",
             "Data": experiment.meta("data"),
-            "Test set": ", ".join(text.count(counts[f"n_{unit}s"], unit) for unit in ("image", "slide", "case")),
+            "Test set": text.sizes(counts),
             "Model": experiment.meta("model"),
             "Weights": text.weights(experiment),
         },
@@ -110,12 +109,7 @@ def write_report(
         "worst_strata": analysis.errors.sort_values("error", ascending=False).head(3).to_dict("records"),
         "confident_errors": error_analysis.most_confident_errors(experiment.test).to_dict("records"),
         "chosen_on": sorted({entry["chosen_on"] for entry in analysis.thresholds}),
-        "settings": experiment.settings, "table": markdown, "figures": figures, "version": __version__,
-        "runs": [
-            {"name": source.name, "environment": source.environment or {},
-             "settings": config.dump_config(source.settings) if source.settings else ""}
-            for source in experiment.sources
-        ],
+        "settings": experiment.settings, "runs": experiment.sources, "table": markdown, "figures": figures,
     }  # fmt: skip
     write_text(folder / "model_card.md", text.render("model_card.md", content))
     write_text(folder / "index.html", text.render("report.html", content))
@@ -141,11 +135,14 @@ def draw_figures(
     if analysis.reliability_by_subtype:
         title = "Calibration of the predicted class, by true subtype"
         figures["reliability_subtypes"] = plots_calibration.reliability(analysis.reliability_by_subtype, title)
+    # Votes are of cases; for subtypes of slides, since case 13412 has two subtypes.
     figures["risk_coverage"] = plots_calibration.risk_coverage(analysis.referral, "case" if binary else "slide")
     figures["errors"] = plots_calibration.errors(analysis.errors)
+    # Without one of two cases a class is missing and the metric undefined.
     if pooled["roc_auc"]["value"] is not None and len(analysis.cases) > 2:
         figures["influence"] = plots_calibration.influence(analysis.cases, "roc_auc", "ROC AUC")
 
+    # Of several runs the first one's: curves of different folds do not add up.
     history = experiment.sources[0].history
     if history is not None and len(history):
         figures["learning_curves"] = plots.learning_curves(history)
@@ -175,7 +172,7 @@ def _paper_table(experiment: Experiment, metrics: dict[str, Any]) -> tuple[pd.Da
         rows.append([label, *cells])
 
     counts = metrics["pooled"]["image_accuracy"]
-    sizes = ", ".join(text.count(counts[f"n_{unit}s"], unit) for unit in ("image", "slide", "case"))
+    sizes = text.sizes(counts)
     model, data, protocol = (experiment.meta(column) for column in ("model", "data", "protocol"))
     caption = f"{model} on {data}, protocol {protocol}, {text.folds(experiment)}; {sizes}. "
     caption += "95 % intervals by bootstrap over cases. " + " ".join(line for _, line in text.banners(protocol, data))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import __version__, names
+from .. import names
 from ..evaluation import predictions
 from ..evaluation.error_analysis import add_predictions
 from ..evaluation.experiments import Experiment
@@ -76,11 +76,13 @@ def write_saliency_report(
     test = experiment.test
 
     # --- numbers ---
+    # A table of one magnification has no variance between magnifications.
     shares = {
         name: plots_saliency.variance_between(features, test[name])
         for name in plots_saliency.GROUPS
         if test[name].nunique() > 1
     }
+    # Smooth maps correlate with either sign, so the size without the sign is given too.
     by_image = sanity.assign(size=sanity["rho"].abs()).groupby(["share", "image"])[["rho", "size"]].mean()
     rows = []
     for share, of_share in by_image.groupby("share"):
@@ -89,6 +91,7 @@ def write_saliency_report(
                      "low": low, "high": high, "median_size": of_share["size"].median()})  # fmt: skip
     counts = {name: test[name].nunique() for name in shares}
     n_checked = sanity["image"].nunique()
+    head, everything = (round(row["median"], 2) + 0.0 for row in (rows[0], rows[-1]))  # never "-0.00"
     facts = {
         "run": experiment.name, "data": experiment.meta("data"), "model": experiment.meta("model"),
         "n_images": len(test), "n_checked": n_checked, "n_draws": sanity["draw"].nunique(), "sanity": rows,
@@ -98,7 +101,7 @@ def write_saliency_report(
         ],
         "files": {kind: some["file"].tolist() for kind, some in (examples.outcomes | examples.subtypes).items()},
         "finding": f"Randomisation check: median rank correlation with the trained model's heat maps is "
-                   f"{rows[0]['median']:.2f} with a random head and {rows[-1]['median']:.2f} with all layers random "
+                   f"{head:.2f} with a random head and {everything:.2f} with all layers random "
                    f"({text.count(n_checked, 'image')})",
     }  # fmt: skip
 
@@ -108,6 +111,7 @@ def write_saliency_report(
         tiles = {kind: [images[at] for at in some["at"]] for kind, some in kinds.items()}
         title = f"Grad-CAM of the predicted class: most confident images of each {name.replace('answer', 'outcome')}"
         figures[f"heat_by_{name}"] = plots_saliency.sheet(tiles, title)
+    # One pixel of the PNG for each pixel of the original, for a closer look.
     pairs = [(kind, at) for kind, some in examples.outcomes.items() for at in some["at"]]
     for n, (kind, at) in enumerate(pairs, 1):
         figures[f"heat_of_{n:02}"] = plots_saliency.overlay(images[at], kind.capitalize())
@@ -116,7 +120,7 @@ def write_saliency_report(
 
     content = {
         "name": experiment.name, "banners": text.banners(experiment.meta("protocol"), experiment.meta("data")),
-        "version": __version__, "figures": report.save_figures(figures, folder),
+        "figures": report.save_figures(figures, folder),
         "overlays": [name for name in figures if name.startswith("heat_of_")],
     }  # fmt: skip
     write_json(folder / "explain.json", facts)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from .. import __version__, config, names
+from .. import config, names
 from ..evaluation import bootstrap, metrics, predictions
 from ..evaluation.experiments import Experiment, group_experiments, read_source
 from ..files import sha256_of_values, write_csv, write_text
@@ -58,6 +58,7 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
         shown = report.save_figures({name: plots_sweep.sweep_figure(lines, labels, heading)}, out)[name]
         pairs = list(zip(first.to_numpy().tolist(), second.to_numpy().tolist(), strict=True))
         sections.append({"task": task, "figure": shown, "header": list(first.columns), "lines": pairs})
+    # Sources are numbered once, for all tasks.
     warnings = [sentence for _, sentence in banners(table)]
     references = "\n".join(f"{at}. {entry}" for at, entry in enumerate(cited, 1))
     parts = [f"# {title}", *warnings, *markdown, *notes(table), references]
@@ -67,14 +68,9 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
     # --- the page ---
     content = {
         "title": title, "finding": finding(table), "banners": banners(table), "notes": notes(table),
-        "sections": sections, "citations": cited, "version": __version__,
+        "sections": sections, "citations": cited,
         "penalties": write_penalties(experiments, out),
-        "experiments": [
-            {"name": one.name, "model": one.meta("model"), "data": one.meta("data"), "folds": text.folds(one),
-             "protocol": text.protocol(one.meta("protocol")), "weights": text.weights(one),
-             "seeds": ", ".join(str(seed) for seed in sorted(one.test["seed"].unique()))}
-            for one in experiments
-        ],
+        "experiments": experiments,
     }  # fmt: skip
     write_text(out / "index.html", text.render("paper.html", content))
     return out / "index.html", finding(table)
@@ -147,6 +143,7 @@ def mean_over_folds(rows: pd.DataFrame) -> pd.DataFrame:
     """(fold, metric) values; seeds are averaged within a fold, over those in which the metric is defined."""
     values = []
     for (fold, _), part in rows.groupby(["fold", "seed"]):
+        # All cases with weight 1: no resampling here.
         statistics, cases = metrics.compute_statistics(part, METRICS)
         values.append(
             {"fold": fold} | {name: bootstrap.statistic_value(statistics[name], len(cases)) for name in METRICS}
@@ -163,6 +160,7 @@ def published_results() -> pd.DataFrame:
                         dtype={"magnification": str, "year": str})  # fmt: skip
     table["task"] = table["task"].str.split().map(lambda classes: " ".join(sorted(classes)))
     table["by"] = table["paper"] + " " + table["year"]
+    # An empty sd: the source gives a mean alone.
     table["sd"] = pd.to_numeric(table["sd"])
     return table.rename(columns={"value": "mean"}).drop(columns=["paper", "year"])
 

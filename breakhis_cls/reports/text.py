@@ -9,7 +9,8 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from .. import names
+from .. import __version__, names
+from ..config import dump_config
 from ..evaluation import predictions
 from ..evaluation.experiments import Experiment
 
@@ -59,6 +60,11 @@ def count(n: int, unit: str) -> str:
     return f"{n:,} {unit}{'' if n == 1 else 's'}"
 
 
+def sizes(counts: dict[str, Any]) -> str:
+    """`628 images, 36 slides, 32 cases`, of a metric's result."""
+    return ", ".join(count(counts[f"n_{unit}s"], unit) for unit in ("image", "slide", "case"))
+
+
 def subtype(code: str) -> str:
     """`DC` -> `DC, ductal carcinoma`."""
     return f"{code}, {names.SUBTYPES[code][0].replace('_', ' ')}" if code in names.SUBTYPES else code
@@ -100,6 +106,11 @@ def folds(experiment: Experiment) -> str:
     if experiment.meta("protocol") == "spanhol":
         return f"{counted}; as published: {', '.join(str(fold + 1) for fold in tested)}"
     return counted
+
+
+def seeds(experiment: Experiment) -> str:
+    """`0, 1, 2`."""
+    return ", ".join(str(seed) for seed in sorted(experiment.test["seed"].unique()))
 
 
 def weights(experiment: Experiment) -> str:
@@ -164,8 +175,11 @@ def render(template: str, content: dict[str, Any]) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), trim_blocks=True, lstrip_blocks=True,
         autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    for form in (number, percent, p_value, interval, count, subtype):
+    # Every form is a filter under its own name: {{ result.value|number }}.
+    for form in (number, percent, p_value, interval, count, subtype, protocol, folds, seeds, weights):
         environment.filters[form.__name__] = form
+    environment.filters["settings_yaml"] = dump_config
+    environment.globals["version"] = __version__
     return environment.get_template(template).render(content)
 
 
