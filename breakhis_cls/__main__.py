@@ -9,6 +9,7 @@ import sys
 from . import __version__
 from .errors import BAD_INPUT, DONE
 
+# name -> what it does; the module of that name is imported only when it runs, to keep --help quick
 COMMANDS = {
     "download": "fetch BreakHis from Kaggle or unpack an archive, and check that it is complete",
     "audit": "check a split for leaks: test images whose slide, case number or pixels are in training",
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return DONE
     if argv[0] not in COMMANDS:
+        # "trian" -> did you mean 'train'?
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(COMMANDS)}"
         print(f"error: no command '{argv[0]}'; {hint}", file=sys.stderr)

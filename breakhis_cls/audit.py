@@ -32,6 +32,7 @@ class Settings(config.Section):
 def main(argv: list[str] | None = None) -> int:
     """Audit, write and print; exit code 1 if anything leaks."""
     settings = config.parse_settings(Settings, argv, "breakhis audit", __doc__ or "")
+    # Imported here, so that --help needs neither pandas nor SciPy.
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

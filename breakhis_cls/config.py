@@ -24,6 +24,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """Frozen settings; an unknown key raises."""
 
+    # extra="forbid": a misspelled setting must not silently leave its default in force
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
@@ -197,6 +198,7 @@ class Config(Section):
     augment: Augment = Augment()
     run: Run = Run()
 
+    # Otherwise the error would come only after the features of all images are extracted.
     @model_validator(mode="after")
     def _tuned_blocks_feed_the_head(self) -> Config:
         if self.tune.epochs and self.tune.part == "conv5" and self.model.features == ("conv4",):
@@ -250,6 +252,7 @@ def load_config(path: Path | str, kind: type[S] = Config) -> S:
     """
     file = find_config(path)
     try:
+        # PyYAML reads 1e-3 as text, because YAML 1.1 wants 1.0e-3; pydantic turns it into a number.
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
@@ -302,10 +305,10 @@ def parse_arguments(kind: type[S], argv: list[str] | None, prog: str, descriptio
 
     A switch is `--split.allow_leaks` or `--run.no_deterministic`; the older `--run.deterministic False` is read too.
     """
-    import tyro
+    import tyro  # takes a quarter of a second, which loading a YAML file does not need
 
     words = list(sys.argv[1:] if argv is None else argv)
-    for at in range(len(words) - 2, -1, -1):
+    for at in range(len(words) - 2, -1, -1):  # from the end, because a pair becomes one word
         if words[at].startswith("--") and words[at + 1] in ("True", "False"):
             section, dot, key = words[at][2:].rpartition(".")
             words[at : at + 2] = [f"--{section}{dot}{'' if words[at + 1] == 'True' else 'no_'}{key}"]
@@ -315,7 +318,7 @@ def parse_arguments(kind: type[S], argv: list[str] | None, prog: str, descriptio
         prog=prog,
         description=description,
         default=tyro.MISSING_NONPROP if default is None else default,
-        use_underscores=True,
+        use_underscores=True,  # as in YAML; hyphens are accepted too
     )
 
 

@@ -80,6 +80,7 @@ def run_checks(settings: config.Config) -> Iterator[Check]:
         yield check_split(settings, images)
     yield check_weights(settings.model)
     yield check_disk(settings, None if images is None else len(images))
+    # Only a folder that cannot be written gets a row.
     folders = {"data.cache": settings.data.cache, "run.dir": settings.run.dir, "run.reports": settings.run.reports}
     for setting, folder in folders.items():
         existing = _existing(folder)
@@ -112,6 +113,7 @@ def check_versions() -> Iterator[Check]:
 
 def check_memory(tune: config.Tune) -> Check:
     """Memory of the machine, or of the container where that is less, and whether fine-tuning may need more."""
+    # The limit of a container (cgroup v2) is not visible in sysconf.
     n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
         n_bytes = min(n_bytes, int(Path("/sys/fs/cgroup/memory.max").read_text()))
@@ -126,6 +128,7 @@ def check_devices(run: config.Run) -> Iterator[Check]:
     """TensorFlow's devices and precision, set up as a run does it."""
     from .modeling import devices
 
+    # The same switches as a run, since they decide whether TensorFlow starts and in which precision.
     try:
         devices.prepare(run.deterministic, run.precision)
         found, policy = devices.device_names(), devices.dtype_policy(run.precision)

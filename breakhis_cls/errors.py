@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+# 1 is an answer and not an error: leaks were found, a tree is not complete, the machine lacks something.
 DONE, ANSWER_IS_NO, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 RESUMES = "finished work is kept, and the same command continues from there"
 STORAGE_ADVICE = {

@@ -66,6 +66,7 @@ def evaluate_runs(
         settings, name = experiments[0].settings, experiments[0].name
         if compares:
             name = "-vs-".join(one.name for one in experiments).replace(" ", "-")
+        # file systems limit a name to 255 bytes
         out = (settings.run.reports if settings else Path("reports")) / name[:120]
     folder = Path(out)
 

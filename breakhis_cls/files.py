@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes and hashes."""
+"""Atomic writes, so that a file is complete or absent, and hashes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-ABANDONED_S = 3600.0  # a temporary folder this old has no owner any more
+ABANDONED_S = 3600.0  # after an hour, a temporary folder was left by a killed process
 
 
 @contextlib.contextmanager
@@ -40,8 +40,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; on success it is renamed to `folder`, on any error it is removed.
 
-    Of two processes that race the first to finish wins, and the other's work is dropped. What killed processes left
-    behind is removed after an hour.
+    If two processes write the same folder, the first to finish wins and the other's work is dropped. Temporary folders
+    of killed processes are removed after an hour.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for leftover in folder.parent.glob(f".{folder.name}.*"):

@@ -28,6 +28,7 @@ SUBTYPES = {  # code -> (folder name, label), in the order of the tables of Span
 TREE = "histology_slides"  # the folder of the official tree that holds all images
 FULL_PX = (700, 460)  # width, height; slide SOB_M_PC_14-12465 is 700x456 at 100X
 
+# Longest codes first: `TA` before `A`.
 _SUBTYPE = "|".join(sorted(SUBTYPES, key=len, reverse=True))
 IMAGE_NAME = re.compile(
     rf"SOB_(?P<label>[BM])_(?P<subtype>{_SUBTYPE})-(?P<year>\d{{2}})-(?P<case>\d+)(?P<block>[A-Z]*)"

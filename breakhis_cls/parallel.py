@@ -1,4 +1,4 @@
-"""Work on all cores, in threads, with a progress bar and a time to the end."""
+"""Threads on all cores, with a progress bar and the remaining time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Result = TypeVar("Result")
 def map_in_threads(
     function: Callable[[Item], Result], items: Sequence[Item], title: str
 ) -> Generator[Result, None, None]:
-    """Results in the order of items, computed by a thread per core, with a progress bar on stderr.
+    """Results in the order of items, computed by one thread per core, with a progress bar on stderr.
 
-    Closing the generator cancels what has not begun. The first exception of `function` is raised here.
+    Closing the generator cancels items that were not started. The first exception of `function` is raised here.
     """
     if not items:
         return
@@ -25,7 +25,7 @@ def map_in_threads(
 
     pool = ThreadPoolExecutor(count_cores())
     try:
-        # Results that wait are small here (rows of a table, nothing at all): no need to bound how many do.
+        # Results are small here (a row of a table, or nothing), so that any number may wait.
         yield from track(pool.map(function, items), title, len(items), console=Console(stderr=True))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

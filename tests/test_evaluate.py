@@ -39,7 +39,9 @@ def run_folder(base: Path, root: Path, fold: int = 0, name: str = "tiny") -> Pat
     return folder
 
 
-def test_a_table_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_of_another_framework(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     made().to_csv(tmp_path / "theirs.csv", index=False)
     monkeypatch.chdir(tmp_path)
     assert evaluate.main(["theirs.csv"]) == 0
@@ -51,6 +53,8 @@ def test_a_table_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "confusion_matrix.svg",
         "confusion_matrix_40x.png",
     } <= left
+    printed = capsys.readouterr().out
+    assert "60 test images" in printed and "ROC AUC" in printed and "report: reports/theirs/index.html" in printed
     numbers = json.loads((tmp_path / "reports" / "theirs" / "metrics.json").read_text())
     assert numbers["pooled"]["roc_auc"]["n_images"] == 60
 
@@ -82,13 +86,10 @@ def test_a_bare_run_folder_is_enough(tmp_path: Path) -> None:
 def test_bad_tables_end_with_2_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made().drop(columns="case").to_csv(tmp_path / "p.csv", index=False)
     assert evaluate.main([str(tmp_path / "p.csv"), "--out", str(tmp_path / "out")]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and "lacks columns: case;" in told and "Traceback" not in told
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and "lacks columns: case;" in message and "Traceback" not in message
     assert not (tmp_path / "out").exists()
-
-
-def test_an_unfinished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate.main([str(tmp_path)]) == 2
+    assert evaluate.main([str(tmp_path)]) == 2  # the folder of an unfinished run
     assert "has no predictions.csv" in capsys.readouterr().err
 
 
@@ -130,14 +131,14 @@ def test_other_test_sets_are_refused_unless_common(tmp_path: Path, capsys: pytes
     made(magnifications=(40, 100)).assign(model="other").to_csv(tmp_path / "two.csv", index=False)
     both = [str(tmp_path / "one.csv"), str(tmp_path / "two.csv"), "--out", str(tmp_path / "out")]
     assert evaluate.main(both) == 2
-    told = capsys.readouterr().err
-    assert "the test sets differ, 30 images are common" in told and "one: 60 test images, 30 of its own" in told
+    message = capsys.readouterr().err
+    assert "the test sets differ, 30 images are common" in message and "one: 60 test images, 30 of its own" in message
     assert not (tmp_path / "out").exists()
     assert evaluate.main([*both, "--common"]) == 0
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["n_images"] == 30
 
 
-def test_tables_of_one_name_and_model_are_told_apart(tmp_path: Path) -> None:
+def test_tables_of_one_name_get_a_folder_each(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         made().to_csv(tmp_path / name / "predictions.csv", index=False)
