@@ -145,18 +145,18 @@ def assert_whole(kaggle: type[Kaggle], tiny_tree: Path) -> None:
 def test_from_nothing_to_a_whole_tree_and_then_nothing_to_do(kaggle, tiny_tree, capsys) -> None:
     assert download.main([]) == 0
     assert_whole(kaggle, tiny_tree)
-    told = capsys.readouterr()
-    assert "75 of 75 images: it is complete" in told.out
+    message = capsys.readouterr()
+    assert "75 of 75 images: it is complete" in message.out
     size = archive.format_bytes(len(kaggle.archive))
-    assert f"The archive is kept: {ZIP}, {size}. To remove it: rm -r {ZIP.parent}" in told.out
-    assert "token" not in told.out and "unpacking and verifying" in told.err
+    assert f"The archive is kept: {ZIP}, {size}. To remove it: rm -r {ZIP.parent}" in message.out
+    assert "token" not in message.out and "unpacking and verifying" in message.err
     kaggle.seen.clear()
     assert download.main([]) == 0
     assert "nothing to do" in capsys.readouterr().out and kaggle.seen == []
     assert download.main(["--verify"]) == 0
 
 
-def test_a_cut_connection_is_resumed_at_once(kaggle, tiny_tree) -> None:
+def test_a_short_interruption_is_resumed_at_once(kaggle, tiny_tree) -> None:
     kaggle.cut_at, kaggle.cuts_left = CUT, 1
     assert download.main([]) == 0
     assert blobs(kaggle) == ["bytes=0-", f"bytes={KEPT}-"]
@@ -164,11 +164,11 @@ def test_a_cut_connection_is_resumed_at_once(kaggle, tiny_tree) -> None:
 
 
 @pytest.mark.parametrize("has_etag", [True, False])
-def test_a_line_that_stays_cut_is_resumed_by_the_next_command(kaggle, tiny_tree, capsys, has_etag) -> None:
+def test_a_broken_connection_is_resumed_by_the_next_command(kaggle, tiny_tree, capsys, has_etag) -> None:
     kaggle.cut_at, kaggle.cuts_left, kaggle.has_etag = CUT, 99, has_etag
     assert download.main([]) == 2
-    told = capsys.readouterr().err
-    assert "stopped" in told and "the same command continues it" in told and "Traceback" not in told
+    message = capsys.readouterr().err
+    assert "stopped" in message and "the same command continues it" in message and "Traceback" not in message
     assert ZIP.stat().st_size == KEPT and not TREE.parent.exists()
     kaggle.cuts_left = 0
     kaggle.seen.clear()
@@ -206,7 +206,7 @@ def test_an_archive_that_changed_in_between_is_fetched_afresh(kaggle, tiny_tree,
     assert_whole(kaggle, tiny_tree)
 
 
-def test_a_careless_client_does_not_glue_two_archives(kaggle, tiny_tree, monkeypatch) -> None:
+def test_an_older_client_does_not_mix_two_archives(kaggle, tiny_tree, monkeypatch) -> None:
     from kaggle import KaggleApi  # older ones resume whatever lies there, if it is shorter
 
     resumes = lambda _, path, *__: Path(path).is_file()  # noqa: E731
@@ -222,8 +222,8 @@ def test_a_truncated_archive_is_removed_and_fetched_afresh(kaggle, tiny_tree, ca
     whole = kaggle.archive
     kaggle.archive = whole[: len(whole) // 2]
     assert download.main([]) == 2
-    told = capsys.readouterr().err
-    assert "it was cut short" in told and "It was removed; the same command downloads it again" in told
+    message = capsys.readouterr().err
+    assert "it was cut short" in message and "It was removed; the same command downloads it again" in message
     assert list(ZIP.parent.iterdir()) == [] and not TREE.exists()
     kaggle.archive = whole
     assert download.main([]) == 0
@@ -239,17 +239,17 @@ def test_a_whole_archive_is_not_asked_for_again(kaggle, tiny_tree) -> None:
     assert_whole(kaggle, tiny_tree)
 
 
-@pytest.mark.parametrize(("status", "said"), [
+@pytest.mark.parametrize(("status", "expected"), [
     (401, "Kaggle does not accept the credentials (401). Looked for a token in"),
     (403, "accept its terms"),
     (404, "Kaggle has no ambarish/breakhis (404)"),
     (500, "Kaggle answers 500"),
 ])  # fmt: skip
-def test_a_refusal_is_one_message(kaggle, capsys, status, said) -> None:
+def test_a_refusal_is_one_message(kaggle, capsys, status, expected) -> None:
     kaggle.status = status
     assert download.main([]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and said in told and "Traceback" not in told
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and expected in message and "Traceback" not in message
     assert not TREE.exists() and not ZIP.exists()
 
 
@@ -259,12 +259,12 @@ def test_without_credentials_every_place_is_named(kaggle, capsys, monkeypatch, t
     if token is None:
         monkeypatch.delenv("KAGGLE_API_TOKEN")
     assert download.main([]) == 2
-    told = capsys.readouterr()
+    message = capsys.readouterr()
     for place in ("KAGGLE_API_TOKEN (environment): " + ("there" if token else "not there"),
                   f"{tmp_path}/home/.kaggle/access_token: not there", "KAGGLE_CONFIG_DIR", "kaggle.json: not",
                   "KAGGLE_USERNAME and KAGGLE_KEY", "Generate New Token", "--from-zip"):  # fmt: skip
-        assert place in told.err
-    assert told.out == ""
+        assert place in message.err
+    assert message.out == ""
 
 
 @pytest.mark.parametrize("place", ["access_token", "kaggle.json", "config_dir", "environment"])
@@ -293,7 +293,7 @@ def test_without_a_network_nothing_is_lost(kaggle, capsys, monkeypatch) -> None:
     assert "stopped" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_told_before_the_download(kaggle, capsys, monkeypatch) -> None:
+def test_a_full_disk_is_reported_before_the_download(kaggle, capsys, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
     assert download.main([]) == 2
     one, both = (archive.format_bytes(n * len(kaggle.archive)) for n in (1, 2))
@@ -313,32 +313,32 @@ def test_an_archive_or_folder_that_is_here_needs_no_kaggle(kaggle, tiny_tree, tm
     assert "get another copy" in capsys.readouterr().err and given.exists()
 
 
-def test_a_tree_that_is_not_whole_is_unpacked_and_told(kaggle, tiny_tree, tmp_path, capsys) -> None:
+def test_an_incomplete_tree_is_unpacked_and_reported(kaggle, tiny_tree, tmp_path, capsys) -> None:
     part = tmp_path / "part"
     shutil.copytree(tiny_tree, part)
     next(part.rglob("SOB_B_A-14-22549AB-40-*.png")).unlink()
-    said = "74 of 75 images; missing: SOB_B_A_14-22549AB 40X: 0 of 1"
+    expected = "74 of 75 images; missing: SOB_B_A_14-22549AB 40X: 0 of 1"
     assert download.main(["--from_dir", str(part)]) == 1
-    assert said in capsys.readouterr().out
+    assert expected in capsys.readouterr().out
     assert download.main(["--verify"]) == 1
-    assert said in capsys.readouterr().out
+    assert expected in capsys.readouterr().out
     assert download.main(["--from_dir", str(tiny_tree)]) == 2  # what is there is not ours to remove
     assert f"Move {TREE} away" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("argv", "said"), [
+@pytest.mark.parametrize(("argv", "expected"), [
     (["--from-zip", "a", "--from-dir", "b"], "exclude each other"),
     (["--verify", "--from-zip", "a"], "exclude each other"),
     (["--data.root", "synthetic"], "drawn and not downloaded"),
     (["--from-zip", "a"], "a does not exist"),
     (["--verify"], "no folder 'histology_slides' under data/breakhis"),
 ])  # fmt: skip
-def test_contradictions_and_absent_things_are_told(kaggle, capsys, argv, said) -> None:
+def test_contradictions_and_missing_files_are_refused(kaggle, capsys, argv, expected) -> None:
     assert download.main(argv) == 2
-    assert said in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
-def test_an_experiments_yaml_says_where_its_data_lies(kaggle, tiny_tree, capsys) -> None:
+def test_the_config_of_a_run_names_the_data_folder(kaggle, tiny_tree, capsys) -> None:
     Path("run.yaml").write_text(f"split: {{fold: 2}}\ndata: {{root: {tiny_tree}, magnifications: [200]}}\n")
     assert download.main(["--config", "run.yaml", "--verify"]) == 0
     Path("run.yaml").write_text("dta: {root: a}\n")

@@ -46,7 +46,7 @@ def load_images(data: config.Data) -> pd.DataFrame:
     if len(bad) and not data.skip_broken:
         lines = [f"{row.file}: {row.reason}" for row in bad.itertuples()]
         raise DataError(
-            f"{len(lines):,} images cannot be read as 8-bit RGB; replace them (scripts/download.py --verify), "
+            f"{len(lines):,} images cannot be read as 8-bit RGB; replace them (see `breakhis download --verify`), "
             f"or leave them out with --data.skip_broken:{list_first(lines, len(lines))}"
         )
     images = table.loc[table["reason"] == ""].reset_index(drop=True)
@@ -102,7 +102,7 @@ def find_holder(base: Path) -> Path:
         if not base.is_dir():
             found = "it is no folder" if base.exists() else "it does not exist"
         raise DataError(
-            f"no folder '{TREE}' under {base}: {found}. Run scripts/download.py, or name the folder with --data.root"
+            f"no folder '{TREE}' under {base}: {found}. Run `breakhis download`, or name the folder with --data.root"
         )
 
     def count_images(holder: Path) -> int:
@@ -237,5 +237,5 @@ def _list_files(root: Path) -> pd.DataFrame:
             + list_first(sorted(misplaced), len(misplaced))
         )
     if not stamps:
-        raise DataError(f"{root / TREE} holds no images; run scripts/download.py, or name a --data.root")
+        raise DataError(f"{root / TREE} holds no images; run `breakhis download`, or name a --data.root")
     return pd.DataFrame(sorted(stamps), columns=STAMP).astype({name: KEPT[name] for name in STAMP})
