@@ -23,8 +23,8 @@ from breakhis_cls.data import archive, index
 from breakhis_cls.errors import DataError
 
 IMAGE = f"BreaKHis_v1/{names.official_path('SOB_B_A-14-22549AB-40-001.png')}"
-SYSTEM_FILES = ["__MACOSX/._x", "BreaKHis_v1/.DS_Store", "BreaKHis_v1/histology_slides/Thumbs.db",
-                "BreaKHis_v1/histology_slides/breast/._SOB_B_A-14-22549AB-40-001.png"]  # fmt: skip
+SYSTEM_FILES = ["__MACOSX/._x", "BreaKHis_v1/.DS_Store", "BreaKHis_v1/BreaKHis_v1/histology_slides/Thumbs.db",
+                "BreaKHis_v1/BreaKHis_v1/histology_slides/__MACOSX/._SOB_B_A-14-22549AB-40-001.png"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -233,7 +233,7 @@ def test_an_interruption_leaves_nothing(tiny_tree: Path, tmp_path: Path, monkeyp
 
 def test_the_rest_of_a_killed_process_is_no_tree_and_is_replaced(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    write_folder({f".BreaKHis_v1.unfinished/extracted/{IMAGE}": b"half"}, root)
+    write_folder({f".BreaKHis_v1.unfinished/extracted/{IMAGE[:-5]}2.png": b"half"}, root)
     with pytest.raises(DataError, match="no folder 'histology_slides'"):
         index.find_root(config.Data(root=str(root)))
     archive.unpack(pack_zip({IMAGE: b"image"}, tmp_path / "b.zip"), root)

@@ -1,4 +1,4 @@
-"""What of a test set has the model seen?"""
+"""Which test images the model has seen."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def split_of(**parts: list[tuple[str, str]]) -> pd.DataFrame:
     return table.assign(case=[name.case for name in parsed], label=[name.label for name in parsed])
 
 
-def copied(picture: Image.Image, turn: Image.Transpose | None, side_px: int, quality: int) -> Image.Image:
+def copy_as_jpeg(picture: Image.Image, turn: Image.Transpose | None, side_px: int, quality: int) -> Image.Image:
     """As others pass images on: flipped or turned, squeezed to a square, saved as JPEG."""
     picture = picture.transpose(turn) if turn is not None else picture
     packed = io.BytesIO()
@@ -43,7 +43,11 @@ def blobs(seed: int, width_px: int = 350, height_px: int = 230) -> Image.Image:
 
 
 def bits_between(one: Image.Image, other: Image.Image) -> int:
-    return leakage.fingerprint_distance(leakage.fingerprint(np.asarray(one)), leakage.fingerprint(np.asarray(other)))
+    """Bits that differ; all of them if the images are no near duplicates."""
+    table = pd.DataFrame({"file": ["one", "other"], "pixel_sha256": ["1", "2"]})
+    table["signs"] = [leakage.fingerprint(np.asarray(picture)) for picture in (one, other)]
+    pairs = leakage.find_near_pairs(table)
+    return int(pairs["n_bits"].iloc[0]) if len(pairs) else leakage.N_BITS
 
 
 def test_slides_and_cases_by_hand():
@@ -66,8 +70,8 @@ def test_slides_and_cases_by_hand():
     assert (entry["n_train"], entry["n_test"], entry["test_slides"], entry["test_cases"]) == (3, 4, 4, 4)
     case = {"keys": ["1", "2"], "test_images": 2, "test_share": 0.5, "benign_test_share": 2 / 3}
     assert entry["leaks"]["case"] == case
-    nobody_looked = {"keys": [], "test_images": None, "test_share": None, "benign_test_share": None}
-    assert entry["leaks"]["pixels"] == entry["leaks"]["near_duplicate"] == nobody_looked
+    not_compared = {"keys": [], "test_images": None, "test_share": None, "benign_test_share": None}
+    assert entry["leaks"]["pixels"] == entry["leaks"]["near_duplicate"] == not_compared
 
 
 def test_a_clean_split_has_no_rows():
@@ -94,11 +98,11 @@ def test_the_published_folds_in_numbers():
     assert entries[0]["n_test"] == 2_904
 
 
-def test_a_weak_validation_is_told():
+def test_a_weak_validation_is_reported():
     cases = [("a", "SOB_B_A_14-1A"), ("b", "SOB_B_A_14-1B"), ("c", "SOB_B_A_14-2"), ("d", "SOB_B_A_14-3")]
     weak = split_of(train=cases[:1], validation=cases[1:2], test=cases[2:])
-    [told] = leakage.validation_warnings(weak)
-    assert "less strictly than test: it shares case numbers with train, test shares nothing" in told
+    [message] = leakage.validation_warnings(weak)
+    assert "less strictly than test: it shares case numbers with train, test shares nothing" in message
     strict = split_of(train=cases[:1], validation=cases[2:3], test=cases[1:2])
     assert leakage.validation_warnings(strict) == []
 
@@ -106,13 +110,13 @@ def test_a_weak_validation_is_told():
 @pytest.mark.parametrize("turn", [None, LEFT_RIGHT, UP_DOWN, QUARTER, Image.Transpose.TRANSVERSE])
 def test_copies_are_near_and_others_are_not(turn):
     for seed in range(5):
-        assert bits_between(copied(blobs(seed), turn, 224, 75), blobs(seed)) <= leakage.NEAR_BITS
-        assert bits_between(copied(blobs(seed), turn, 224, 75), blobs(seed + 1)) > leakage.NEAR_BITS
+        assert bits_between(copy_as_jpeg(blobs(seed), turn, 224, 75), blobs(seed)) <= leakage.NEAR_BITS
+        assert bits_between(copy_as_jpeg(blobs(seed), turn, 224, 75), blobs(seed + 1)) > leakage.NEAR_BITS
 
 
 def test_pixels_and_near_duplicates_across_slides():
-    """Two equal files, and a mirrored JPEG copy, stand in test under other names."""
-    copy = copied(blobs(2), LEFT_RIGHT, 224, 75)
+    """Two equal files, and a mirrored JPEG copy, are in test under other names."""
+    copy = copy_as_jpeg(blobs(2), LEFT_RIGHT, 224, 75)
     files = {"a": blobs(1), "b": blobs(2), "a_again": blobs(1), "b_copy": copy}
     split = split_of(
         train=[("a", "SOB_B_A_14-1"), ("b", "SOB_B_A_14-2")],
@@ -142,7 +146,7 @@ def test_both_error_rates_on_real_images(shared):
     table["signs"] = [leakage.fingerprint(np.asarray(picture)) for picture in pictures]
     table["pixel_sha256"] = [pixel_sha256(np.asarray(picture)) for picture in pictures]
     assert leakage.find_near_pairs(table).empty  # DC and LC of 13412 are equal pixels, not near ones
-    copies = [copied(picture, LEFT_RIGHT, 224, 75) for picture in pictures[::3]]
+    copies = [copy_as_jpeg(picture, LEFT_RIGHT, 224, 75) for picture in pictures[::3]]
     assert max(map(bits_between, pictures[::3], copies)) < 20
 
 

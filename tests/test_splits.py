@@ -1,4 +1,4 @@
-"""Who is trained on and who is tested: the promises of every protocol."""
+"""Which images train and which test: the guarantees of every protocol."""
 
 from __future__ import annotations
 
@@ -166,14 +166,14 @@ def test_every_image_is_tested_once(seed, n_folds, magnified):
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 999), n_slides=st.integers(14, 40))
-def test_small_samples_work_and_say_what_they_lack(seed, n_slides):
+def test_small_samples_work_and_report_missing_classes(seed, n_slides):
     chosen = np.random.default_rng(seed).choice(protocols.slides()["slide"], n_slides, replace=False)
     images = IMAGES.loc[IMAGES["slide"].isin(chosen)]
     table = splits.assign_split(images, Split(n_folds=3, seed=seed))
     n_labels = table.groupby("part")["label"].nunique()
     lacking = set(n_labels.index[n_labels < images["label"].nunique()])
-    told = splits.split_warnings(table)
-    assert {part for part in lacking if any(line.startswith(part) for line in told)} == lacking
+    messages = splits.split_warnings(table)
+    assert {part for part in lacking if any(line.startswith(part) for line in messages)} == lacking
     train = table.loc[table["part"] != "test"]
     if (train.groupby("label")["case"].nunique() >= 2).all() and train["label"].nunique() == 2:
         assert "validation" not in lacking and "train" not in lacking
@@ -189,10 +189,10 @@ def test_image_protocol_is_stratified_and_leaky():
 
 
 def test_warnings_name_classes_and_shared_cases():
-    told = splits.split_warnings(splits.assign_split(IMAGES, Split(protocol="spanhol")), "subtype")
-    assert told[-1].startswith("8 case numbers of fold 0 are both in test") and "39.4%" in told[-1]
-    told = splits.split_warnings(splits.assign_split(IMAGES, Split(fold=4)), "subtype")
-    assert "test of fold 4 has no image of A, LC" in told
+    messages = splits.split_warnings(splits.assign_split(IMAGES, Split(protocol="spanhol")), "subtype")
+    assert messages[-1].startswith("8 case numbers of fold 0 are both in test") and "39.4%" in messages[-1]
+    messages = splits.split_warnings(splits.assign_split(IMAGES, Split(fold=4)), "subtype")
+    assert "test of fold 4 has no image of A, LC" in messages
     benign = IMAGES.loc[IMAGES["label"] == "benign"]
     assert "a classifier needs two classes" in splits.split_warnings(splits.assign_split(benign, Split(n_folds=2)))[0]
 
@@ -210,7 +210,7 @@ def test_warnings_name_classes_and_shared_cases():
         ({"protocol": "mine.csv"}, "no protocol and no file"),
     ],
 )
-def test_settings_that_cannot_be(split, message):
+def test_invalid_settings_are_refused(split, message):
     with pytest.raises(ConfigError, match=message):
         splits.assign_split(IMAGES, Split(**split))
 
@@ -293,7 +293,7 @@ def test_lists_of_names(tmp_path):
         assert found["part"].tolist() == table["part"].tolist()
 
 
-def test_names_that_are_wrong_are_told(tmp_path):
+def test_unknown_and_repeated_names_are_reported(tmp_path):
     rows = [("SOB_B_A_14-22549AB", "train"), ("SOB_M_DC_14-2980", "test"), ("SOB_B_A_14-1", "train")]
     table = pd.DataFrame(rows, columns=["slide", "part"])
     unknown = Split(protocol=written(tmp_path / "unknown.csv", table))
@@ -317,7 +317,7 @@ def test_names_that_are_wrong_are_told(tmp_path):
         ("", "not a readable CSV"),
     ],
 )
-def test_tables_that_are_wrong_are_told(tmp_path, content, message):
+def test_invalid_tables_are_refused(tmp_path, content, message):
     (tmp_path / "mine.csv").write_text(content)
     with pytest.raises(DataError, match=message):
         splits.assign_split(IMAGES, Split(protocol=str(tmp_path / "mine.csv")))

@@ -1,1 +1,1 @@
-"""From the archive to batches: archive, index, splits, leaks, pixels, pipeline, synthetic."""
+"""Which images there are, what each name says, and which part each is in: from the archive to a split."""

@@ -45,6 +45,7 @@ def check_tree(root: Path, expected: Mapping[Group, int] | None = None) -> Compl
     """
     expected = count_official_images() if expected is None else expected
     paths = [Path(folder, name) for folder, _, filenames in walk_tree(root / names.TREE) for name in filenames]
+    # An interrupted copy leaves empty files, and a tree sorted by hand has images in other folders: neither counts.
     counts: Counter[Group] = Counter()
     extra = []
     for path in sorted(path for path in paths if path.suffix.lower() == ".png"):

@@ -7,6 +7,7 @@ and columns, so all eight views of a field are compared without looking at its p
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,20 +185,22 @@ def fingerprint(rgb: np.ndarray) -> str:
     return np.packbits(positive).tobytes().hex()
 
 
-def fingerprint_distance(one: str, other: str) -> int:
-    """How many of 255 bits differ, at the best of the eight flips and quarter turns."""
-    return int(_distances(_unpack_signs([one]), _unpack_signs([other]))[0, 0])
-
-
 def find_near_pairs(fingerprints: pd.DataFrame) -> pd.DataFrame:
     """file, other, n_bits: pairs of different pixels within NEAR_BITS, each in both orders; nearest first."""
     unique = fingerprints.drop_duplicates("pixel_sha256")
-    signs = _unpack_signs(unique["signs"].tolist())
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex("".join(unique["signs"])), dtype=np.uint8))
+    signs = bits.reshape(-1, N_LOW, N_LOW).astype(np.float32) * 2 - 1
+    odd = (-1.0) ** np.arange(N_LOW, dtype=np.float32)  # mirrored, cosines of odd frequency change sign
+    flips = [np.float32(1), odd[:, None], odd[None, :], odd[:, None] * odd[None, :]]
+    views = [turned * flip for turned in (signs, signs.transpose(0, 2, 1)) for flip in flips]
+    flat_views = [view.reshape(len(signs), -1)[:, 1:] for view in views]  # without the mean
 
     def find_in_chunk(start: int) -> np.ndarray:  # (n, 3): row, row of another image, bits between them
-        bits = _distances(signs[start : start + CHUNK], signs)
-        one, other = np.nonzero(bits <= NEAR_BITS)
-        found = np.stack([one + start, other, bits[one, other].astype(int)], axis=1)
+        chunk = flat_views[0][start : start + CHUNK]
+        agreement = functools.reduce(np.maximum, (chunk @ view.T for view in flat_views))  # of the best of eight views
+        n_bits = (N_BITS - agreement) / 2
+        one, other = np.nonzero(n_bits <= NEAR_BITS)
+        found = np.stack([one + start, other, n_bits[one, other].astype(int)], axis=1)
         return found[found[:, 0] != found[:, 1]]
 
     found = list(map_in_threads(find_in_chunk, range(0, len(signs), CHUNK), "comparing images"))
@@ -228,22 +231,3 @@ def _closest(seen: pd.DataFrame, other: pd.DataFrame) -> int:
     if set(seen["slide"]) & set(other["slide"]):
         return 2
     return int(bool(set(seen["case"]) & set(other["case"])))
-
-
-def _unpack_signs(signs: list[str]) -> np.ndarray:
-    """Hex -> (n, 16, 16) float32 of -1 and 1."""
-    raw = np.frombuffer(bytes.fromhex("".join(signs)), dtype=np.uint8)
-    return np.unpackbits(raw).reshape(-1, N_LOW, N_LOW).astype(np.float32) * 2 - 1
-
-
-def _distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(n, 16, 16), (m, 16, 16) -> (n, m) bits that differ, at the best of the eight views of `other`."""
-    odd = (-1.0) ** np.arange(N_LOW, dtype=np.float32)  # mirrored, cosines of odd frequency change sign
-    flips = [np.float32(1), odd[:, None], odd[None, :], odd[:, None] * odd[None, :]]
-    flat = one.reshape(len(one), -1)[:, 1:]  # without the mean
-    best = np.full((len(one), len(other)), -np.inf, dtype=np.float32)
-    for turned in (other, other.transpose(0, 2, 1)):
-        for flip in flips:
-            view = (turned * flip).reshape(len(other), -1)[:, 1:]
-            np.maximum(best, flat @ view.T, out=best)
-    return (N_BITS - best) / 2

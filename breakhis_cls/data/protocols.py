@@ -14,6 +14,7 @@ from ..errors import ConfigError, DataError, list_first
 from . import split_files
 
 TABLES = Path(__file__).parent / "tables"
+# Spanhol 2016's five folds, counted from fold 0; the split of https://kaiko-ai.github.io/eva/main/datasets/breakhis
 PUBLISHED = ("spanhol", "kaiko_eva")
 COMPUTED = ("case", "slide", "image")  # from the images at hand
 FROZEN_VERSION = 1
@@ -45,7 +46,7 @@ def _official_images() -> pd.DataFrame:
 
 def official_images() -> pd.DataFrame:
     """The 7,909 official images, sorted by file: file, slide, case, magnification, label, subtype."""
-    return _official_images().copy()
+    return _official_images().copy()  # callers may change it
 
 
 @functools.cache
@@ -106,7 +107,7 @@ def assign_parts(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
         part = images["slide"].map(table.set_index("slide")["part"])
     else:
         part = images["file"].map(split_files.image_stem).map(table.set_index("file")["part"])
-    if protocol == "kaiko_eva":
+    if protocol == "kaiko_eva":  # whose table names slides, of which it uses one magnification
         part = part.where(images["magnification"] == 40)
     return part
 

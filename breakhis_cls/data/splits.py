@@ -62,6 +62,7 @@ def assign_test(images: pd.DataFrame, split: Split) -> pd.DataFrame:
         part = protocols.assign_parts(images, by, split.fold)
         return images.assign(fold=split.fold, part=part)[COLUMNS]
 
+    # The frozen folds let results of different people compare; a seed or foreign slides ask for new ones.
     is_frozen = split.n_folds == protocols.FROZEN_N_FOLDS and split.seed is None
     if by == "image":  # stratified by subtype and magnification, whatever the slide
         folds = _shuffled_ranks(images, seed) % split.n_folds
@@ -88,7 +89,7 @@ def assign_split(images: pd.DataFrame, split: Split) -> pd.DataFrame:
                 "choose another split.fold, or set split.seed for folds computed from these images"
             )
     if (table["part"] == "validation").any():
-        return table
+        return table  # of a CSV that has its own
 
     # --- cut validation from train: by image under protocol image, by case under every other ---
     train = table.loc[table["part"] == "train"]
@@ -140,6 +141,7 @@ def drop_duplicates(
     if policy not in ("first", "drop"):
         raise ConfigError(f"data.duplicates is '{policy}'; expected auto, keep, first or drop")
     ordered = images.sort_values("file")
+    # keep=False: under two subtypes (slide 13412) nobody knows which label is right, so both go.
     again = ordered.duplicated("pixel_sha256", keep="first" if policy == "first" else False)
     dropped = again.reindex(images.index)
     return images.loc[~dropped], images.loc[dropped]
