@@ -231,7 +231,7 @@ def test_no_root_says_what_was_found_and_what_to_do(made, said, tmp_path):
     for name in made:
         path = tmp_path / name
         path.mkdir(parents=True) if name.endswith("/") else (path.parent.mkdir(exist_ok=True), path.touch())
-    with pytest.raises(DataError, match=rf"{said}.*scripts/download\.py.*--data\.root"):
+    with pytest.raises(DataError, match=rf"{said}.*breakhis download.*--data\.root"):
         index.load_images(settings(tmp_path / "tree", tmp_path))
 
 
