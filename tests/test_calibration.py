@@ -52,9 +52,9 @@ def test_temperature_is_fitted_on_validation_alone() -> None:
     flipped = table.assign(label=table["label"])
     test = flipped["part"] == "test"
     flipped.loc[test, ["p_malignant", "p_benign"]] = table.loc[test, ["p_benign", "p_malignant"]].to_numpy()
-    first, again = (calibration.calibrate_test_rows(rows)[1] for rows in (table, flipped))
-    assert first == again and len(first) == 1
-    assert calibration.calibrate_test_rows(made())[1] == [] and calibration.compare_calibration(made()) is None
+    first, again = (calibration.compare_calibration(rows) for rows in (table, flipped))
+    assert first and again and first["temperatures"] == again["temperatures"] and len(first["temperatures"]) == 1
+    assert calibration.compare_calibration(made()) is None
 
 
 def test_reliability_bins_hold_all_images_and_bands_hold_the_share() -> None:

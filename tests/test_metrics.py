@@ -25,15 +25,7 @@ BY_HAND = [
 @pytest.fixture
 def small() -> pd.DataFrame:
     table = pd.DataFrame(BY_HAND, columns=["file", "slide", "case", "label", "p_malignant"])
-    said = {
-        "fold": 0,
-        "part": "test",
-        "protocol": "case",
-        "data": "d",
-        "model": "m",
-        "seed": 0,
-        "magnification": 40,
-    }
+    said = {"fold": 0, "part": "test", "protocol": "case", "data": "d", "model": "m", "seed": 0, "magnification": 40}
     subtype = table["label"].map({"benign": "F", "malignant": "DC"})
     return predictions.validate_predictions(table.assign(**said, subtype=subtype, p_benign=1 - table["p_malignant"]))
 

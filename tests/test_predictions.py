@@ -1,5 +1,4 @@
-"""The table that everything is scored from: read as written, or refused in one sentence for each kind of
-fault."""
+"""The table that everything is scored from: read as written, or refused in one sentence for each kind of fault."""
 
 from __future__ import annotations
 
@@ -29,14 +28,7 @@ def made(magnifications: tuple[int, ...] = names.MAGNIFICATIONS, seed: int = 0, 
     table["case"] = [names.parse_slide_name(slide).case for slide in table["slide"]]
     table["label"] = [names.parse_slide_name(slide).label for slide in table["slide"]]
     table["subtype"] = [names.parse_slide_name(slide).subtype for slide in table["slide"]]
-    said = {
-        "fold": fold,
-        "part": "test",
-        "protocol": "case",
-        "data": "breakhis-1a2b3c4d",
-        "model": "net",
-        "seed": seed,
-    }
+    said = {"fold": fold, "part": "test", "protocol": "case", "data": "breakhis-1a2b3c4d", "model": "net", "seed": seed}
     return predictions.validate_predictions(table.assign(**said, p_benign=1 - table["p_malignant"]))
 
 

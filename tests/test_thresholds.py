@@ -33,7 +33,7 @@ def test_thresholds_come_from_validation_and_are_applied_unchanged() -> None:
 def test_without_validation_rows_thresholds_come_from_the_other_folds() -> None:
     table = made()
     folds = table.assign(fold=pd.factorize(table["case"])[0] % 2)
-    chosen = thresholds.choose_thresholds(folds, targets=(0.95,))
+    chosen = thresholds.choose_thresholds(folds)
     assert {entry["chosen_on"] for entry in chosen} == {"test rows of the other folds"}
     other = folds[(folds["fold"] == 1) & (folds["label"] == "malignant")]["p_malignant"].to_numpy()
     assert chosen[0]["threshold"] == thresholds.threshold_for(other, 0.95)
@@ -45,10 +45,10 @@ def test_thresholds_from_other_folds_exclude_cases_of_the_fold_itself() -> None:
     table = made()
     shared = table[table["case"] == "2980"].assign(fold=1, p_malignant=0.001, p_benign=0.999)
     folds = table.assign(fold=(table["case"] == "20629").astype(int))
-    chosen = thresholds.choose_thresholds(pd.concat([folds, shared]), targets=(0.99,))
+    chosen = thresholds.choose_thresholds(pd.concat([folds, shared]))
     others = folds[(folds["fold"] == 1) & (folds["label"] == "malignant")]["p_malignant"].to_numpy()
     assert (chosen[0]["fold"], chosen[0]["n_malignant_cases"]) == (0, 1)
-    assert chosen[0]["threshold"] == thresholds.threshold_for(others, 0.99) > 0.001
+    assert chosen[0]["threshold"] == thresholds.threshold_for(others, 0.95) > 0.001
 
 
 def test_a_model_without_test_rows_has_no_threshold() -> None:

@@ -66,8 +66,7 @@ def bootstrap_interval(
     """Interval of a statistic under resampled case weights (n_resamples, n_cases).
 
     `groups` (n_cases,) are kinds of cases, `n_behind` is how many cases of the rarest class the metric needs, `limits`
-    its lowest and highest possible value. Resamples in which the metric is undefined (a class was not drawn) are left
-    out.
+    its range. Resamples in which the metric is undefined (a class was not drawn) are left out.
     """
     if n_behind < MIN_CASES:
         return Interval(None, None, f"too few cases: {n_behind}")
@@ -106,21 +105,10 @@ def degrees_of_freedom(left_out: np.ndarray, groups: np.ndarray) -> float:
     Specificity varies with benign cases alone, and so has as many degrees of freedom as they allow; ROC AUC has
     something between the smaller class's and all.
     """
-    parts = []
-    for group in np.unique(groups):
-        values = left_out[(groups == group) & np.isfinite(left_out)]
-        if len(values) > 1:
-            parts.append((len(values) * np.var(values, ddof=1), len(values) - 1))
-    variances, freedoms = np.array(parts).T if parts else (np.zeros(1), np.ones(1))
+    known = [left_out[(groups == group) & np.isfinite(left_out)] for group in np.unique(groups)]
+    parts = [(len(values) * np.var(values, ddof=1), len(values) - 1) for values in known if len(values) > 1]
+    variances, freedoms = np.array(parts or [(0, 1)], float).T
     if variances.sum() == 0:  # no case changes the metric
         return float(freedoms.sum())
     shares = variances / variances.sum()
     return float(1 / (shares**2 / freedoms).sum())
-
-
-def jackknife_se(statistic: Statistic, groups: np.ndarray) -> tuple[float, float]:
-    """Standard error by the jackknife over cases, and its degrees of freedom."""
-    left_out = jackknife_values(statistic, len(groups))
-    known = left_out[np.isfinite(left_out)]
-    error = np.sqrt((len(known) - 1) * np.mean((known - known.mean()) ** 2)) if len(known) > 1 else np.inf
-    return float(error), degrees_of_freedom(left_out, groups)

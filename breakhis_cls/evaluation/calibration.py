@@ -15,19 +15,17 @@ TEMPERATURES = (0.05, 20.0)  # searched
 MODEL = ["fold", "seed"]  # each pair is a model of its own, with its own validation rows
 
 
-def reliability_curve(
-    table: pd.DataFrame, top_class: bool = False, n_resamples: int = 2_000, seed: int = 0
-) -> pd.DataFrame:
+def reliability_curve(table: pd.DataFrame, top_class: bool = False) -> pd.DataFrame:
     """A row for each bin of equal mass: stated (mean predicted probability), came_true (observed frequency), low, high,
     n_images, n_cases.
 
     For two classes of p_malignant; for more, or if `top_class`, of the top probability and whether that class is
-    correct. low and high are the 95 % percentile interval of the observed frequency over resampled cases.
+    correct. low and high are the 95 % percentile interval of the observed frequency over 2,000 samples of cases.
     """
     scores, true = predictions.probabilities(table), predictions.true_labels(table)
     probability, observed = case_statistics.predicted_and_observed(scores, true, top_class)
     case, cases = pd.factorize(table["case"], sort=True)
-    weights = bootstrap.case_weights(len(cases), n_resamples, bootstrap.named_seed("reliability", seed))
+    weights = bootstrap.case_weights(len(cases), 2_000, bootstrap.named_seed("reliability", 0))
     bins = case_statistics.equal_mass_bins(probability, N_CURVE_BINS)
     rows = []
     for inside in (bins == at for at in np.unique(bins)):
@@ -59,35 +57,28 @@ def _logits(table: pd.DataFrame) -> np.ndarray:
     return np.log(np.clip(predictions.probabilities(table), 1e-12, 1))  # log 0 has no multiple
 
 
-def calibrate_test_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Test rows with each model's temperature from its own validation rows, and those temperatures.
+def compare_calibration(table: pd.DataFrame, seed: int = 0) -> dict[str, Any] | None:
+    """calibration.json: ECE, Brier score and log loss of the test rows, raw and with each model's temperature.
 
-    A model (fold and seed) without validation rows, or with one class there, keeps its raw probabilities and is not
-    listed.
+    A model (fold and seed) is calibrated on its own validation rows; without any, or with one class there, it keeps its
+    raw probabilities and is not listed under `temperatures`. None where no model could be calibrated.
     """
     pieces, temperatures = [], []
-    for (fold, seed), rows in table.groupby(MODEL, sort=True):
+    for (fold, model_seed), rows in table.groupby(MODEL, sort=True):
         test, validation = predictions.select_part(rows, "test"), predictions.select_part(rows, "validation")
         # Rows of one class alone say nothing about calibration.
         if len(test) and len(np.unique(predictions.true_labels(validation))) > 1:
             fitted = fit_temperature(validation)
             test = apply_temperature(test, fitted)
-            about = {"fold": int(fold), "seed": int(seed), "temperature": fitted, "n_images": len(validation)}
-            temperatures.append(about)
+            model = {"fold": int(fold), "seed": int(model_seed)}
+            temperatures.append(model | {"temperature": fitted, "n_images": len(validation)})
         pieces.append(test)
-    return pd.concat(pieces, ignore_index=True), temperatures
-
-
-def compare_calibration(table: pd.DataFrame, seed: int = 0) -> dict[str, Any] | None:
-    """ECE, Brier score and log loss of the test rows, raw and with temperature; None where none could be fitted."""
-    scaled, temperatures = calibrate_test_rows(table)
     if not temperatures:
         return None
     # The metrics that a temperature changes: it keeps the order of two classes' images, and so ROC AUC.
-    compared = {"raw": predictions.select_part(table, "test"), "with_temperature": scaled}
+    changed, n_resamples = ("ece", "brier", "log_loss"), bootstrap.N_RESAMPLES // 5
+    compared = {"raw": predictions.select_part(table, "test"), "with_temperature": pd.concat(pieces, ignore_index=True)}
     return {"temperatures": temperatures} | {
-        name: metrics.compute_stratum(
-            rows, "calibration", bootstrap.N_RESAMPLES // 5, seed, ("ece", "brier", "log_loss")
-        )
+        name: metrics.compute_stratum(rows, "calibration", n_resamples, seed, changed)
         for name, rows in compared.items()
     }

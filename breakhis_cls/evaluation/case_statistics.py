@@ -70,21 +70,14 @@ def divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom > 0)
 
 
-def sum_by_case(case: np.ndarray, values: np.ndarray | None, n_cases: int) -> np.ndarray:
-    """(n_cases,) sums of values (m,), or of ones, whose cases are `case` (m,)."""
-    return np.bincount(case, values, n_cases).astype(np.float64)
-
-
 def mean_over_rows(values: np.ndarray, case: np.ndarray, n_cases: int) -> Statistic:
     """The mean of values (m,), one for each image, slide or case, which belong to the cases `case` (m,)."""
-    sums, counts = sum_by_case(case, values, n_cases), sum_by_case(case, None, n_cases)
+    sums, counts = np.bincount(case, values, n_cases), np.bincount(case, None, n_cases)
     return lambda weights: divide(weights @ sums, weights @ counts)
 
 
 def mean_statistic(statistics: list[Statistic]) -> Statistic:
     """The mean of several statistics under the same weights, over those that are defined."""
-    if len(statistics) == 1:
-        return statistics[0]
     return lambda weights: _nanmean(np.stack([statistic(weights) for statistic in statistics]))
 
 
@@ -114,13 +107,12 @@ def recognition_rate(images: ScoredImages) -> Statistic:
 
 
 def vote_by(rows: pd.DataFrame, group: str) -> pd.DataFrame:
-    """Mean probabilities of each slide or case, then threshold or most probable class: p_<class>, truth,
-    voted, correct, n_images, sorted by group. Truth is -1 where a group has two classes."""
-    grouped = rows.groupby(group, sort=True)
-    voted = grouped[[f"p_{name}" for name in predictions.class_names(rows)]].mean()
+    """Mean probabilities of each slide or case, then threshold or most probable class: p_<class>, truth (-1 where a
+    group has two classes), voted, correct, sorted by group."""
+    voted = rows.groupby(group, sort=True)[[f"p_{name}" for name in predictions.class_names(rows)]].mean()
     true = pd.Series(predictions.true_labels(rows)).groupby(rows[group].to_numpy(), sort=True).agg(["min", "max"])
     truth, predicted = np.where(true["min"] == true["max"], true["min"], -1), predictions.predicted_labels(voted)
-    return voted.assign(truth=truth, voted=predicted, correct=predicted == truth, n_images=grouped.size())
+    return voted.assign(truth=truth, voted=predicted, correct=predicted == truth)
 
 
 def vote_accuracy(images: ScoredImages, group: str) -> Statistic:
@@ -154,24 +146,21 @@ def f1(counts: np.ndarray) -> np.ndarray:
 
 
 def class_metric(
-    by_class: Callable[[np.ndarray], np.ndarray], macro: bool = False, several: bool = False
-) -> Callable[[ScoredImages], Statistic]:
+    by_class: Callable[[np.ndarray], np.ndarray], images: ScoredImages, macro: bool = False, several: bool = False
+) -> Statistic:
     """A metric of the positive class, or the mean over the classes present (always, if `macro`).
 
     Undefined where only one class is present, if `several`.
     """
 
-    def build(images: ScoredImages) -> Statistic:
-        def statistic(weights: np.ndarray) -> np.ndarray:
-            counts = images.confusion(weights)
-            values, present = by_class(counts), counts.sum(axis=2) > 0
-            macro_average = _nanmean(np.where(present, values, np.nan).T)  # absent classes are left out
-            value = values[:, 1] if images.is_binary and not macro else macro_average
-            return np.where(present.sum(axis=1) > 1, value, np.nan) if several else value
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        counts = images.confusion(weights)
+        values, present = by_class(counts), counts.sum(axis=2) > 0
+        macro_average = _nanmean(np.where(present, values, np.nan).T)  # absent classes are left out
+        value = values[:, 1] if images.is_binary and not macro else macro_average
+        return np.where(present.sum(axis=1) > 1, value, np.nan) if several else value
 
-        return statistic
-
-    return build
+    return statistic
 
 
 def matthews_correlation(images: ScoredImages) -> Statistic:
@@ -193,16 +182,12 @@ def matthews_correlation(images: ScoredImages) -> Statistic:
 # --- from the ranking: macro averages over the classes present, each against the rest ---
 
 
-def ranking_metric(of_class: Callable[..., Statistic]) -> Callable[[ScoredImages], Statistic]:
+def ranking_metric(of_class: Callable[..., Statistic], images: ScoredImages) -> Statistic:
     """ROC AUC or average precision of the positive class, or the mean over the classes present."""
-
-    def build(images: ScoredImages) -> Statistic:
-        classes = [1] if images.is_binary else range(images.scores.shape[1])
-        ranked = [(images.scores[:, at], images.true == at) for at in classes]
-        present = [of_class(score, is_class, images) for score, is_class in ranked if is_class.any()]
-        return mean_statistic(present or [undefined])
-
-    return build
+    classes = [1] if images.is_binary else range(images.scores.shape[1])
+    ranked = [(images.scores[:, at], images.true == at) for at in classes]
+    present = [of_class(score, is_class, images) for score, is_class in ranked if is_class.any()]
+    return mean_statistic(present or [undefined])
 
 
 def roc_auc(score: np.ndarray, is_class: np.ndarray, images: ScoredImages) -> Statistic:
@@ -214,9 +199,9 @@ def roc_auc(score: np.ndarray, is_class: np.ndarray, images: ScoredImages) -> St
         below = np.sort(score[~is_class & (case == other)])
         # The mean of the ranks from the left and from the right counts a tie as half.
         ordered = (np.searchsorted(below, positives, "left") + np.searchsorted(below, positives, "right")) / 2
-        pairs[:, other] = sum_by_case(positive_case, ordered, n_cases)
+        pairs[:, other] = np.bincount(positive_case, ordered, n_cases)
     # Resampling cases weighs each pair by both cases' weights: a quadratic form in the weights.
-    n_positive, n_negative = sum_by_case(positive_case, None, n_cases), sum_by_case(case[~is_class], None, n_cases)
+    n_positive, n_negative = np.bincount(positive_case, None, n_cases), np.bincount(case[~is_class], None, n_cases)
     return lambda weights: divide(
         np.einsum("bc,bc->b", weights @ pairs, weights), (weights @ n_positive) * (weights @ n_negative)
     )
@@ -230,7 +215,7 @@ def average_precision(score: np.ndarray, is_class: np.ndarray, images: ScoredIma
     if is_class.all() or not is_class.any():
         return undefined
     steps = np.unique(score[is_class])[::-1]  # recall moves only at the scores of positives
-    first = np.searchsorted(-steps, -score, "left")  # the first step at which an image counts as positive
+    first = np.searchsorted(-steps, -score)  # the first step at which an image counts as positive
     few = np.unique(np.linspace(0, len(steps) - 1, N_STEPS).round().astype(int))
     cumulative = []  # of positives and of all: (n_cases, n_steps) images of each case at or above each step
     for mask in (is_class, np.ones_like(is_class)):
@@ -246,9 +231,8 @@ def average_precision(score: np.ndarray, is_class: np.ndarray, images: ScoredIma
             drawn = weights[at : at + CHUNK].astype(np.float32)
             hits = drawn @ positives
             precision = hits / np.maximum(drawn @ everything, 1)
-            gains = np.diff(hits, axis=1, prepend=np.float32(0))
-            sums = np.einsum("bt,bt->b", gains, precision).astype(np.float64)
-            values.append(divide(sums, hits[:, -1].astype(np.float64)))
+            sums = np.einsum("bt,bt->b", np.diff(hits, axis=1, prepend=np.float32(0)), precision)
+            values.append(divide(sums.astype(np.float64), hits[:, -1].astype(np.float64)))
         return np.concatenate(values)
 
     return statistic
@@ -278,13 +262,11 @@ def expected_calibration_error(images: ScoredImages) -> Statistic:
     predicted, observed = predicted_and_observed(images.scores, images.true)
     gaps = np.zeros((images.n_cases, N_BINS))
     np.add.at(gaps, (images.case, equal_mass_bins(predicted)), observed - predicted)
-    n_images = sum_by_case(images.case, None, images.n_cases)
+    n_images = np.bincount(images.case, None, images.n_cases)
     return lambda weights: divide(np.abs(weights @ gaps).sum(axis=1), weights @ n_images)
 
 
-def predicted_and_observed(
-    scores: np.ndarray, true: np.ndarray, top_class: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def predicted_and_observed(scores: np.ndarray, true: np.ndarray, top_class: bool = False) -> tuple[np.ndarray, ...]:
     """(n,) predicted probability and (n,) outcome, 0 or 1: p_malignant and malignant for two classes; for more, or if
     `top_class`, the top probability and whether that class is correct."""
     if scores.shape[1] == 2 and not top_class:

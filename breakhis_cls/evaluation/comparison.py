@@ -31,14 +31,10 @@ def align_experiments(experiments: list[Experiment], common: bool = False) -> li
     if not shared:
         raise DataError("the experiments have no test image in common; compare predictions of the same images")
     if not common and any(each != shared for each in files):
-        sizes = [
-            f"{one.name}: {len(each):,} test images, {len(each - shared):,} of its own"
-            for one, each in zip(experiments, files, strict=True)
-        ]
-        raise DataError(
-            f"the test sets differ, {len(shared):,} images are common; --common compares those:"
-            + list_first(sizes, len(sizes))
-        )
+        pairs = zip(experiments, files, strict=True)
+        sizes = [f"{one.name}: {len(each):,} test images, {len(each - shared):,} of its own" for one, each in pairs]
+        fault = f"the test sets differ, {len(shared):,} images are common; --common compares those:"
+        raise DataError(fault + list_first(sizes, len(sizes)))
     if len({predictions.class_names(table) for table in tables}) > 1:
         raise DataError("the experiments predict different classes; compare models of one task")
     return [table[table["file"].isin(shared)].reset_index(drop=True) for table in tables]
@@ -66,9 +62,11 @@ def compare_experiments(
 
         value = bootstrap.statistic_value(difference, len(cases))
         if not np.isfinite(value):
-            return {"difference": None, "low": None, "high": None, "p": None, "detectable": None}
+            return dict.fromkeys(("difference", "low", "high", "p", "detectable"))
         # A difference lies far from its bounds, so Student's t needs no other scale here.
-        error, freedom = bootstrap.jackknife_se(difference, groups)
+        left_out = bootstrap.jackknife_values(difference, len(cases))
+        freedom, known = bootstrap.degrees_of_freedom(left_out, groups), left_out[np.isfinite(left_out)]
+        error = float(np.sqrt((len(known) - 1) * np.var(known))) if len(known) > 1 else np.inf
         quantile = stats.t.ppf(1 - bootstrap.TAIL, freedom)
         # A ranking is no sum over cases, so exchanging cases does not test it exactly: Student's t instead.
         if metric in SUMS_OVER_IMAGES:
@@ -79,27 +77,23 @@ def compare_experiments(
         bounds = {"low": value - quantile * error, "high": value + quantile * error}
         return {"difference": value, **bounds, "p": p, "detectable": detectable}
 
-    return [entry for metric in COMPARED for entry in _compare_pairs(experiments, "metric", metric, compare)]
+    return _compare_pairs(experiments, "metric", COMPARED, compare)
 
 
 def compare_votes(experiments: list[Experiment], tables: list[pd.DataFrame]) -> list[dict[str, Any]]:
     """McNemar's exact test of each pair's slide votes and, of the binary task, case votes; Holm over the pairs."""
     groups = ("slide", "case") if predictions.is_binary(tables[0]) else ("slide",)
 
-    def compare(group: str, a: int, b: int) -> dict[str, Any]:
-        return mcnemar(tables[a], tables[b], group)
-
-    return [entry for group in groups for entry in _compare_pairs(experiments, "votes", group, compare)]
+    return _compare_pairs(experiments, "votes", groups, lambda group, a, b: mcnemar(tables[a], tables[b], group))
 
 
-def _compare_pairs(experiments: list[Experiment], kind: str, name: str, compare) -> list[dict[str, Any]]:
-    pairs = list(combinations(range(len(experiments)), 2))
-    entries = [compare(name, a, b) for a, b in pairs]
-    adjusted = holm_adjust([entry["p"] for entry in entries])
-    return [
-        {"a": experiments[a].name, "b": experiments[b].name, kind: name, **entry, "p_holm": p}
-        for (a, b), entry, p in zip(pairs, entries, adjusted, strict=True)
-    ]
+def _compare_pairs(experiments: list[Experiment], kind: str, names: Sequence[str], compare) -> list[dict[str, Any]]:
+    entries, pairs = [], list(combinations(range(len(experiments)), 2))
+    for name in names:
+        compared = [compare(name, a, b) for a, b in pairs]
+        for (a, b), one, p in zip(pairs, compared, holm_adjust([one["p"] for one in compared]), strict=True):
+            entries.append({"a": experiments[a].name, "b": experiments[b].name, kind: name, **one, "p_holm": p})
+    return entries
 
 
 def permutation_p_value(by_case: np.ndarray, seed: int) -> float:

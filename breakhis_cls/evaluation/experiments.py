@@ -69,12 +69,9 @@ def read_source(path: Path) -> Source:
     loaded = config.load_config(settings) if settings.is_file() else None
     try:
         described = json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {}
-    except ValueError as error:
-        raise DataError(f"{environment} is not JSON: {error}") from None
-    try:
         epochs = pd.read_csv(history) if history.is_file() else None
-    except ValueError as error:
-        raise DataError(f"{history} cannot be read as CSV: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # the base of JSON's and pandas' errors
+        raise DataError(f"{environment} or {history.name} cannot be read: {' '.join(str(error).split())}") from None
     return Source(path, table, loaded, described, epochs)
 
 
@@ -94,11 +91,10 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
 
     experiments = []
     for group in groups.values():
-        table = pd.concat([source.table for source in group], ignore_index=True)
-        first = group[0]
-        stem = first.settings.name if first.settings else first.name
         # The folder of one run says fold, seed and hash; of several runs only the config's name is common.
-        name = first.name if len(group) == 1 else f"{stem}-{len(group)}-runs"
+        first, n = group[0], len(group)
+        name = first.name if n == 1 else f"{first.settings.name if first.settings else first.name}-{n}-runs"
+        table = pd.concat([source.table for source in group], ignore_index=True)
         experiments.append(Experiment(name, tuple(group), table))
 
     # Names that differ: by the parent folder where all tables are called predictions.csv, else by number.

@@ -15,8 +15,6 @@ from . import bootstrap, predictions
 from . import case_statistics as cs
 from .bootstrap import Range
 
-Result = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -24,9 +22,9 @@ class Metric:
 
     statistic: Callable[[cs.ScoredImages], cs.Statistic]
     label: str
-    range: Range
     reading: str
     needs: tuple[str, ...] = ()  # classes without which it is undefined; their cases carry its interval
+    range: Range = (0, 1)  # lowest and highest possible value
     unit: str = "image"  # what it is a mean over: image, slide or case
     subtypes: dict[str, Any] = field(default_factory=dict)  # fields that differ for the subtype task
 
@@ -34,46 +32,46 @@ class Metric:
 BOTH, LOWER = names.LABELS, "lower is better"
 # In the order of metrics.json. A row here is a metric in metrics.json, every report and every table.
 METRICS = {
-    "image_accuracy": Metric(cs.image_accuracy, "Image accuracy", (0, 1), "share of images correctly classified"),
+    "image_accuracy": Metric(cs.image_accuracy, "Image accuracy", "share of images correctly classified"),
     "recognition_rate": Metric(
-        cs.recognition_rate, "Recognition rate", (0, 1),
+        cs.recognition_rate, "Recognition rate",
         "mean over slides of the share of a slide's images correctly classified", unit="slide"),
     "slide_vote_accuracy": Metric(
-        partial(cs.vote_accuracy, group="slide"), "Slide vote", (0, 1),
+        partial(cs.vote_accuracy, group="slide"), "Slide vote",
         "share of slides correctly classified by their mean probability", unit="slide"),
     "case_vote_accuracy": Metric(
-        partial(cs.vote_accuracy, group="case"), "Case vote", (0, 1),
+        partial(cs.vote_accuracy, group="case"), "Case vote",
         "share of cases correctly classified by their mean probability", unit="case"),
     "balanced_accuracy": Metric(
-        cs.class_metric(cs.recall, macro=True, several=True), "Balanced accuracy", (0, 1),
+        partial(cs.class_metric, cs.recall, macro=True, several=True), "Balanced accuracy",
         "mean of sensitivity and specificity", BOTH,
         subtypes={"reading": "mean over classes of the share of images correctly classified"}),
     "sensitivity": Metric(
-        cs.class_metric(cs.recall), "Sensitivity", (0, 1), "share of malignant images predicted malignant",
+        partial(cs.class_metric, cs.recall), "Sensitivity", "share of malignant images predicted malignant",
         ("malignant",), subtypes={"label": "Sensitivity, macro", "reading": "the same as balanced accuracy"}),
     "specificity": Metric(
-        cs.class_metric(cs.specificity), "Specificity", (0, 1), "share of benign images predicted benign", ("benign",),
+        partial(cs.class_metric, cs.specificity), "Specificity", "share of benign images predicted benign", ("benign",),
         subtypes={"label": "Specificity, macro",
                   "reading": "mean over classes of the share of other images not predicted as the class"}),
     "f1": Metric(
-        cs.class_metric(cs.f1, several=True), "F1", (0, 1), "harmonic mean of precision and sensitivity", BOTH,
+        partial(cs.class_metric, cs.f1, several=True), "F1", "harmonic mean of precision and sensitivity", BOTH,
         subtypes={"label": "F1, macro", "reading": "mean over classes of F1"}),
-    "mcc": Metric(
-        cs.matthews_correlation, "MCC", (-1, 1), "correlation of true and predicted labels, -1 to 1", BOTH),
+    "mcc": Metric(cs.matthews_correlation, "MCC", "correlation of true and predicted labels, -1 to 1", BOTH, (-1, 1)),
     "roc_auc": Metric(
-        cs.ranking_metric(cs.roc_auc), "ROC AUC", (0, 1),
+        partial(cs.ranking_metric, cs.roc_auc), "ROC AUC",
         "probability that a malignant image scores above a benign one", BOTH,
         subtypes={"label": "ROC AUC, macro", "reading": "mean over classes, each against the rest"}),
     "average_precision": Metric(
-        cs.ranking_metric(cs.average_precision), "Average precision", (0, 1), "area under the precision-recall curve",
+        partial(cs.ranking_metric, cs.average_precision), "Average precision", "area under the precision-recall curve",
         BOTH, subtypes={"label": "Average precision, macro", "reading": "mean over classes, each against the rest"}),
     "brier": Metric(
-        cs.brier_score, "Brier score", (0, 1), f"mean squared error of the predicted probability; {LOWER}",
+        cs.brier_score, "Brier score", f"mean squared error of the predicted probability; {LOWER}",
         subtypes={"reading": f"squared error summed over classes, 0 to 2; {LOWER}", "range": (0, 2)}),
     "log_loss": Metric(
-        cs.log_loss, "Log loss", (0, np.inf), f"mean negative log probability of the true class, in nats; {LOWER}"),
+        cs.log_loss, "Log loss", f"mean negative log probability of the true class, in nats; {LOWER}",
+        range=(0, np.inf)),
     "ece": Metric(
-        cs.expected_calibration_error, "ECE", (0, 1),
+        cs.expected_calibration_error, "ECE",
         f"gap between predicted probability and observed frequency, {cs.N_BINS} bins of equal mass; {LOWER}",
         subtypes={"reading": f"gap between the top probability and how often that class is correct; {LOWER}"}),
 }  # fmt: skip
@@ -93,24 +91,26 @@ def metric_words(binary: bool) -> dict[str, tuple[str, str]]:
     return {name: (metric.label, metric.reading) for name, metric in metrics_for(binary).items()}
 
 
-def compute_statistics(table: pd.DataFrame, only: Iterable[str] = METRICS) -> tuple[dict[str, cs.Statistic], pd.Index]:
-    """Metrics of a table by name, averaged over its replicates, and the cases that weights refer to."""
+def compute_statistics(
+    table: pd.DataFrame, only: Iterable[str] = METRICS, against: str = ""
+) -> tuple[dict[str, cs.Statistic], pd.Index]:
+    """Metrics of a table by name, averaged over its replicates, and the cases that weights refer to.
+
+    against: a class; the metrics are then those of this class against the rest.
+    """
     pieces, cases = cs.score_images(table)
-    return {name: _mean(METRICS[name], pieces) for name in only}, cases
-
-
-def _mean(metric: Metric, pieces: list[cs.ScoredImages]) -> cs.Statistic:
-    return cs.mean_statistic([metric.statistic(piece) for piece in pieces])
+    if against:
+        pieces = [piece.one_against_rest(predictions.class_names(table).index(against)) for piece in pieces]
+    return {name: cs.mean_statistic([METRICS[name].statistic(piece) for piece in pieces]) for name in only}, cases
 
 
 def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """metrics.json of a predictions table's test rows: raw probabilities, malignant from 0.5 on.
 
-    `{"pooled": {name: {"value", "low", "high", "n_images", "n_slides", "n_cases"}}, "by_magnification":
-    {"40": ...}, "by_subtype": ...}`; the subtype task adds `by_class`, each class against the rest. A metric
-    that is undefined has value None and says why under "undefined". Several seeds, or folds that test an
-    image twice, give the mean over them. `image_low` and `image_high` resample images as if they were
-    independent: too narrow, for comparison.
+    `{"pooled": {name: {"value", "low", "high", "n_images", "n_slides", "n_cases"}}, "by_magnification": {"40": ...},
+    "by_subtype": ...}`; the subtype task adds `by_class`, each class against the rest. An undefined metric has value
+    None and says why under "undefined". Several seeds, or folds that test an image twice, give the mean over them.
+    `image_low` and `image_high` resample images as if they were independent: too narrow, for comparison.
     """
     test = predictions.select_part(table, "test")
     content: dict[str, Any] = {"pooled": compute_stratum(test, "pooled", n_resamples, seed)}
@@ -136,53 +136,47 @@ def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLE
         }
 
     if not predictions.is_binary(test):
-        pieces, cases = cs.score_images(test)
-        weights = bootstrap.case_weights(len(cases), n_resamples, bootstrap.named_seed("class", seed))
-        groups = bootstrap.case_labels(test, cases)
-        content["by_class"] = {}
-        for at, against in enumerate(predictions.class_names(test)):
-            statistics = {name: _mean(METRICS[name], [one.one_against_rest(at) for one in pieces]) for name in BY_CLASS}
-            content["by_class"][against] = {
-                name: _result(name, statistic, weights, groups, test, against) for name, statistic in statistics.items()
-            }
-    content["intervals"] = {
-        "level": bootstrap.LEVEL, "method": bootstrap.METHOD, "resampled": "cases", "n_resamples": n_resamples,
-        "seed": seed,
-    }  # fmt: skip
+        content["by_class"] = {
+            name: compute_stratum(test, "class", n_resamples, seed, BY_CLASS, name)
+            for name in predictions.class_names(test)
+        }
+    about = {"level": bootstrap.LEVEL, "method": bootstrap.METHOD, "resampled": "cases"}
+    content["intervals"] = about | {"n_resamples": n_resamples, "seed": seed}
     return content
 
 
 def compute_stratum(
-    rows: pd.DataFrame, stratum: str, n_resamples: int, seed: int, only: Iterable[str] = METRICS
-) -> dict[str, Result]:
+    rows: pd.DataFrame, stratum: str, n_resamples: int, seed: int, only: Iterable[str] = METRICS, against: str = ""
+) -> dict[str, dict[str, Any]]:
     """Metrics of any rows, all or some, with case intervals; `stratum` seeds the resampling."""
-    statistics, cases = compute_statistics(rows, only)
+    statistics, cases = compute_statistics(rows, only, against)
     # Each stratum draws its own resamples: with one seed for all, the errors of equally many cases would be linked.
     weights = bootstrap.case_weights(len(cases), n_resamples, bootstrap.named_seed(stratum, seed))
-    groups = bootstrap.case_labels(rows, cases)
-    return {name: _result(name, statistic, weights, groups, rows) for name, statistic in statistics.items()}
+    groups, counts, binary = (
+        bootstrap.case_labels(rows, cases),
+        predictions.count_units(rows),
+        predictions.is_binary(rows),
+    )
+    limits, results = {name: metric.range for name, metric in metrics_for(binary).items()}, {}
+    for name, statistic in statistics.items():
+        value = bootstrap.statistic_value(statistic, len(cases))
+        if np.isfinite(value):
+            n_behind = count_cases_behind(name, rows, against)
+            interval = bootstrap.bootstrap_interval(statistic, weights, groups, n_behind, limits[name])
+            reason = {"no_interval": interval.reason} if interval.reason else {}
+            results[name] = {"value": value, "low": interval.low, "high": interval.high, **counts, **reason}
+            continue
 
-
-def _result(
-    name: str, statistic: cs.Statistic, weights: np.ndarray, groups: np.ndarray, rows: pd.DataFrame, against: str = ""
-) -> Result:
-    counts, binary = predictions.count_units(rows), predictions.is_binary(rows)
-    value = bootstrap.statistic_value(statistic, weights.shape[1])
-    if np.isfinite(value):
-        n_behind = count_cases_behind(name, rows, against)
-        interval = bootstrap.bootstrap_interval(statistic, weights, groups, n_behind, metrics_for(binary)[name].range)
-        reason = {"no_interval": interval.reason} if interval.reason else {}
-        return {"value": value, "low": interval.low, "high": interval.high, **counts, **reason}
-
-    # --- why it is undefined ---
-    present = [predictions.class_names(rows)[at] for at in np.unique(predictions.true_labels(rows))]
-    reason = f"only {' and '.join(present)} images here"
-    if name == "case_vote_accuracy":
-        two = "a case carries both labels" if binary else "a case may carry two subtypes"
-        reason = f"{two}: it has no single truth to vote on"
-    elif against:
-        reason = f"no test image of {against}" if against not in present else f"every test image is of {against}"
-    return {"value": None, "low": None, "high": None, **counts, "undefined": reason}
+        # --- why it is undefined ---
+        present = [predictions.class_names(rows)[at] for at in np.unique(predictions.true_labels(rows))]
+        reason = f"only {' and '.join(present)} images here"
+        if name == "case_vote_accuracy":
+            two = "a case carries both labels" if binary else "a case may carry two subtypes"
+            reason = f"{two}: it has no single truth to vote on"
+        elif against:
+            reason = f"no test image of {against}" if against not in present else f"every test image is of {against}"
+        results[name] = {"value": None, "low": None, "high": None, **counts, "undefined": reason}
+    return results
 
 
 def count_cases_behind(name: str, rows: pd.DataFrame, against: str = "") -> int:

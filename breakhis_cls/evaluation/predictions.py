@@ -22,8 +22,8 @@ TOLERANCE = 1e-3  # of a row's sum: eight classes rounded to four decimals are o
 def read_predictions(path: Path, only: str | None = None) -> pd.DataFrame:
     """A predictions.csv, checked; `case` is text, probabilities are float64.
 
-    `only` names a part: rows of others are dropped as text, before their content is looked at. Raises DataError with
-    one sentence for each kind of fault: the number of rows with it, the first ones shown.
+    `only` names a part: rows of others are dropped before their content is looked at. Raises DataError with one
+    sentence for each kind of fault.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -38,15 +38,14 @@ def read_predictions(path: Path, only: str | None = None) -> pd.DataFrame:
 
 
 def validate_predictions(table: pd.DataFrame, source: str = "the table", needed: str = "test") -> pd.DataFrame:
-    """The table with its columns in their types; rows of part `needed` must be there.
-
-    Raises DataError that names every kind of fault in it.
-    """
+    """The table with its columns in their types, or DataError; rows of part `needed` must be there."""
     scores = [column for column in table.columns if column.startswith("p_")]
     missing = [name for name in COLUMNS if name not in table] + ([] if scores else ["p_<class> for each class"])
     if missing:
-        expected = f"{', '.join(COLUMNS)} and p_<class> for each class"
-        raise DataError(f"{source} lacks columns: {', '.join(missing)}; it needs {expected}")
+        expected = ", ".join(COLUMNS)
+        raise DataError(
+            f"{source} lacks columns: {', '.join(missing)}; it needs {expected} and p_<class> for each class"
+        )
     if table.empty:
         raise DataError(f"{source} has no rows of part {needed}; expected one for each image of validation and test")
     classes = {column[2:] for column in scores}

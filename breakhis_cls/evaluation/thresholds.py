@@ -20,7 +20,7 @@ def threshold_for(scores: np.ndarray, sensitivity: float) -> float:
     return float(ordered[int(np.ceil(sensitivity * len(ordered) - 1e-9)) - 1])
 
 
-def choose_thresholds(table: pd.DataFrame, targets: tuple[float, ...] = TARGET_SENSITIVITIES) -> list[dict[str, Any]]:
+def choose_thresholds(table: pd.DataFrame) -> list[dict[str, Any]]:
     """thresholds.json: for each model (fold and seed) and target sensitivity, the threshold and what it was chosen on.
 
     Chosen on the model's validation rows; where those hold no malignant image, on the test rows of the other folds of
@@ -42,20 +42,10 @@ def choose_thresholds(table: pd.DataFrame, targets: tuple[float, ...] = TARGET_S
         about = {"fold": int(fold), "seed": int(seed), "chosen_on": chosen_on}
         about |= {"n_malignant_images": len(malignant), "n_malignant_cases": int(malignant["case"].nunique())}
         scores = malignant["p_malignant"].to_numpy()
-        entries += [about | {"sensitivity": goal, "threshold": threshold_for(scores, goal)} for goal in targets]
+        entries += [
+            about | {"sensitivity": goal, "threshold": threshold_for(scores, goal)} for goal in TARGET_SENSITIVITIES
+        ]
     return entries
-
-
-def apply_thresholds(table: pd.DataFrame, thresholds: list[dict[str, Any]], sensitivity: float) -> pd.DataFrame:
-    """Test rows whose p_malignant is 1 where the model's threshold is reached and else 0.
-
-    Rows of models that have no threshold are left out.
-    """
-    known = pd.DataFrame(thresholds)
-    known = known.loc[known["sensitivity"] == sensitivity, [*MODEL, "threshold"]]
-    test = predictions.select_part(table, "test").merge(known, on=MODEL)
-    malignant = (test["p_malignant"] >= test["threshold"]).astype(float)
-    return test.assign(p_malignant=malignant, p_benign=1 - malignant).drop(columns="threshold")
 
 
 def operating_points(
@@ -64,10 +54,14 @@ def operating_points(
     """For each target sensitivity: the sensitivity and specificity of the test rows, with intervals."""
     points = []
     for goal in sorted({entry["sensitivity"] for entry in thresholds}):
-        used = [entry["threshold"] for entry in thresholds if entry["sensitivity"] == goal]
-        test = apply_thresholds(table, thresholds, goal)
-        reached = metrics.compute_stratum(test, f"at-{goal}", n_resamples, seed, ("sensitivity", "specificity"))
-        points.append({"wanted": goal, "lowest_threshold": min(used), "highest_threshold": max(used), **reached})
+        chosen = pd.DataFrame([entry for entry in thresholds if entry["sensitivity"] == goal])
+        # The merge leaves rows of models without a threshold out; a probability of 0 or 1 stands for the decision.
+        test = predictions.select_part(table, "test").merge(chosen[[*MODEL, "threshold"]], on=MODEL)
+        malignant = (test["p_malignant"] >= test.pop("threshold")).astype(float)
+        decided = test.assign(p_malignant=malignant, p_benign=1 - malignant)
+        reached = metrics.compute_stratum(decided, f"at-{goal}", n_resamples, seed, ("sensitivity", "specificity"))
+        used = {"lowest_threshold": chosen["threshold"].min(), "highest_threshold": chosen["threshold"].max()}
+        points.append({"wanted": goal, **used, **reached})
     return points
 
 
