@@ -1,11 +1,10 @@
-"""The search: what a range may say, one study in several hands, a killed process, and the test part left alone."""
+"""The search: ranges, one study shared by several processes, a killed process, and test parts that are not read."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,12 @@ import pandas as pd
 import pytest
 import yaml
 from test_story import settings as story_settings
+from test_sweep import HANGS_S, wait_for
+from tiny_backbone import TINY
 
 from breakhis_cls import config, train
 from breakhis_cls.errors import ConfigError, DataError, ModelError
+from breakhis_cls.modeling import backbones
 from breakhis_cls.modeling.run_folder import RunFolder
 from breakhis_cls.sweeping import search
 from breakhis_cls.sweeping.search import Range, Search
@@ -47,7 +49,7 @@ def runs_of(values, folds=(0, 1, 2)):
 
 
 def table(right_by, p_of_test="0.5"):
-    """Twelve validation images of six cases, named right with probability `right_by`, and as many of test."""
+    """Twelve validation images of six cases, each predicted right with probability `right_by`, and as many of test."""
     rows = []
     for part in ("validation", "test"):
         for at in range(12):
@@ -64,7 +66,7 @@ def table(right_by, p_of_test="0.5"):
 
 
 class Fake:
-    """Makes a run in no time: the closer the rate is to 0.01, the better; counts what was asked of it."""
+    """Writes predictions without training: the closer the rate is to 0.01, the better. Keeps all settings."""
 
     def __init__(self, folder, p_of_test="0.5"):
         self.folder, self.p_of_test, self.asked = folder, p_of_test, []
@@ -123,7 +125,7 @@ def test_the_objective_is_the_mean_over_the_runs_of_validation_log_loss(tmp_path
     assert trials(tmp_path / "study")[0].value == pytest.approx(by_hand)
 
 
-def test_the_test_part_changes_nothing_whatever_it_says(tmp_path):
+def test_test_rows_change_nothing_whatever_they_hold(tmp_path):
     table(0.9).to_csv(tmp_path / "whole.csv", index=False)
     garbage = table(0.9, p_of_test="nonsense")
     garbage.loc[garbage["part"] == "test", ["label", "subtype", "case"]] = "?"
@@ -164,33 +166,33 @@ def test_another_metric_or_range_is_refused_to_a_study(tmp_path):
             search.search("tried", SPACE.model_copy(update=change), runs_of, tmp_path, Fake(tmp_path / "runs"))
 
 
-def test_a_bound_that_a_setting_refuses_is_told_before_the_first_run(tmp_path):
+def test_an_invalid_bound_is_reported_before_the_first_run(tmp_path):
     wrong = SPACE.model_copy(update={"ranges": {"model.dropout": Range(low=0.0, high=1.5)}})
     with pytest.raises(ValueError):
         search.search("tried", wrong, runs_of, tmp_path / "study", Fake(tmp_path / "runs"))
     assert not (tmp_path / "study").exists()
 
 
-def test_training_gone_astray_is_a_bad_trial_and_not_the_end(tmp_path):
+def test_training_that_diverges_is_a_bad_trial_and_not_the_end(tmp_path):
     fake = Fake(tmp_path / "runs")
 
-    def astray(settings):
+    def diverge(settings):
         if settings.head.peak_lr > 0.003:
             raise ModelError("the loss became nan")
         return fake(settings)
 
-    search.search("tried", SPACE, runs_of, tmp_path / "study", astray)
-    told = [one for one in trials(tmp_path / "study") if "nan" in one.user_attrs.get("error", "")]
-    assert told and all(one.params["head.peak_lr"] > 0.003 for one in told)
+    search.search("tried", SPACE, runs_of, tmp_path / "study", diverge)
+    failed = [one for one in trials(tmp_path / "study") if "nan" in one.user_attrs.get("error", "")]
+    assert failed and all(one.params["head.peak_lr"] > 0.003 for one in failed)
 
-    def always(settings):
+    def diverge_always(settings):
         raise ModelError("the loss became nan")
 
     with pytest.raises(ModelError, match=r"none of 8 trials.*nan"):
-        search.search("tried", SPACE, runs_of, tmp_path / "none", always)
+        search.search("tried", SPACE, runs_of, tmp_path / "none", diverge_always)
 
 
-def test_a_killed_process_is_survived_by_the_study(tmp_path):
+def test_the_study_survives_a_killed_process(tmp_path):
     """Two processes share a study; one is killed within a run; the other ends with the number asked."""
     script = (
         "import sys, time\n"
@@ -209,14 +211,11 @@ def test_a_killed_process_is_survived_by_the_study(tmp_path):
     begin = [sys.executable, "-c", script, str(tmp_path)]
     victim = subprocess.Popen([*begin, "4"])
     survivor = subprocess.Popen([*begin, "-1"], stdout=subprocess.PIPE, text=True)
-    until = time.monotonic() + 120
-    while not (tmp_path / "stuck").exists():
-        assert time.monotonic() < until and victim.poll() is None
-        time.sleep(0.05)
+    wait_for(lambda: (tmp_path / "stuck").exists() or victim.poll() is not None)
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
-    said, _ = survivor.communicate(timeout=120)
-    assert survivor.returncode == 0 and "8 of 8" in said
+    output, _ = survivor.communicate(timeout=HANGS_S)
+    assert survivor.returncode == 0 and "8 of 8" in output
     states = {name: [one for one in trials(tmp_path / "study") if one.state.name == name] for name in STATES}
     assert len(states["COMPLETE"]) + len(states["PRUNED"]) == 8 and not states["RUNNING"]
     (lost,) = states["FAIL"]
@@ -229,7 +228,7 @@ def test_a_killed_process_is_survived_by_the_study(tmp_path):
 STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
 
 
-def test_equal_settings_in_two_hands_wait_for_each_other(tmp_path):
+def test_of_two_processes_with_equal_settings_the_second_waits(tmp_path):
     """With two values there are twins at once; a run's folder has room for one process."""
     with (
         search.join_study(tmp_path, "same", "minimize", 0) as first,
@@ -238,14 +237,15 @@ def test_equal_settings_in_two_hands_wait_for_each_other(tmp_path):
         one = {"a": optuna.distributions.CategoricalDistribution([1])}
         earlier, later = first.next_trial(2, one), second.next_trial(2, one)
         assert earlier and later and first.worker != second.worker
-        first.wait_for_twin(earlier)  # who asked first waits for nobody
+        first.wait_for_twin(earlier)  # the first waits for nobody
         first.study.tell(earlier, 0.5)
         second.wait_for_twin(later)
         second.study.tell(later, 0.5)
         assert first.next_trial(2, one) is None
 
 
-def test_a_real_search_of_frozen_heads(tiny_tree, tmp_path):
+def test_a_real_search_of_frozen_heads(tiny_tree, tmp_path, monkeypatch):
+    monkeypatch.setitem(backbones.BACKBONES, "ResNet50", TINY)
     base = story_settings(tiny_tree, tmp_path, tune={"part": "none"}, head={"epochs": 2})
     space = Search.model_validate({"trials": 2, "ranges": {"head.peak_lr": {"low": 1e-4, "high": 1e-1, "log": True}}})
 

@@ -278,7 +278,9 @@ def test_the_same_command_trains_what_is_missing_and_then_nothing(swept, capfd, 
 def test_a_sweeps_run_is_the_one_that_train_makes(swept, tmp_path):
     """Same name, same bytes."""
     _, runs, _, _ = swept
+    assert not (runs[0].folder / "model.keras").exists()  # a frozen backbone is not saved again for each run
     lone = config.change_settings(runs[0].settings, {"run.dir": tmp_path, "run.save_model": True})
     run = train.train_run(lone, report=False)
+    assert (run.folder / "model.keras").is_file()
     assert run.folder.name == runs[0].folder.name
     assert (run.folder / "predictions.csv").read_bytes() == (runs[0].folder / "predictions.csv").read_bytes()
