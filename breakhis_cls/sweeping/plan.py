@@ -58,7 +58,7 @@ def expand_runs(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Config]:
     for values in itertools.product(*sweep.axes.values()):
         changes = {"name": sweep.name, **sweep.set, **dict(zip(sweep.axes, values, strict=True)), **overrides}
         found.append(config.change_settings(base, changes, f"sweep {sweep.name}"))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found))  # settings are frozen, so they can be keys
 
 
 def name_runs(settings: Sequence[Config]) -> list[RunFolder]:
@@ -103,8 +103,9 @@ def train_runs(
     for run in todo:
         one = run.settings
         parts = one.data, one.split.protocol, one.image, one.model.backbone, one.model.weights
-        views = one.head.views if one.head.epochs else 0
-        key = sha256_of_values(*map(str, parts), views, one.run.seed if one.model.weights == "random" else None)
+        views = one.head.views if one.head.epochs else 0  # without a head no features are read
+        seed = one.run.seed if one.model.weights == "random" else None  # which these weights are drawn from
+        key = sha256_of_values(*map(str, parts), views, seed)
         setup = one.run.deterministic, one.run.precision
         to_prepare.setdefault(setup, {}).setdefault(key, str(files[run.folder.name]))
     shared = [Task("shared work", (*WORKER, "prepare", *paths.values())) for paths in to_prepare.values()]
@@ -113,6 +114,7 @@ def train_runs(
         for run, path in zip(todo, files.values(), strict=True)
     ]
 
+    # --- first what they share, then the runs themselves ---
     fine_tuned = any(run.settings.tune.part != "none" and run.settings.tune.epochs for run in todo)
     needs = tasks.TUNE if fine_tuned else tasks.HEAD
     if kind == "ray":

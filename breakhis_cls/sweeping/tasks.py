@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .ray_cluster import RayCluster
 
 LAST_LINES = 8  # of a failed run's log that are shown
-POLL_S = 0.5
+POLL_S = 0.5  # between two looks at the processes: runs take seconds to hours
 
 
 class Resources(NamedTuple):
@@ -106,7 +106,7 @@ def fan_out(
                 progress.n_finished += 1
                 progress.show_counts(executor.n_running, f"{task.name} is finished")
             elif code != BAD_INPUT and n_tries[task.name] <= retries:
-                waiting.append(task)
+                waiting.append(task)  # at the end, so that the others are not held up
             else:
                 progress.n_failed += 1
                 progress.show_counts(executor.n_running, f"{task.name} failed")
@@ -122,13 +122,13 @@ def fan_out(
 def start_process(
     task: Task, environment: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.Popen:
-    """Start a task. We hold its stdin and never write; the pipe closes when we die, and the worker then ends itself."""
+    """Start a task as a process of this Python; a worker ends itself when we end, however that happens."""
     if task.log is not None:
         task.log.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext() if task.log is None else task.log.open("ab") as log:
         return subprocess.Popen(
             [sys.executable, *task.arguments],
-            stdin=subprocess.PIPE,
+            stdin=subprocess.PIPE,  # stays open as long as we live, see worker.end_with_parent
             stdout=log,
             stderr=subprocess.STDOUT if task.log else None,
             env=environment,
@@ -170,6 +170,7 @@ class LocalExecutor:
     def start(self, task: Task) -> None:
         """Start a task in a free place."""
         place = self._free.popleft()
+        # TensorFlow occupies every GPU that it sees.
         gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[place % len(self._gpus)]} if self._gpus else {}
         self._running[place] = task, start_process(task, {**os.environ, **gpu})
 
@@ -182,7 +183,7 @@ class LocalExecutor:
             if ended or time.monotonic() >= until:
                 self._free.extend(place for place, _ in ended)
                 return [(self._running.pop(place)[0], code) for place, code in ended]
-            time.sleep(0.02)
+            time.sleep(0.02)  # there is no way to wait for the first of several processes that works everywhere
 
 
 def default_workers(needs: Resources, cores: int, gib: float, n_gpus: int) -> int:
