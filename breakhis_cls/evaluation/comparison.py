@@ -21,10 +21,8 @@ POWER = 0.8  # of the smallest detectable difference: the usual choice in planni
 
 
 def align_experiments(experiments: list[Experiment], common: bool = False) -> list[pd.DataFrame]:
-    """Test rows of each experiment, of the same images; with `common` reduced to the images that all of them tested.
-
-    Raises DataError where the test sets differ and `common` is not set, or where they share nothing.
-    """
+    """Test rows of each experiment, of the same images; where test sets differ, DataError, or with `common` those of
+    the images that all of them tested."""
     tables = [experiment.test for experiment in experiments]
     files = [set(table["file"]) for table in tables]
     shared = set.intersection(*files)
@@ -40,9 +38,7 @@ def align_experiments(experiments: list[Experiment], common: bool = False) -> li
     return [table[table["file"].isin(shared)].reset_index(drop=True) for table in tables]
 
 
-def compare_experiments(
-    experiments: list[Experiment], tables: list[pd.DataFrame], seed: int = 0
-) -> list[dict[str, Any]]:
+def compare_experiments(experiments: list[Experiment], tables: list[pd.DataFrame]) -> list[dict[str, Any]]:
     """An entry for each metric and pair of `tables`, as align_experiments returns them: a, b, metric, difference (b
     minus a), low, high, p, detectable, p_holm.
 
@@ -70,11 +66,11 @@ def compare_experiments(
         quantile = stats.t.ppf(1 - bootstrap.TAIL, freedom)
         # A ranking is no sum over cases, so exchanging cases does not test it exactly: Student's t instead.
         if metric in SUMS_OVER_IMAGES:
-            p = permutation_p_value(difference(np.eye(len(cases))) * case_shares, seed)
+            p = permutation_p_value(difference(np.eye(len(cases))) * case_shares)
         else:
             p = float(2 * stats.t.sf(abs(value) / error, freedom)) if error > 0 else 1.0
-        detectable = float((quantile + stats.t.ppf(POWER, freedom)) * error)
         bounds = {"low": value - quantile * error, "high": value + quantile * error}
+        detectable = float((quantile + stats.t.ppf(POWER, freedom)) * error)
         return {"difference": value, **bounds, "p": p, "detectable": detectable}
 
     return _compare_pairs(experiments, "metric", COMPARED, compare)
@@ -96,7 +92,7 @@ def _compare_pairs(experiments: list[Experiment], kind: str, names: Sequence[str
     return entries
 
 
-def permutation_p_value(by_case: np.ndarray, seed: int) -> float:
+def permutation_p_value(by_case: np.ndarray) -> float:
     """Two-sided p of a difference that is a sum over cases (n_cases,), under exchanging each case between the models.
 
     Exact up to 14 cases; beyond, of 19,999 random exchanges and the sample itself.
@@ -104,7 +100,7 @@ def permutation_p_value(by_case: np.ndarray, seed: int) -> float:
     # Of one sample, SciPy's paired permutation changes signs. The absolute sum makes the test two-sided.
     test = stats.permutation_test(
         (by_case,), lambda signed, axis: np.abs(signed.sum(axis=axis)), permutation_type="samples", vectorized=True,
-        n_resamples=N_PERMUTATIONS, alternative="greater", rng=np.random.default_rng((seed, len(by_case))),
+        n_resamples=N_PERMUTATIONS, alternative="greater", rng=np.random.default_rng((0, len(by_case))),
     )  # fmt: skip
     return float(test.pvalue)
 

@@ -14,8 +14,8 @@ def errors_by_stratum(table: pd.DataFrame) -> pd.DataFrame:
     wrong = predictions.predicted_labels(table) != predictions.true_labels(table)
     grouped = table.assign(wrong=wrong).groupby(["subtype", "magnification"])
     rows = grouped.agg(n_images=("file", "nunique"), n_cases=("case", "nunique"), error=("wrong", "mean"))
-    order = list(names.SUBTYPES)
-    return rows.sort_index(key=lambda level: level.map(order.index) if level.name == "subtype" else level).reset_index()
+    order = {name: at for at, name in enumerate(names.SUBTYPES)}  # other names come last
+    return rows.sort_index(key=lambda level: level.map(order) if level.name == "subtype" else level).reset_index()
 
 
 def add_predictions(test: pd.DataFrame) -> pd.DataFrame:

@@ -154,10 +154,9 @@ def count_units(table: pd.DataFrame) -> dict[str, int]:
 
 
 def replicates(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The table in pieces in which each image occurs once.
+    """The table in pieces in which each image occurs once: one for each seed, and for each fold where folds overlap.
 
-    Disjoint folds of one seed make one piece (pooled, out of fold); another seed, or a fold that tests the same images
-    again, makes another. Metrics are averaged over pieces, never pooled over them as if independent.
+    Metrics are averaged over pieces, never pooled over them as if they were independent.
     """
     # The published folds test an image up to five times; of a cross-validation each image is tested once.
     again = table.duplicated(["file", "seed"]).any()

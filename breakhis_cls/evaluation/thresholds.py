@@ -42,9 +42,8 @@ def choose_thresholds(table: pd.DataFrame) -> list[dict[str, Any]]:
         about = {"fold": int(fold), "seed": int(seed), "chosen_on": chosen_on}
         about |= {"n_malignant_images": len(malignant), "n_malignant_cases": int(malignant["case"].nunique())}
         scores = malignant["p_malignant"].to_numpy()
-        entries += [
-            about | {"sensitivity": goal, "threshold": threshold_for(scores, goal)} for goal in TARGET_SENSITIVITIES
-        ]
+        for goal in TARGET_SENSITIVITIES:
+            entries.append(about | {"sensitivity": goal, "threshold": threshold_for(scores, goal)})
     return entries
 
 
@@ -66,10 +65,10 @@ def operating_points(
 
 
 def risk_coverage_curve(table: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy where the least certain cases are referred to a human: referred (share), n_kept, accuracy.
+    """Accuracy where the least certain cases are referred to a human, from none to all but one: referred (share),
+    n_kept, accuracy.
 
     A case's certainty is the top of its mean probabilities (El-Yaniv and Wiener 2010); slides, for the subtype task.
-    Rows run from none referred to all but one. Several seeds or repeated folds are averaged before.
     """
     # Repetitions are not more cases: each image counts once, with its mean probability.
     columns = [f"p_{name}" for name in predictions.class_names(table)]
@@ -80,4 +79,4 @@ def risk_coverage_curve(table: pd.DataFrame) -> pd.DataFrame:
     correct = voted["correct"].to_numpy(float)[np.argsort(-certainty, kind="stable")]
     kept = np.arange(1, len(correct) + 1)
     curve = {"referred": 1 - kept / len(correct), "n_kept": kept, "accuracy": np.cumsum(correct) / kept}
-    return pd.DataFrame(curve).iloc[::-1].reset_index(drop=True)
+    return pd.DataFrame(curve)[::-1].reset_index(drop=True)
