@@ -15,33 +15,35 @@ from typing import Any, Literal
 import pandas as pd
 
 from breakhis_cls import config
+from breakhis_cls.data.dataset import load_dataset
 from breakhis_cls.errors import DONE, exits_cleanly
 from breakhis_cls.evaluation import bootstrap, comparison, metrics, predictions
 from breakhis_cls.evaluation.experiments import Experiment
 from breakhis_cls.files import write_csv, write_text
 from breakhis_cls.modeling import run_folder
+from breakhis_cls.pipeline.pixel_store import PixelStore
 from breakhis_cls.reports import plots, plots_calibration
 from breakhis_cls.train import train_run
 
 SEEDS = range(3)
 SHOWN = ("roc_auc", "log_loss", "balanced_accuracy", "image_accuracy")
+BASELINE = "conv5"
 PLAIN = {
     "model": {"features": ("conv5",)}, "head": {"views": 1}, "tune": {"part": "none"},
     "augment": {"stain": 0.0, "test_views": 1},
 }  # fmt: skip
-BASELINE = "conv5"
+CONV4, BOTH = {"model": {"features": ("conv4",)}}, {"model": {"features": ("conv4", "conv5")}}
+VIEWS, TEST_VIEWS = {"head": {"views": 8}}, {"augment": {"test_views": 8}}
 FROZEN = {
     BASELINE: {},
-    "conv4": {"model": {"features": ("conv4",)}},
-    "conv4 and conv5": {"model": {"features": ("conv4", "conv5")}},
-    "conv5, 8 views": {"head": {"views": 8}},
-    "conv4, 8 views": {"model": {"features": ("conv4",)}, "head": {"views": 8}},
-    "conv4 and conv5, 8 views": {"model": {"features": ("conv4", "conv5")}, "head": {"views": 8}},
-    "conv5, 8 views, 8 at test": {"head": {"views": 8}, "augment": {"test_views": 8}},
-    "conv4, 8 views, 8 at test": {
-        "model": {"features": ("conv4",)}, "head": {"views": 8}, "augment": {"test_views": 8},
-    },
-}  # fmt: skip
+    "conv4": CONV4,
+    "conv4 and conv5": BOTH,
+    "conv5, 8 views": VIEWS,
+    "conv4, 8 views": CONV4 | VIEWS,
+    "conv4 and conv5, 8 views": BOTH | VIEWS,
+    "conv5, 8 views, 8 at test": VIEWS | TEST_VIEWS,
+    "conv4, 8 views, 8 at test": CONV4 | VIEWS | TEST_VIEWS,
+}
 TUNED = {
     "conv5 tuned": {"tune": {"part": "conv5"}},
     "conv5 tuned, stain 0.2": {"tune": {"part": "conv5"}, "augment": {"stain": 0.2}},
@@ -85,9 +87,7 @@ def predict_in_eight_views(run: run_folder.RunFolder) -> Path:
     """The run's predictions made once more, as the mean over eight views; kept beside the run's own."""
     path = run.folder / "in_eight_views" / "predictions.csv"
     if not path.is_file():
-        from breakhis_cls.data.dataset import load_dataset
-        from breakhis_cls.modeling import network, training
-        from breakhis_cls.pipeline.pixel_store import PixelStore
+        from breakhis_cls.modeling import network, training  # TensorFlow, which train_run has set up
 
         augment = run.settings.augment.model_copy(update={"test_views": 8})
         settings = run.settings.model_copy(update={"augment": augment})
@@ -102,37 +102,38 @@ def predict_in_eight_views(run: run_folder.RunFolder) -> Path:
 
 def write_results(experiments: list[Experiment], out: Path) -> None:
     """arms.csv, differences.csv, ablation.md and a figure for each metric; every arm is compared with the first."""
+    # --- differences, corrected over all arms and not over the one pair ---
     first, *others = experiments
-    entries, rows = [], []
-    for other in others:
-        compared = comparison.compare_experiments([first, other], [first.test, other.test])
-        entries += [{"arm": other.name} | entry for entry in compared if entry["metric"] in SHOWN]
+    entries: list[dict[str, Any]] = [
+        {"arm": other.name} | entry
+        for other in others
+        for entry in comparison.compare_experiments([first, other], [first.test, other.test])
+        if entry["metric"] in SHOWN
+    ]
+    words = metrics.metric_words(predictions.is_binary(first.table))
+    for metric in SHOWN:
+        of_metric = [entry for entry in entries if entry["metric"] == metric]
+        for entry, p in zip(of_metric, comparison.holm_adjust([entry["p"] for entry in of_metric]), strict=True):
+            entry["p_holm"] = p
+        figure = plots_calibration.differences(of_metric, [entry["arm"] for entry in of_metric], words[metric][0])
+        plots.save(figure, out, f"ablation_{metric}")
+
+    # --- each arm alone, and the page's table ---
+    lines = ["| arm | seeds | ROC AUC | log loss | minus the first: ROC AUC | log loss |", "|---|---|---|---|---|---|"]
+    rows = []
     for experiment in experiments:
         row: dict[str, Any] = {"arm": experiment.name, "seeds": experiment.test["seed"].nunique()}
         stratum = metrics.compute_stratum(experiment.test, "pooled", bootstrap.N_RESAMPLES, 0, SHOWN)
         for metric, result in stratum.items():
             row |= {metric: result["value"], f"{metric}_low": result["low"], f"{metric}_high": result["high"]}
         rows.append(row)
-
-    words = metrics.metric_words(predictions.is_binary(first.table))
-    for metric in SHOWN:
-        of_metric = [entry for entry in entries if entry["metric"] == metric]
-        for entry, p in zip(of_metric, comparison.holm_adjust([entry["p"] for entry in of_metric]), strict=True):
-            entry["p_holm"] = p  # over all arms, not over the one pair
-        figure = plots_calibration.differences(of_metric, [entry["arm"] for entry in of_metric], words[metric][0])
-        plots.save(figure, out, f"ablation_{metric}")
+        of_arm = {entry["metric"]: entry for entry in entries if entry["arm"] == experiment.name}
+        cells = [f"{row[m]:.3f} ({row[m + '_low']:.3f} to {row[m + '_high']:.3f})" for m in SHOWN[:2]]
+        for e in (of_arm.get(metric) for metric in SHOWN[:2]):
+            cells.append(f"{e['difference']:+.3f} ({e['low']:+.3f} to {e['high']:+.3f})" if e else "")
+        lines.append(f"| {row['arm']} | {row['seeds']} | {' | '.join(cells)} |")
     write_csv(out / "arms.csv", pd.DataFrame(rows))
     write_csv(out / "differences.csv", pd.DataFrame(entries).drop(columns=["a", "b"]))
-
-    lines = ["| arm | seeds | ROC AUC | log loss | minus the first: ROC AUC | log loss |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        cells = [f"{row[m]:.3f} ({row[m + '_low']:.3f} to {row[m + '_high']:.3f})" for m in SHOWN[:2]]
-        of_arm = {entry["metric"]: entry for entry in entries if entry["arm"] == row["arm"]}
-        cells += [
-            f"{e['difference']:+.3f} ({e['low']:+.3f} to {e['high']:+.3f})" if (e := of_arm.get(metric)) else ""
-            for metric in SHOWN[:2]
-        ]
-        lines.append(f"| {row['arm']} | {row['seeds']} | " + " | ".join(cells) + " |")
     write_text(out / "ablation.md", "\n".join(lines) + "\n")
     print("\n".join(lines), out, sep="\n")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
+from itertools import product, repeat
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,6 +19,7 @@ from scipy import stats
 
 from breakhis_cls.evaluation import bootstrap, metrics
 from breakhis_cls.evaluation.case_statistics import Statistic
+from breakhis_cls.files import write_csv
 from breakhis_cls.reports import plots
 
 SIZES = {"all of BreakHis": (54, 16), "a third of it": (18, 5), "one fold of five": (11, 3)}  # cases: malignant, benign
@@ -38,8 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "docs")
     asked = parser.parse_args(argv)
     table = pd.concat([measure_coverage(size, model, asked.samples) for model in MODELS for size in SIZES])
-    asked.out.mkdir(parents=True, exist_ok=True)
-    table.round(4).to_csv(asked.out / "coverage.csv", index=False)
+    write_csv(asked.out / "coverage.csv", table.round(4))
     plots.save(plot_coverage(table), asked.out, "coverage")
     print(table.pivot_table(index=["model", "size", "metric"], columns="method", values="covered", sort=False).round(3))
     return 0
@@ -50,8 +50,8 @@ def measure_coverage(size: str, model: str, n_samples: int) -> pd.DataFrame:
     # The true value: the mean over twenty samples of ten times the size.
     values = []
     for seed in range(20):
-        n_malignant, n_benign = SIZES[size]
-        table = simulate(np.random.default_rng((seed, 2)), 10 * n_malignant, 10 * n_benign, MODELS[model])
+        n_malignant, n_benign = (10 * n for n in SIZES[size])
+        table = simulate(np.random.default_rng((seed, 2)), n_malignant, n_benign, MODELS[model])
         statistics, cases = metrics.compute_statistics(table, SHOWN)
         values.append([bootstrap.statistic_value(statistics[name], len(cases)) for name in SHOWN])
     truth = dict(zip(SHOWN, np.mean(values, axis=0), strict=True))
@@ -125,26 +125,25 @@ def simulate(rng: np.random.Generator, n_malignant: int, n_benign: int, distance
     })  # fmt: skip
 
 
+@mpl.rc_context(plots.STYLE)
 def plot_coverage(table: pd.DataFrame) -> Figure:
     """A panel for each model (row) and size (column): how often each method's interval covers each metric."""
     figure, axes = plots.new_figure(plots.PAGE_IN, 6.4, len(MODELS), len(SIZES))
     marks = {"logit_t": ("o", plots.BLACK), "bca": ("^", plots.BLUE), "percentile": ("s", plots.VERMILION),
              "images": ("x", plots.GREY)}  # fmt: skip
-    with mpl.rc_context(plots.STYLE):
-        for (row, column), ax in np.ndenumerate(axes):
-            model, size = list(MODELS)[row], list(SIZES)[column]
-            panel = table[(table["model"] == model) & (table["size"] == size)]
-            ax.axvspan(92, 97, color="#dddddd")
-            for method, (marker, colour) in marks.items():
-                rows = panel[panel["method"] == method]
-                places = [SHOWN.index(name) for name in rows["metric"]]
-                ax.plot(100 * rows["covered"], places, marker, color=colour, markersize=4, label=method)
-            ax.set_yticks(range(len(SHOWN)), SHOWN if column == 0 else [""] * len(SHOWN))
-            ax.set(xlim=(30, 101), ylim=(len(SHOWN) - 0.5, -0.5), title=f"{size}\n{model}")
-            ax.grid(axis="y", color="#eeeeee")
-        axes[-1, len(SIZES) // 2].set_xlabel("95 % intervals that hold the true value (%; grey: 92 to 97)")
-        handles, methods = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, methods, loc="outside lower center", ncols=len(methods))
+    for ax, (model, size) in zip(axes.flat, product(MODELS, SIZES), strict=True):
+        panel = table[(table["model"] == model) & (table["size"] == size)]
+        ax.axvspan(92, 97, color="#dddddd")
+        for method, (marker, colour) in marks.items():
+            rows = panel[panel["method"] == method]
+            places = [SHOWN.index(name) for name in rows["metric"]]
+            ax.plot(100 * rows["covered"], places, marker, color=colour, markersize=4, label=method)
+        ax.set_yticks(range(len(SHOWN)), SHOWN if ax in axes[:, 0] else [""] * len(SHOWN))
+        ax.set(xlim=(30, 101), ylim=(len(SHOWN) - 0.5, -0.5), title=f"{size}\n{model}")
+        ax.grid(axis="y", color="#eeeeee")
+    axes[-1, len(SIZES) // 2].set_xlabel("95 % intervals that hold the true value (%; grey: 92 to 97)")
+    handles, methods = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, methods, loc="outside lower center", ncols=len(methods))
     lows = table[table["size"] == "all of BreakHis"].groupby("method")["covered"].min()
     shares = {method: plots.percent(low) for method, low in lows.items()}
     plots.add_title(

@@ -12,8 +12,7 @@ from breakhis_cls.data import balanced_folds, protocols
 
 def main() -> int:
     """Print the table, folds in the order of their first case."""
-    n_folds = protocols.FROZEN_N_FOLDS
-    images = protocols.official_images()
+    images, n_folds = protocols.official_images(), protocols.FROZEN_N_FOLDS
     folds = balanced_folds.allocate_groups(images, "case", [1 / n_folds] * n_folds, seed=(0,), n_starts=1_000)
     order = {fold: rank for rank, fold in enumerate(folds.unique())}
     table = folds.map(order).rename("fold").rename_axis("case").reset_index()

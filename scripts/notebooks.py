@@ -21,13 +21,11 @@ from PIL import Image
 from breakhis_cls.files import write_text
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))  # in reading order
 TIMEOUT_S = 900  # of one cell, on a machine that does other things too
 PHOTOGRAPHS_BYTES = 150_000  # a figure of lines is smaller
-METADATA = {
-    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
-}
-WIDGET = "application/vnd.jupyter.widget-view+json"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+METADATA = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
 
 
 def main() -> int:
@@ -35,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
     given = parser.parse_args()
-    for script in [FOLDER / f"{name}.py" for name in given.names] or scripts():
+    for script in [FOLDER / f"{name}.py" for name in given.names] or SCRIPTS:
         started = time.monotonic()
         content = nbformat.writes(executed(script, FOLDER))
         write_text(script.with_suffix(".ipynb"), content + "\n")
@@ -43,23 +41,17 @@ def main() -> int:
     return 0
 
 
-def scripts() -> list[Path]:
-    """The percent scripts, in reading order."""
-    return sorted(FOLDER.glob("[0-9]*.py"))
-
-
 def executed(script: Path, folder: Path) -> Any:
-    """The notebook of a percent script, run in `folder`, with the outputs that a reader should see.
-
-    CellExecutionError where a cell fails.
-    """
+    """The notebook of a percent script, run in `folder`, with outputs for readers. CellExecutionError if one fails."""
     notebook = unrun(script)
     place = {"metadata": {"path": str(folder)}}
     nbclient.NotebookClient(notebook, timeout=TIMEOUT_S, record_timing=False, resources=place).execute()
     notebook.metadata = nbformat.from_dict(METADATA)  # without the state of progress bars and the kernel's version
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [compress_photographs(output) for output in cell.outputs if is_for_readers(output)]
+            cell.outputs = [output for output in cell.outputs if is_for_readers(output)]
+            for output in cell.outputs:
+                compress_photograph(output.get("data", {}))
     return notebook
 
 
@@ -73,34 +65,21 @@ def unrun(script: Path) -> Any:
     return notebook
 
 
-def is_stale(script: Path) -> bool:
-    """Whether the .ipynb is missing, or has other cells than its script."""
-    path = script.with_suffix(".ipynb")
-    if not path.is_file():
-        return True
-    written, expected = nbformat.read(path, as_version=4), unrun(script)
-    return [(c.cell_type, c.source) for c in written.cells] != [(c.cell_type, c.source) for c in expected.cells]
-
-
 def is_for_readers(output: Any) -> bool:
-    """False for progress bars and TensorFlow's start-up messages."""
+    """False for progress bars (a widget, and an empty text after it) and TensorFlow's start-up messages."""
     if output.output_type == "stream":
         return output.name != "stderr"
     data = output.get("data", {})
-    # A bar is a widget, and an empty text after it.
-    return WIDGET not in data and bool("".join(data.get("text/plain", "")).strip())
+    return "application/vnd.jupyter.widget-view+json" not in data and bool(data.get("text/plain", "").strip())
 
 
-def compress_photographs(output: Any) -> Any:
-    """The output with photographs as JPEG, which is a fifth of the size."""
-    png = output.get("data", {}).get("image/png", "")
-    if len(png) > PHOTOGRAPHS_BYTES:
+def compress_photograph(data: dict[str, str]) -> None:
+    """Replace a large PNG by a JPEG, which is a fifth of the size."""
+    if len(data.get("image/png", "")) > PHOTOGRAPHS_BYTES:
         written = io.BytesIO()
-        with Image.open(io.BytesIO(base64.b64decode(png))) as opened:
+        with Image.open(io.BytesIO(base64.b64decode(data.pop("image/png")))) as opened:
             opened.convert("RGB").save(written, "JPEG", quality=85, optimize=True)
-        del output["data"]["image/png"]
-        output["data"]["image/jpeg"] = base64.b64encode(written.getvalue()).decode()
-    return output
+        data["image/jpeg"] = base64.b64encode(written.getvalue()).decode()
 
 
 if __name__ == "__main__":

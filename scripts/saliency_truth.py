@@ -19,6 +19,8 @@ import tyro
 from breakhis_cls import config, names, parallel
 from breakhis_cls.errors import DONE, exits_cleanly
 from breakhis_cls.evaluation import bootstrap
+from breakhis_cls.modeling import devices
+from breakhis_cls.pipeline import pixel_store
 from breakhis_cls.reports import plots
 from breakhis_cls.synthetic import tree
 
@@ -27,8 +29,6 @@ N_DRAWS = 5  # of random heads
 
 
 class Arguments(config.Section):
-    """What the script takes."""
-
     run: Annotated[Path, tyro.conf.Positional]
     """A finished run on synthetic tissue."""
     out: Path = Path("docs")
@@ -42,11 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     """Draw, measure, print, and save the figure."""
     asked = config.parse_arguments(Arguments, argv, "saliency_truth", "Compare heat with drawn nuclei.")
     settings = config.load_config(asked.run / "config.yaml")
-    from breakhis_cls.modeling import devices
-
     devices.prepare(settings.run.deterministic)
-    from breakhis_cls.modeling import gradcam, network
-    from breakhis_cls.pipeline import pixel_store
+    from breakhis_cls.modeling import gradcam, network  # imports TensorFlow
 
     model = network.load_run_model(asked.run)
 
@@ -69,21 +66,30 @@ def main(argv: list[str] | None = None) -> int:
         for at, other in zip(rows.index, np.roll(rows.index, -1), strict=True):
             other_masks[at] = masks[other]
 
-    # --- how well heat for malignant ranks the mask's pixels, mean over models ---
+    # --- how well heat for malignant ranks the mask's pixels: mean over models and images, 95 % interval over cases ---
     def localize(models: list[Any], masks: list[np.ndarray]) -> dict[str, Any]:
         scores = []
         for one in models:
             evidence = gradcam.class_evidence(one, pixels, np.ones(len(pixels), int))
             heats = [gradcam.upsample_heat(image, masks[0].shape) for image in evidence]
             scores.append([gradcam.localization_auc(heat, mask) for heat, mask in zip(heats, masks, strict=True)])
-        return mean_over_cases(np.mean(scores, axis=0), table["case"])
+        auc = np.mean(scores, axis=0)
+        known = np.isfinite(auc)  # the image has epithelial nuclei
+        codes, cases = pd.factorize(table["case"][known])
+        sums, counts = np.bincount(codes, auc[known]), np.bincount(codes)
+        weights = bootstrap.case_weights(len(cases), bootstrap.N_RESAMPLES, 0)
+        one_group = np.zeros(len(cases), int)  # all are malignant
+        interval = bootstrap.bootstrap_interval(lambda w: (w @ sums) / (w @ counts), weights, one_group, len(cases))
+        bounds = {"low": interval.low, "high": interval.high}
+        return {"value": float(auc[known].mean()), **bounds, "n": int(known.sum()), "cases": len(cases)}
+
+    def draw_models(share: float) -> list[Any]:
+        return [gradcam.randomize_weights(model, share, seed) for seed in range(N_DRAWS)]
 
     result = {
         "trained": localize([model], masks),
-        "head randomised": localize([gradcam.randomize_weights(model, 0.0, seed) for seed in range(N_DRAWS)], masks),
-        "everything randomised": localize(
-            [gradcam.randomize_weights(model, 1.0, seed) for seed in range(N_DRAWS)], masks
-        ),
+        "head randomised": localize(draw_models(0.0), masks),
+        "everything randomised": localize(draw_models(1.0), masks),
         "trained, nuclei of another image": localize([model], other_masks),
     }
     is_malignant = model.predict(pixels, verbose=0)[:, 1] >= 0.5
@@ -91,20 +97,6 @@ def main(argv: list[str] | None = None) -> int:
     print(json.dumps(summary, indent=2))
     plots.save(plot_localization(result), asked.out, "saliency")
     return DONE
-
-
-def mean_over_cases(values: np.ndarray, case: pd.Series) -> dict[str, Any]:
-    """Mean over images with its 95 % interval over cases."""
-    known = np.isfinite(values)
-    codes, cases = pd.factorize(case[known])
-    sums, counts = np.bincount(codes, values[known]), np.bincount(codes)
-    weights = bootstrap.case_weights(len(cases), bootstrap.N_RESAMPLES, 0)
-    groups = np.zeros(len(cases), int)  # all are malignant
-    interval = bootstrap.bootstrap_interval(
-        lambda drawn: (drawn @ sums) / (drawn @ counts), weights, groups, len(cases)
-    )
-    mean = float(values[known].mean())
-    return {"value": mean, "low": interval.low, "high": interval.high, "n": int(known.sum()), "cases": len(cases)}
 
 
 def plot_localization(result: dict[str, dict[str, Any]]) -> Any:
@@ -115,8 +107,7 @@ def plot_localization(result: dict[str, dict[str, Any]]) -> Any:
         ax.plot([one["low"], one["high"]], [at, at], color=plots.BLUE, linewidth=2)
         ax.plot(one["value"], at, "o", color=plots.BLACK, markersize=5)
         numbers = f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
-        place: Any = ("axes fraction", "data")
-        ax.annotate(numbers, (1.02, at), xycoords=place, va="center", fontsize=8, annotation_clip=False)
+        ax.text(1.02, at, numbers, transform=ax.get_yaxis_transform(), va="center", fontsize=8)
     ax.axvline(0.5, color=plots.GREY, linewidth=0.8, linestyle="--")
     ax.set(yticks=range(len(result)), yticklabels=list(result), ylim=(len(result) - 0.5, -0.5))
     ax.set_xlabel("AUC: probability that a pixel of an epithelial nucleus is hotter than another (dashed: chance)")

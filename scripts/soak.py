@@ -46,41 +46,37 @@ class Soak(config.Section):
 def main(argv: list[str] | None = None) -> int:
     """Soak, print the count of kills, and say whether every round ended in the same bytes."""
     asked = config.parse_arguments(Soak, argv, "soak", "Kill a small run at random moments and compare what it leaves.")
-    with tempfile.TemporaryDirectory() as scratch:
-        result = soak(asked, Path(scratch))
-    write_json(asked.out / "soak.json", result)
-    print(json.dumps(result, indent=2))
-    return DONE if result["different"] == 0 else ANSWER_IS_NO
-
-
-def soak(asked: Soak, scratch: Path) -> dict:
-    """Rounds, kills by stage, and how many rounds ended differently."""
-    root = tree.write_tree(scratch / "tree", images_per_cell=1)
-    started = time.monotonic()
-    undisturbed = write_config(root, scratch / "undisturbed")
-    _, span_s = run_until_done(undisturbed, None, random.Random())
     moments, kills = random.Random(asked.seed), collections.Counter()
     rounds = different = 0
-    while kills.total() < MIN_KILLS or time.monotonic() - started < 60 * asked.minutes:
-        experiment = write_config(root, scratch / f"round-{rounds}")
-        killed, last_s = run_until_done(experiment, 1.2 * span_s, moments)
-        kills += killed
-        if not killed:
-            span_s = last_s  # a try that follows kills is no whole run
-        equal = leave_equal_results(find_run(undisturbed), find_run(experiment))
-        rounds, different = rounds + 1, different + (not equal)
-        if not equal:
-            shutil.copytree(experiment.parent, asked.out / experiment.parent.name, dirs_exist_ok=True)
-        shutil.rmtree(experiment.parent)
-        verdict = "equal" if equal else "DIFFERENT"
-        print(f"round {rounds}: {verdict}, {kills.total()} kills so far {dict(kills)}", file=sys.stderr, flush=True)
-    minutes = round((time.monotonic() - started) / 60, 1)
-    counts = {"rounds": rounds, "different": different, "kills": kills.total(), "kills_by_stage": dict(kills)}
-    return counts | {"undisturbed_s": round(span_s, 1), "minutes": minutes}
+    with tempfile.TemporaryDirectory() as scratch:
+        root = tree.write_tree(Path(scratch, "tree"), images_per_cell=1)
+        started = time.monotonic()
+        undisturbed = write_config(root, Path(scratch, "undisturbed"))
+        _, span_s = run_until_done(undisturbed, None, moments)
+        while kills.total() < MIN_KILLS or time.monotonic() - started < 60 * asked.minutes:
+            folder = write_config(root, Path(scratch, f"round-{rounds}"))
+            stages, last_s = run_until_done(folder, 1.2 * span_s, moments)
+            kills.update(stages)
+            if not stages:
+                span_s = last_s  # a try that follows kills is no whole run
+            equal = leave_equal_results(find_run(undisturbed), find_run(folder))
+            rounds, different = rounds + 1, different + (not equal)
+            if not equal:
+                shutil.copytree(folder, asked.out / folder.name, dirs_exist_ok=True)
+            shutil.rmtree(folder)
+            verdict = "equal" if equal else "DIFFERENT"
+            print(f"round {rounds}: {verdict}, {kills.total()} kills so far {dict(kills)}", file=sys.stderr, flush=True)
+    result = {
+        "rounds": rounds, "different": different, "kills": kills.total(), "kills_by_stage": dict(kills),
+        "undisturbed_s": round(span_s, 1), "minutes": round((time.monotonic() - started) / 60, 1),
+    }  # fmt: skip
+    write_json(asked.out / "soak.json", result)
+    print(json.dumps(result, indent=2))
+    return ANSWER_IS_NO if different else DONE
 
 
 def write_config(root: Path, folder: Path) -> Path:
-    """A config that passes every stage in seconds."""
+    """Write into `folder`, which is returned, a config that passes every stage in seconds."""
     settings = {
         "data": {"root": str(root), "cache": str(folder / "cache"), "magnifications": [40, 200]},
         "image": {"height_px": 32, "width_px": 48},
@@ -91,62 +87,51 @@ def write_config(root: Path, folder: Path) -> Path:
         "run": {"dir": str(folder / "runs"), "reports": str(folder / "reports")},
     }
     write_text(folder / "soak.yaml", json.dumps(settings))  # JSON is YAML
-    return folder / "soak.yaml"
+    return folder
 
 
-def run_until_done(
-    experiment: Path, within_s: float | None, moments: random.Random
-) -> tuple[collections.Counter[str], float]:
-    """Start, kill at a random moment, start again ... until it ends by itself. Kills by stage; seconds of the last."""
-    kills: collections.Counter[str] = collections.Counter()
-    log = experiment.parent / "train.log"
+def run_until_done(folder: Path, within_s: float | None, moments: random.Random) -> tuple[list[str], float]:
+    """Start, kill at a random moment, start again until it ends by itself. Stage of each kill; last try's seconds."""
+    command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(folder / "soak.yaml")]
+    stages, log = [], folder / "train.log"
     while True:
         started = time.monotonic()
-        with log.open("w") as written:
-            command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(experiment)]
-            process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT)
         try:
-            code = process.wait(timeout=None if within_s is None else moments.uniform(0, within_s))
+            with log.open("w") as written:
+                # After a timeout `run` kills by SIGKILL.
+                timeout = None if within_s is None else moments.uniform(0, within_s)
+                code = subprocess.run(command, stdout=written, stderr=written, timeout=timeout, check=False).returncode
         except subprocess.TimeoutExpired:
-            kills[find_stage(experiment)] += 1
-            process.kill()
-            process.wait()
+            stages.append(find_stage(folder))
             continue
         if code != DONE:
             raise RunError(f"train ended with {code}, not {DONE}. The end of its log:\n{log.read_text()[-2000:]}")
-        return kills, time.monotonic() - started
+        return stages, time.monotonic() - started
 
 
-def find_run(experiment: Path) -> Path:
-    """The run's folder, or the experiment's where it has none yet."""
-    return next((experiment.parent / "runs").glob("soak-*"), experiment.parent)
+def find_run(folder: Path) -> Path:
+    """The run's folder, or `folder` where it has none yet."""
+    return next((folder / "runs").glob("soak-*"), folder)
 
 
-def find_stage(experiment: Path) -> str:
+def find_stage(folder: Path) -> str:
     """The last stage that has left something."""
-    run = find_run(experiment)
+    run = find_run(folder)
     signs = {
-        "report": run / "metrics.json",
-        "scoring": run / "predictions.csv",
-        "predicting": run / "outputs",
-        "after fine-tuning": run / "model.keras",
-        "fine-tuning": run / "tune",
-        "head": run / "head",
-        "features": experiment.parent / "cache" / "features",
-        "pixel store": run / "split.csv",
-    }
+        "report": run / "metrics.json", "scoring": run / "predictions.csv", "predicting": run / "outputs",
+        "after fine-tuning": run / "model.keras", "fine-tuning": run / "tune", "head": run / "head",
+        "features": folder / "cache" / "features", "pixel store": run / "split.csv",
+    }  # fmt: skip
     return next((stage for stage, path in signs.items() if path.exists()), "start and index")
 
 
 def leave_equal_results(one: Path, other: Path) -> bool:
     """Equal bytes of predictions, equal weights, equal history except for its seconds."""
-    tables = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in (one, other)]
+    predictions = [(run / "predictions.csv").read_bytes() for run in (one, other)]
+    history = [pd.read_csv(run / "history.csv").drop(columns="seconds") for run in (one, other)]
     weights = [network.load_run_model(run).get_weights() for run in (one, other)]
-    return (
-        (one / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
-        and tables[0].equals(tables[1])
-        and all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
-    )
+    equal_weights = all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+    return predictions[0] == predictions[1] and history[0].equals(history[1]) and equal_weights
 
 
 if __name__ == "__main__":

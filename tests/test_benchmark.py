@@ -21,13 +21,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*of BreakHis's:UserWarning")  #
 def made_up() -> dict:
     """A result as `measure` returns it, with every claim at its limit."""
     numbers = ("images_per_s", "bare_images_per_s", "decoding_share", "cold_s", "stock_s_extrapolated", "warm_s",
-               "stock_ms_per_image", "ratio_warm", "n_folds", "store_images_per_s", "stock_images_per_s",
-               "ratio_with_views", "ratio_with_all", "index_s", "decode_s", "again_s", "n_images", "data")  # fmt: skip
-    versions = dict.fromkeys(("python", "tensorflow", "keras", "pillow"), "1.0")
-    machine = {"processor": "a CPU", "cores": 2, "devices": ["CPU"], "load": 0.1, "versions": versions}
-    about = {"date": "2026-01-01", "seconds": 9, "quick": False, "image": config.Image().model_dump()}
+               "stock_ms_per_image", "ratio_warm", "n_folds", "store_images_per_s", "stock_images_per_s", "index_s",
+               "decode_s", "again_s", "n_images", "data")  # fmt: skip
+    environment = {"devices": ["CPU"], "versions": {"tensorflow": "1.0", "keras": "1.0"}}
+    about = {"date": "2026-01-01", "seconds": 9, "quick": False, "cores": 2, "environment": environment}
     claims = {key: dict.fromkeys(numbers, 1) | {"ratio": claim.limit} for key, claim in benchmark.CLAIMS.items()}
-    return {**about, "machine": machine, **claims}
+    return about | claims
 
 
 @pytest.mark.slow
@@ -38,7 +37,7 @@ def test_every_claim_is_a_ratio_of_the_times_beside_it(tmp_path):
     index, epoch = found["index_vs_decode"], found["epoch_vs_stock_keras"]
     extraction, protocol = found["extraction_vs_forward"], found["protocol_vs_stock_keras"]
     assert index["ratio"] == pytest.approx(index["index_s"] / index["decode_s"])
-    assert min(epoch["ratio"], epoch["ratio_with_views"], epoch["ratio_with_all"]) > 0
+    assert epoch["ratio"] > 0 and epoch["stock_images_per_s"] > 0
     assert extraction["ratio"] == pytest.approx(extraction["images_per_s"] / extraction["bare_images_per_s"])
     assert protocol["ratio"] == pytest.approx(protocol["stock_s_extrapolated"] / protocol["cold_s"])
     passes = 64 * (30 * 0.8 + 0.2)  # one fold: train and validation in each of 30 epochs, test once
@@ -54,16 +53,13 @@ def test_table_and_figure_say_which_claims_hold(tmp_path):
     lines = (tmp_path / "b.md").read_text().splitlines()
     assert any("| 1.31 | <= 1.3 | NO |" in line for line in lines)
     assert sum("| yes |" in line for line in lines) == 3
-    figure = benchmark.plot_ratios(found)
-    assert figure.get_suptitle() == "Speed: 3 of 4 claims hold on 2 cores"
+    assert "Speed: 3 of 4 claims hold on 2 cores" in (tmp_path / "b.svg").read_text()
 
 
 def test_works_are_measured_alternately():
     order = []
-    works = {"a": lambda at: order.append(("a", at)) or 1.0, "b": lambda at: order.append(("b", at)) or 2.0}
-    spent = benchmark.measure_in_turns(works, 2)
-    assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
-    assert spent["a"].tolist() == [1.0, 1.0] and spent["b"].tolist() == [2.0, 2.0]
+    spent = benchmark.measure_in_turns(2, a=lambda: order.append("a"), b=lambda: order.append("b"))
+    assert order == ["a", "b", "a", "b"] and len(spent["a"]) == len(spent["b"]) == 2
 
 
 def test_files_have_official_names():
