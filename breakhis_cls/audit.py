@@ -31,7 +31,7 @@ class Settings(config.Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Audit, write and print; exit code 1 if anything leaks."""
-    settings = config.parse_settings(Settings, argv, "breakhis audit", __doc__ or "")
+    settings = config.parse_settings(Settings, argv, "breakhis audit", __doc__)
     # Imported here, so that --help needs neither pandas nor SciPy.
     from rich.console import Console
     from rich.markup import escape
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     console.print(table)
     for sentence in (audit_report.headline(audit), *audit.messages, f"report: {out / 'index.html'}"):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    return ANSWER_IS_NO if len(audit.leaks) else DONE
+    return ANSWER_IS_NO if len(audit.leaks) else DONE  # so that a script or CI can refuse a leaky split
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The docstring below a setting is what `--help` shows.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,12 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from .errors import ConfigError
 
 Magnification = Literal[40, 100, 200, 400]
-PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -58,7 +58,7 @@ class Split(Section):
     """case, slide, spanhol, kaiko_eva, image (leaky), or a CSV file."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Index of the fold, from 0."""
-    n_folds: Annotated[int, Field(ge=2, le=16)] = 5
+    n_folds: Annotated[int, Field(ge=2, le=16)] = 5  # 16: some four of the 70 cases in each
     """Number of folds of the protocols case, slide and image."""
     seed: int | None = None
     """None: the fixed folds that ship with the package, where they apply. A number: new random folds."""
@@ -78,7 +78,7 @@ class Image(Section):
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     """stretch: the whole image is resized, which also restores images that were squeezed to a square. crop, pad: the
     aspect ratio is kept."""
-    stains: Literal["as_is", "macenko"] = "as_is"
+    stains: Literal["as_is", "macenko"] = "as_is"  # https://doi.org/10.1109/ISBI.2009.5193250
     """macenko: stain normalisation (Macenko 2009) before images are stored; helps across laboratories."""
 
 
@@ -107,7 +107,7 @@ class Phase(Section):
     """Highest learning rate, reached after warm-up; a cosine schedule then lowers it to zero."""
     batch_size: PositiveInt
     """Images per batch."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4  # https://arxiv.org/abs/1711.05101
     """Weight decay of AdamW."""
     warmup_share: Fraction = 0.1
     """Share of the steps in which the learning rate rises from zero."""
@@ -115,7 +115,7 @@ class Phase(Section):
     """Early stopping: epochs without a better validation loss."""
     accumulate: PositiveInt = 1
     """Batches whose gradients are averaged for one step: a larger batch than memory holds."""
-    label_smoothing: Fraction = 0.0
+    label_smoothing: Fraction = 0.0  # https://arxiv.org/abs/1906.02629
     """Moves the targets towards equal probabilities; helps calibration where the head is overconfident."""
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Maximum global norm of the gradients; helps where the loss jumps. 0: no clipping."""
@@ -214,9 +214,7 @@ class Config(Section):
 S = TypeVar("S", bound=BaseModel)
 
 # The configs that ship: inside a wheel, or at the top of a checkout.
-SHIPPED = [
-    folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()
-]
+SHIPPED = [path / "configs" for path in Path(__file__).parents[:2] if (path / "configs").is_dir()]
 # Settings that do not change a result: paths, and what a run's name covers by content (the hash of weights and split).
 PLACES = (
     "name", "data.root", "data.cache", "model.weights", "split.protocol", "run.dir", "run.reports", "run.save_model",
@@ -265,12 +263,13 @@ def load_config(path: Path | str, kind: type[S] = Config) -> S:
 
 def dump_config(settings: BaseModel) -> str:
     """Settings as YAML text; `load_config` returns an equal value from it."""
+    # mode="json": YAML has no paths and tuples. The sections keep the order of this file.
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
 def change_settings(settings: S, values: Mapping[str, Any], source: str = "settings") -> S:
     """A validated copy with some settings changed, such as `{"split.fold": 2}`. ConfigError names each invalid one."""
-    content = settings.model_dump()
+    content = settings.model_dump()  # and not model_copy, which validates nothing
     for name, value in values.items():
         section, _, key = name.partition(".")
         if key and isinstance(content.get(section), dict):
@@ -289,18 +288,20 @@ def settings_without(settings: BaseModel, names: Iterable[str]) -> dict[str, Any
     return content
 
 
-def parse_settings(kind: type[S], argv: list[str] | None, prog: str, description: str) -> S:
+def parse_settings(kind: type[S], argv: list[str] | None, prog: str, description: str | None) -> S:
     """Settings from a command line: `--config FILE` gives the defaults, `--section.name value` overrides them.
 
     Exits with code 2 and a short message on an invalid option, with 0 after `--help`.
     """
-    argv, path = split_config_option(list(sys.argv[1:] if argv is None else argv))
+    argv, path = split_config_option(argv)
     default = load_config(path, kind) if path else validate_settings(kind, {}, "defaults")
     description = f"{description}\n\n--config FILE.yaml changes the defaults shown below."
     return parse_arguments(kind, argv, prog, description, default)
 
 
-def parse_arguments(kind: type[S], argv: list[str] | None, prog: str, description: str, default: S | None = None) -> S:
+def parse_arguments(
+    kind: type[S], argv: list[str] | None, prog: str, description: str | None, default: S | None = None
+) -> S:
     """Arguments of a command, by tyro. Exits with code 2 and a short message on an invalid option.
 
     A switch is `--split.allow_leaks` or `--run.no_deterministic`; the older `--run.deterministic False` is read too.
@@ -312,26 +313,18 @@ def parse_arguments(kind: type[S], argv: list[str] | None, prog: str, descriptio
         if words[at].startswith("--") and words[at + 1] in ("True", "False"):
             section, dot, key = words[at][2:].rpartition(".")
             words[at : at + 2] = [f"--{section}{dot}{'' if words[at + 1] == 'True' else 'no_'}{key}"]
-    return tyro.cli(
-        kind,
-        args=words,
-        prog=prog,
-        description=description,
-        default=tyro.MISSING_NONPROP if default is None else default,
-        use_underscores=True,  # as in YAML; hyphens are accepted too
-    )
+    start = tyro.MISSING_NONPROP if default is None else default
+    # Underscores as in YAML; tyro accepts hyphens too.
+    return tyro.cli(kind, args=words, prog=prog, description=description, default=start, use_underscores=True)
 
 
-def split_config_option(argv: list[str]) -> tuple[list[str], Path | None]:
+def split_config_option(argv: list[str] | None) -> tuple[list[str], Path | None]:
     """The other words of a command line, and the FILE of its `--config FILE`."""
-    for at, word in enumerate(argv):
-        if word.startswith("--config="):
-            return argv[:at] + argv[at + 1 :], Path(word.partition("=")[2])
-        if word == "--config":
-            if at + 1 == len(argv):
-                raise ConfigError("--config needs a file, such as configs/demo.yaml")
-            return argv[:at] + argv[at + 2 :], Path(argv[at + 1])
-    return argv, None
+    # Read before tyro reads the rest, whose --help shows the file's values as the defaults.
+    parser = argparse.ArgumentParser("breakhis", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, metavar="FILE")
+    known, others = parser.parse_known_args(argv)
+    return others, known.config
 
 
 def validate_settings(kind: type[S], content: dict[str, Any], source: str) -> S:

@@ -48,9 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    settings = config.parse_settings(
-        config.Config, argv, "breakhis doctor", "Check whether this machine can run `train` with these settings."
-    )
+    settings = config.parse_settings(config.Config, argv, "breakhis doctor", __doc__)
     checks = list(run_checks(settings))
     table = Table("checked", "state", "found, and what to do")
     for topic, state, found, advice in checks:
@@ -60,10 +58,11 @@ def main(argv: list[str] | None = None) -> int:
         colour = {OK: "green", NOTE: "yellow", MISSING: "bold red"}[state]
         table.add_row(topic, Text(state, style=colour), cell)
     Console().print(table)
-    missing = [check.topic for check in checks if check.state == MISSING]
-    cannot = f"train cannot run with these settings; to fix: {', '.join(missing)}"
-    print(cannot if missing else "train can run with these settings")
-    return ANSWER_IS_NO if missing else DONE
+    if missing := [check.topic for check in checks if check.state == MISSING]:
+        print(f"train cannot run with these settings; to fix: {', '.join(missing)}")
+        return ANSWER_IS_NO
+    print("train can run with these settings")
+    return DONE
 
 
 def run_checks(settings: config.Config) -> Iterator[Check]:
@@ -83,7 +82,7 @@ def run_checks(settings: config.Config) -> Iterator[Check]:
     # Only a folder that cannot be written gets a row.
     folders = {"data.cache": settings.data.cache, "run.dir": settings.run.dir, "run.reports": settings.run.reports}
     for setting, folder in folders.items():
-        existing = _existing(folder)
+        existing = _existing(folder)  # a run creates what is missing below it
         if not (existing.is_dir() and os.access(existing, os.W_OK)):
             yield Check("folder", MISSING, f"{existing} cannot be written", f"choose another folder with --{setting}")
     yield check_credentials()
@@ -149,9 +148,9 @@ def check_credentials() -> Check:
     """Where Kaggle's client would find credentials; never the credentials themselves."""
     from .data import kaggle_download
 
+    # KAGGLE_CONFIG_DIR only says where to look.
     places = [place for place, exists in kaggle_download.credential_places().items() if exists]
-    places = [place for place in places if not place.startswith("KAGGLE_CONFIG_DIR")]  # only says where to look
-    if places:
+    if places := [place for place in places if not place.startswith("KAGGLE_CONFIG_DIR")]:
         return Check("Kaggle", OK, f"credentials in {', '.join(places)}")
     advice = "only `breakhis download` needs them, and explains how to make a token; not needed with --from-zip"
     return Check("Kaggle", NOTE, "no credentials", advice)
@@ -169,14 +168,13 @@ def list_images(data: config.Data) -> pd.DataFrame:
 
     if data.root != "synthetic":
         return index.list_images(data)
-    rows = []  # the first run draws them
-    for slide in tree.SLIDES:
-        kind, _, number = slide.rpartition("_")
-        for magnification in data.magnifications:
-            for sequence in range(1, tree.IMAGES_PER_CELL + 1):
-                name = f"{kind}-{number}-{magnification}-{sequence:03d}.png"
-                rows.append({"file": names.official_path(name), **names.parse_image_name(name)._asdict()})
-    return pd.DataFrame(rows)
+    # The first run draws them; until then there are only their names.
+    rows = [
+        {"file": names.official_path(name), **names.parse_image_name(name)._asdict()}
+        for name in tree.list_filenames(tree.IMAGES_PER_CELL, tree.SLIDES)
+    ]
+    images = pd.DataFrame(rows)
+    return images[images["magnification"].isin(data.magnifications)]
 
 
 def check_data(data: config.Data, n_images: int) -> Check:
@@ -199,7 +197,7 @@ def check_split(settings: config.Config, images: pd.DataFrame) -> Check:
 
     split = settings.split
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings():  # names of a CSV that are not there: the run itself prints them
             warnings.simplefilter("ignore", UserWarning)
             table = splits.assign_split(splits.select_images(images, split), split)
     except BreakHisError as error:
@@ -235,33 +233,31 @@ def check_disk(settings: config.Config, n_images: int | None) -> Check:
 
     from .data import archive, kaggle_download
 
-    cache, image, n_views = settings.data.cache, settings.image, settings.head.views if settings.head.epochs else 0
-    n_stored = 0  # bytes of the largest pixel store for images of this size
+    cache, image, head = settings.data.cache, settings.image, settings.head
+    n_rows, n_stored = names.N_IMAGES if n_images is None else n_images, 0
     for path in cache.glob("pixels/*/pixels.npy"):
         with contextlib.suppress(OSError, ValueError):
             if np.load(path, mmap_mode="r").shape[1:3] == (image.height_px, image.width_px):
-                n_stored = max(n_stored, path.stat().st_blocks * 512)
-    n_rows = names.N_IMAGES if n_images is None else n_images
+                n_stored = max(n_stored, path.stat().st_blocks * 512)  # st_size is what it will have when it is full
     needs = [
         (cache, max(0, n_rows * image.height_px * image.width_px * 3 - n_stored), "pixel store"),
-        (cache, n_rows * n_views * FEATURE_BYTES, "features"),
+        (cache, n_rows * (head.views if head.epochs else 0) * FEATURE_BYTES, "features"),
         (settings.run.dir, RUN_BYTES, "run"),
     ]
     if n_images is None:
         root = Path(settings.data.root).expanduser()
         needs += [(cache, kaggle_download.ARCHIVE_BYTES, "archive"), (root, kaggle_download.ARCHIVE_BYTES, "tree")]
-    needs = [need for need in needs if need[1]]
-    phrases = []
-    for folder in dict.fromkeys(folder for folder, *_ in needs):
-        wanted = " + ".join(f"{what} {archive.format_bytes(n_bytes)}" for at, n_bytes, what in needs if at == folder)
-        phrases.append(
-            f"{archive.format_bytes(shutil.disk_usage(_existing(folder)).free)} free under {folder}; needed: {wanted}"
-        )
+    wanted: dict[Path, list[str]] = {}
+    for folder, n_bytes, what in needs:
+        if n_bytes:
+            wanted.setdefault(folder, []).append(f"{what} {archive.format_bytes(n_bytes)}")
+    free = {folder: archive.format_bytes(shutil.disk_usage(_existing(folder)).free) for folder in wanted}
+    found = "\n".join(f"{free[at]} free under {at}; needed: {' + '.join(parts)}" for at, parts in wanted.items())
     try:
         archive.check_free(needs)
     except BreakHisError as error:
-        return Check("disk", MISSING, "\n".join(phrases), str(error))
-    return Check("disk", OK, "\n".join(phrases))
+        return Check("disk", MISSING, found, str(error))
+    return Check("disk", OK, found)
 
 
 def _existing(folder: Path) -> Path:

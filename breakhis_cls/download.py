@@ -34,9 +34,7 @@ class Settings(config.Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Download, unpack and check, or only check; exit code 1 if the tree is not complete."""
-    settings = config.parse_settings(
-        Settings, argv, "breakhis download", "Download BreakHis, unpack it and check that it is complete."
-    )
+    settings = config.parse_settings(Settings, argv, "breakhis download", __doc__)
     if settings.data.root == "synthetic":
         raise ConfigError("data.root is 'synthetic', which is drawn and not downloaded; name a folder instead")
     chosen = [name for name in ("from_zip", "from_dir", "verify") if getattr(settings, name)]
@@ -63,11 +61,12 @@ def download_tree(settings: Settings) -> int:
     target = root / archive.FOLDER
     try:
         existing = completeness.check_tree(index.find_root(settings.data))
-    except DataError:
+    except DataError:  # nothing there yet
         existing = None
     if existing is not None and existing.is_complete:
         print(f"{existing}; nothing to do")
         return DONE
+    # A tree of the user is neither overwritten nor mixed with another.
     if target.exists():
         found = existing or f"{target} exists, but holds no BreakHis tree"
         raise DataError(f"{found}. Move {target} away and run the same command again")
@@ -78,7 +77,7 @@ def download_tree(settings: Settings) -> int:
     try:
         counted = completeness.check_tree(archive.unpack(source.expanduser(), root))
     except archive.DamagedError as error:
-        if local:
+        if local:  # the user's own archive is never removed
             raise
         kaggle_download.discard(source)
         raise DataError(f"{error}. It was removed; the same command downloads it again") from None

@@ -11,11 +11,11 @@ import threading
 from collections.abc import Callable
 
 # 1 is an answer and not an error: leaks were found, a tree is not complete, the machine lacks something.
-DONE, ANSWER_IS_NO, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, ANSWER_IS_NO, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, as shells report Ctrl-C
 RESUMES = "finished work is kept, and the same command continues from there"
 STORAGE_ADVICE = {
     errno.ENOSPC: "free some space there",
-    errno.EDQUOT: "free some space there",
+    errno.EDQUOT: "free some space there",  # a quota: usual for home folders on clusters
     errno.EFBIG: "raise the file size limit (ulimit -f)",
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "choose a folder that can be written",
@@ -34,12 +34,8 @@ class DataError(BreakHisError):
     """Images, archives or tables are missing or invalid."""
 
 
-class CredentialsError(BreakHisError):
-    """Kaggle's credentials are missing or not accepted."""
-
-
 class DownloadError(BreakHisError):
-    """The archive could not be downloaded completely."""
+    """Kaggle's credentials are missing or not accepted, or the archive could not be downloaded completely."""
 
 
 class ModelError(BreakHisError):
@@ -66,9 +62,9 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
         except OSError as error:
             if error.errno not in STORAGE_ADVICE:
                 raise  # a bug, or nothing that a sentence would help with: show the traceback
-            where = f"{error.filename}: " if error.filename else ""
-            advice = STORAGE_ADVICE[error.errno]
-            print(f"error: {where}{os.strerror(error.errno)}; {advice}; {RESUMES}", file=sys.stderr)
+            where = f"{error.filename}: " if error.filename else ""  # a failed write names no file
+            what = f"{os.strerror(error.errno)}; {STORAGE_ADVICE[error.errno]}"
+            print(f"error: {where}{what}; {RESUMES}", file=sys.stderr)
             return BAD_INPUT
         except KeyboardInterrupt:
             print(f"interrupted; {RESUMES}", file=sys.stderr)

@@ -26,12 +26,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix, since Keras and Matplotlib choose the format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")  # several may write one path
     try:
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())  # the rename must not overtake the data after a power cut
-        temporary.replace(path)
+        temporary.replace(path)  # atomic, because both are in one folder and so on one file system
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -45,7 +45,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for leftover in folder.parent.glob(f".{folder.name}.*"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # another process may just have renamed or removed it
             if time.time() - leftover.stat().st_mtime > ABANDONED_S:
                 shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
@@ -75,7 +75,7 @@ def write_json(path: Path, content: Any) -> None:
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write a table atomically; floats keep all their digits, so that equal tables give equal bytes."""
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n")  # on Windows too
 
 
 def sha256_of_file(path: Path) -> str:

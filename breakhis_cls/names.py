@@ -28,7 +28,7 @@ SUBTYPES = {  # code -> (folder name, label), in the order of the tables of Span
 TREE = "histology_slides"  # the folder of the official tree that holds all images
 FULL_PX = (700, 460)  # width, height; slide SOB_M_PC_14-12465 is 700x456 at 100X
 
-# Longest codes first: `TA` before `A`.
+# Longest codes first: `TA` before `A`. Block letters, such as `AB`, tell the folders of one case number apart.
 _SUBTYPE = "|".join(sorted(SUBTYPES, key=len, reverse=True))
 IMAGE_NAME = re.compile(
     rf"SOB_(?P<label>[BM])_(?P<subtype>{_SUBTYPE})-(?P<year>\d{{2}})-(?P<case>\d+)(?P<block>[A-Z]*)"
@@ -41,6 +41,7 @@ SLIDE_NAME = re.compile(
 
 def is_system_file(name: str) -> bool:
     """Whether a file or folder was left by an operating system or archiver, such as `.DS_Store`."""
+    # `._x.png` is what macOS keeps beside x.png on foreign disks: it has an image's suffix and is none.
     return name.lower() in {".ds_store", "thumbs.db", "__macosx", "desktop.ini"} or name.startswith("._")
 
 
@@ -65,22 +66,16 @@ class SlideName(NamedTuple):
 
 def parse_image_name(filename: str) -> ImageName:
     """The parts of `SOB_B_A-14-22549AB-40-001.png`; DataError if the name is invalid or contradicts itself."""
-    match = IMAGE_NAME.fullmatch(filename)
-    if match is None:
-        raise DataError(f"'{filename}' is not a BreakHis image name; expected one like SOB_B_A-14-22549AB-40-001.png")
+    label, match = _match(IMAGE_NAME, filename, "image", "SOB_B_A-14-22549AB-40-001.png")
     slide = f"SOB_{match['label']}_{match['subtype']}_{match['year']}-{match['case']}{match['block']}"
-    sequence = int(match["sequence"])
-    return ImageName(
-        _label(match, filename), match["subtype"], slide, match["case"], int(match["magnification"]), sequence
-    )
+    magnification, sequence = int(match["magnification"]), int(match["sequence"])
+    return ImageName(label, match["subtype"], slide, match["case"], magnification, sequence)
 
 
 def parse_slide_name(slide: str) -> SlideName:
     """The parts of `SOB_B_A_14-22549AB`: benign, A, 22549. DataError if it is invalid or contradicts itself."""
-    match = SLIDE_NAME.fullmatch(slide)
-    if match is None:
-        raise DataError(f"'{slide}' is not a BreakHis slide name; expected one like SOB_B_A_14-22549AB")
-    return SlideName(_label(match, slide), match["subtype"], match["case"])
+    label, match = _match(SLIDE_NAME, slide, "slide", "SOB_B_A_14-22549AB")
+    return SlideName(label, match["subtype"], match["case"])
 
 
 def official_path(filename: str) -> str:
@@ -90,9 +85,12 @@ def official_path(filename: str) -> str:
     return f"{TREE}/breast/{label}/SOB/{folder}/{name.slide}/{name.magnification}X/{filename}"
 
 
-def _label(match: re.Match[str], name: str) -> str:
-    label = LABELS["BM".index(match["label"])]
-    expected = SUBTYPES[match["subtype"]][1]
+def _match(grammar: re.Pattern[str], name: str, kind: str, example: str) -> tuple[str, re.Match[str]]:
+    match = grammar.fullmatch(name)
+    if match is None:
+        raise DataError(f"'{name}' is not a BreakHis {kind} name; expected one like {example}")
+    # The name says the label twice: by its B or M, and by its subtype.
+    label, expected = LABELS["BM".index(match["label"])], SUBTYPES[match["subtype"]][1]
     if label != expected:
         raise DataError(f"'{name}' says {label}, but subtype {match['subtype']} is {expected}; rename or remove it")
-    return label
+    return label, match

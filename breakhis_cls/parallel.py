@@ -23,7 +23,7 @@ def map_in_threads(
     from rich.console import Console
     from rich.progress import track
 
-    pool = ThreadPoolExecutor(count_cores())
+    pool = ThreadPoolExecutor(count_cores())  # Pillow and NumPy release the GIL: threads use all cores
     try:
         # Results are small here (a row of a table, or nothing), so that any number may wait.
         yield from track(pool.map(function, items), title, len(items), console=Console(stderr=True))
@@ -33,4 +33,5 @@ def map_in_threads(
 
 def count_cores() -> int:
     """Cores that this process may use, which in a container can be fewer than the machine has."""
+    # macOS and Windows have no sched_getaffinity.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

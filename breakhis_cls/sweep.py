@@ -42,11 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     if sweep.search is not None:
         from .sweeping import search, worker
 
-        def expand(values: dict[str, Any]) -> list[config.Config]:
-            return plan.expand_runs(sweep, overrides | values)
-
         folder = arguments.run.dir / ".search" / sweep.name
-        print(f"best:   {search.search(sweep.name, sweep.search, expand, folder, worker.train)}")
+        best = search.search(
+            sweep.name, sweep.search, lambda values: plan.expand_runs(sweep, overrides | values), folder, worker.train
+        )
+        print(f"best:   {best}")
         return DONE
 
     runs = plan.name_runs(plan.expand_runs(sweep, overrides))
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
+    # A failed run does not keep the others from their report.
     if finished := [run for run in runs if run.finished]:
         page, headline = write_report(finished, sweep.name)
         print(f"runs:   {len(finished)} of {len(runs)} are finished, in {finished[0].settings.run.dir}")

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from .. import files
-from ..errors import CredentialsError, DownloadError
+from ..errors import DownloadError
 from .archive import check_free
 
 OWNER, DATASET = "ambarish", "breakhis"
@@ -27,8 +27,8 @@ ARCHIVE_BYTES = 4_300_000_000
 def fetch_archive(folder: Path, root: Path) -> Path:
     """Download `breakhis.zip` into `folder`, or continue that, and return its path; the tree will lie in `root`.
 
-    CredentialsError if Kaggle finds no valid credentials; DownloadError if the download is not complete; DataError
-    if the disk has no room for zip and tree. What was downloaded stays for the next call.
+    DownloadError if Kaggle finds no valid credentials or the download is not complete; DataError if the disk has no
+    room for zip and tree. What was downloaded stays for the next call.
     """
     path, note_at = folder / f"{DATASET}.zip", _note_path(folder / f"{DATASET}.zip")
     try:
@@ -50,7 +50,7 @@ def fetch_archive(folder: Path, root: Path) -> Path:
                 api = kaggle.KaggleApi()
                 api.authenticate()
         except SystemExit:
-            raise CredentialsError(_credentials_help("No credentials for Kaggle")) from None
+            raise DownloadError(_credentials_help("No credentials for Kaggle")) from None
 
         # --- as api.dataset_download_files does, but knowing what is offered before a byte of it is used ---
         request = ApiDownloadDatasetRequest()
@@ -75,11 +75,9 @@ def fetch_archive(folder: Path, root: Path) -> Path:
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status == 401:
-            raise CredentialsError(_credentials_help("Kaggle does not accept the credentials (401)")) from None
+            raise DownloadError(_credentials_help("Kaggle does not accept the credentials (401)")) from None
         if status == 403:
-            raise CredentialsError(
-                f"Kaggle refuses the download (403); sign in, open {URL}, accept its terms"
-            ) from None
+            raise DownloadError(f"Kaggle refuses the download (403); sign in, open {URL}, accept its terms") from None
         if status == 404:
             raise DownloadError(f"Kaggle has no {OWNER}/{DATASET} (404); {BY_HAND}") from None
         raise DownloadError(f"Kaggle answers {status or error} to a request for {URL}; try again later") from None

@@ -30,23 +30,18 @@ class RayCluster:
         try:
             import ray
         except ImportError:
-            raise ConfigError(
-                "--executor ray needs Ray, which is not installed; pip install 'breakhis_cls[sweep]', "
-                "or use --executor local"
-            ) from None
+            raise ConfigError("--executor ray needs Ray, which is missing; pip install 'breakhis_cls[sweep]'") from None
         self._ray, self._limit = ray, workers
         ray.init(address=address or "local", include_dashboard=False, logging_level=logging.WARNING)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         # Ray never starts a task that asks for more cores than any node has.
         self._cores = min(needs.cores, int(max(node.get("CPU", 1) for node in nodes)))
         self._n_gpus = int(any(node.get("GPU") for node in nodes))  # a run uses a whole GPU
-        self._run_remotely = ray.remote(
-            num_cpus=self._cores,
-            num_gpus=self._n_gpus,
-            memory=int(needs.gib * 2**30),
-            max_retries=NODE_DEATHS,
-            scheduling_strategy="SPREAD",
-        )(run_on_node)
+        memory = int(needs.gib * 2**30)
+        self._run_remotely = ray.remote(run_on_node).options(
+            num_cpus=self._cores, num_gpus=self._n_gpus, memory=memory, max_retries=NODE_DEATHS,
+            scheduling_strategy="SPREAD",  # over the nodes: Ray would otherwise fill one after the other
+        )  # fmt: skip
         self._running: dict[Any, Task] = {}
 
     def __enter__(self) -> RayCluster:

@@ -95,11 +95,8 @@ def search(
     """
     base = expand({})
     # An unknown setting and a bound that it cannot have are reported before anything is trained.
-    for end in ("low", "high"):
-        expand({
-            setting: getattr(one, end) if one.choices is None else one.choices[0 if end == "low" else -1]
-            for setting, one in space.ranges.items()
-        })  # fmt: skip
+    for end in (0, -1):
+        expand({setting: (one.choices or (one.low, one.high))[end] for setting, one in space.ranges.items()})
     try:
         import optuna
     except ImportError:
@@ -133,16 +130,15 @@ def search(
                 shared.study.tell(trial, value)
                 outcome = f"has {space.metric} {value:.4f}"
             except (optuna.TrialPruned, ModelError) as error:
+                outcome = f"was pruned, {error}"
                 # Training diverges where a learning rate is too high; the study learns that as from a pruned trial.
                 if isinstance(error, ModelError):
                     trial.set_user_attr("error", str(error))
+                    outcome = f"failed, {error}"
                 shared.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-                outcome = f"{'failed' if isinstance(error, ModelError) else 'was pruned'}, {error}"
             shown = ", ".join(f"{setting} {json.dumps(value)}" for setting, value in values.items())
-            n_done = len(shared.trials("COMPLETE", "PRUNED"))
-            print(
-                f"{name}: {n_done} of {space.trials} trials done; trial {trial.number} {outcome}: {shown}", flush=True
-            )
+            n_done = f"{len(shared.trials('COMPLETE', 'PRUNED'))} of {space.trials} trials done"
+            print(f"{name}: {n_done}; trial {trial.number} {outcome}: {shown}", flush=True)
 
         done = shared.trials("COMPLETE", "PRUNED")
         if not shared.trials("COMPLETE"):
@@ -265,10 +261,8 @@ def join_study(
             storage = optuna.storages.JournalStorage(JournalFileBackend(journal, JournalFileOpenLock(journal)))
             study = optuna.create_study(storage=storage, study_name=NAME, direction=direction, load_if_exists=True)
             if study.user_attrs.get("identity", identity) != identity:
-                raise ConfigError(
-                    f"{folder} holds a study of other settings, ranges or metric; give the sweep another name, "
-                    "or remove the folder"
-                )
+                advice = "give the sweep another name, or remove the folder"
+                raise ConfigError(f"{folder} holds a study of other settings, ranges or metric; {advice}")
             n_before = study.user_attrs.get("joined", 0)
             study.set_user_attr("identity", identity)
             study.set_user_attr("joined", n_before + 1)

@@ -126,15 +126,10 @@ def start_process(
     if task.log is not None:
         task.log.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext() if task.log is None else task.log.open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, *task.arguments],
-            stdin=subprocess.PIPE,  # stays open as long as we live, see worker.end_with_parent
-            stdout=log,
-            stderr=subprocess.STDOUT if task.log else None,
-            env=environment,
-            cwd=cwd,
-            start_new_session=True,  # so that Ctrl-C reaches only us, and we end the workers
-        )
+        command = [sys.executable, *task.arguments]
+        streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT if log else None}
+        # stdin stays open as long as we live, see worker.end_with_parent. In a new session Ctrl-C reaches only us.
+        return subprocess.Popen(command, **streams, env=environment, cwd=cwd, start_new_session=True)
 
 
 class LocalExecutor:

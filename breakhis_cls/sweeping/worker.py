@@ -31,9 +31,8 @@ def train(settings: config.Config) -> RunFolder:
 
     # model.keras is some 95 MB; with a frozen backbone head.npz holds all that was trained, and `predict` reads it.
     is_frozen = bool(settings.head.epochs) and (settings.tune.part == "none" or not settings.tune.epochs)
-    return train_run(
-        config.change_settings(settings, {"run.save_model": False}) if is_frozen else settings, report=False
-    )
+    changes = {"run.save_model": False} if is_frozen else {}
+    return train_run(config.change_settings(settings, changes), report=False)
 
 
 def prepare(settings: config.Config) -> None:

@@ -36,6 +36,16 @@ SHORT_PX = {("SOB_M_PC_14-90016", 100): 456}  # height, as of SOB_M_PC_14-12465 
 MARKER = "synthetic.json"  # lies in a complete tree, and holds the arguments that it was drawn from
 
 
+def list_filenames(images_per_cell: int, slides: Sequence[str]) -> list[str]:
+    """File names of the images that `write_tree` draws."""
+    filenames = []
+    for slide in slides:
+        kind, _, number = slide.rpartition("_")
+        for magnification in names.MAGNIFICATIONS:
+            filenames += [f"{kind}-{number}-{magnification}-{at:03d}.png" for at in range(1, images_per_cell + 1)]
+    return filenames
+
+
 def write_tree(
     folder: Path, seed: int = 0, images_per_cell: int = IMAGES_PER_CELL, slides: Sequence[str] = SLIDES
 ) -> Path:
@@ -51,11 +61,7 @@ def write_tree(
             return folder
         raise DataError(f"{folder} exists and is not this synthetic tree; remove it or name another folder")
 
-    filenames = []
-    for slide in slides:
-        kind, _, number = slide.rpartition("_")
-        for magnification in names.MAGNIFICATIONS:
-            filenames += [f"{kind}-{number}-{magnification}-{at:03d}.png" for at in range(1, images_per_cell + 1)]
+    filenames = list_filenames(images_per_cell, slides)
     with files.atomic_folder(folder) as temporary:
         root = temporary / "BreaKHis_v1"
         for parent in {(root / names.official_path(filename)).parent for filename in filenames}:
