@@ -21,6 +21,7 @@ MODULES = {
     "ConvNeXtTiny": keras.applications.convnext,
 }
 every_backbone = pytest.mark.parametrize("name", list(MODULES))
+SLOW = {"marks": pytest.mark.slow}  # the first in every test run, the others in `make test-all`
 PARTS = {"conv3": 8, "conv4": 16, "conv5": 32}
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
 ROWS = TrainingRows(PIXELS, np.arange(8), np.eye(2)[np.arange(8) % 2])
@@ -118,14 +119,14 @@ def _values(path):
     return values
 
 
-@every_backbone
+@pytest.mark.parametrize("name", ["ResNet50", *(pytest.param(name, **SLOW) for name in list(MODULES)[1:])])
 def test_a_saved_model_opens_safely_and_predicts_the_same(name, tmp_path):
     _, model = _build(name, ("conv4", "conv5"))
     model.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(network.load_model(tmp_path / "model.keras")(PIXELS[:2]), model(PIXELS[:2]))
 
 
-@pytest.mark.parametrize("name", list(MODULES)[1:])
+@pytest.mark.parametrize("name", ["DenseNet121", *(pytest.param(name, **SLOW) for name in list(MODULES)[2:])])
 def test_weights_of_another_network_are_refused_in_a_sentence(name, shared):
     weights = str(shared / "weights/resnet50_imagenet_notop.weights.h5")
     with pytest.raises(ModelError, match=f"does not hold weights of {name} without top") as refused:

@@ -31,7 +31,7 @@ def _rows():
     return TrainingRows(pixels, np.arange(8), np.eye(2)[np.arange(8) % 2])
 
 
-@pytest.mark.parametrize("part", ["conv5", "all"])
+@pytest.mark.parametrize("part", ["conv5", pytest.param("all", marks=pytest.mark.slow)])
 def test_tuning_at_rate_zero_moves_no_batch_norm(joined, part, tmp_path):
     backbone, model = joined
     network.set_trainable(backbone, PRETRAINED, part)
