@@ -83,9 +83,7 @@ def evaluate_runs(
 
     # --- the comparison ---
     if compares:
-        compared = comparison_report.compute_comparison(experiments, tables)
-        write_json(folder / "metrics.json", {"experiments": numbers, **compared})
-        comparison_report.write_comparison(experiments, tables, numbers, compared, folder)
+        comparison_report.write_comparison(experiments, tables, numbers, folder)
     return folder
 
 

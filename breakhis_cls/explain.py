@@ -92,9 +92,10 @@ def explain_run(
 
     # --- heat maps of some images, on their originals ---
     examples = saliency_report.select_examples(experiment.test, n)
-    evidence = gradcam.class_evidence(model, store.array[stored[examples.at]], predicted[examples.at])
+    shown = sorted({at for kinds in examples.values() for some in kinds.values() for at in some["at"]})
+    evidence = gradcam.class_evidence(model, store.array[stored[shown]], predicted[shown])
     images = {}
-    for (_, row), of_image in zip(test.iloc[examples.at].iterrows(), evidence, strict=True):
+    for (_, row), of_image in zip(test.iloc[shown].iterrows(), evidence, strict=True):
         rgb = decode(dataset.root / row["file"])
         heat = gradcam.upsample_heat(of_image, rgb.shape[:2], settings.image)
         if rgb.shape[0] == rgb.shape[1]:  # squeezed to a square: show it in its own shape

@@ -142,19 +142,16 @@ plots.roc(test, f"ROC AUC {numbers['roc_auc']['value']:.2f}")
 # here, it can also make the calibration worse.
 
 # %%
-from breakhis_cls.reports import plots_calibration
 from breakhis_cls.reports.report import analyze_experiment
 
 analysis = analyze_experiment(experiment)
-all_images = {"all": analysis.reliability["all"]}
-plots_calibration.reliability(
-    all_images, f"Expected calibration error (ECE) {numbers['ece']['value']:.2f}"
-)
+all_images = {"all": analysis["reliability"]["all"]}
+plots.reliability(all_images, f"Expected calibration error (ECE) {numbers['ece']['value']:.2f}")
 
 # %%
-if analysis.calibration:
-    temperature = analysis.calibration["temperatures"][0]["temperature"]
-    after = analysis.calibration["with_temperature"]
+if analysis["calibration"]:
+    temperature = analysis["calibration"]["temperatures"][0]["temperature"]
+    after = analysis["calibration"]["with_temperature"]
     print(f"temperature {temperature:.2f}")
     for name in ("ece", "brier", "log_loss"):
         print(f"{name}: {numbers[name]['value']:.3f} raw, {after[name]['value']:.3f} scaled")
@@ -166,11 +163,11 @@ if analysis.calibration:
 # change of the ROC AUC that is due to this case: it is negative if the case lowers the ROC AUC.
 
 # %%
-plots_calibration.errors(analysis.errors)
+plots.errors(analysis["errors"])
 
 # %%
 shown = ["case", "label", "subtypes", "n_images", "image_accuracy", "vote", "influence_roc_auc"]
-analysis.cases[shown].round(2).head(8)
+analysis["cases"][shown].round(2).head(8)
 
 # %% [markdown]
 # The most confident errors are misclassified images with the highest predicted probability:
@@ -189,7 +186,7 @@ plots_images.confident_errors(test, root)
 # remaining cases?
 
 # %%
-plots_calibration.risk_coverage(analysis.referral, "case")
+plots.risk_coverage(analysis["referral"], "case")
 
 # %% [markdown]
 # The run's report contains all this and more. It is one HTML page that needs no internet

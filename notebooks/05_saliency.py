@@ -106,7 +106,7 @@ plots_saliency.overlay(heat_maps[most_confident], "The most confident prediction
 # the hottest place is always yellow.
 
 # %%
-kinds = saliency_report.select_examples(test, 4).outcomes
+kinds = saliency_report.select_examples(test, 4)["outcome"]
 shown = {kind: [heat_maps[at] for at in rows["at"]] for kind, rows in kinds.items()}
 plots_saliency.sheet(shown, "Evidence for the predicted class, by kind of prediction")
 

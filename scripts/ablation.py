@@ -22,7 +22,7 @@ from breakhis_cls.evaluation.experiments import Experiment
 from breakhis_cls.files import write_csv, write_text
 from breakhis_cls.modeling import run_folder
 from breakhis_cls.pipeline.pixel_store import PixelStore
-from breakhis_cls.reports import plots, plots_calibration
+from breakhis_cls.reports import plots
 from breakhis_cls.train import train_run
 
 SEEDS = range(3)
@@ -115,7 +115,7 @@ def write_results(experiments: list[Experiment], out: Path) -> None:
         of_metric = [entry for entry in entries if entry["metric"] == metric]
         for entry, p in zip(of_metric, comparison.holm_adjust([entry["p"] for entry in of_metric]), strict=True):
             entry["p_holm"] = p
-        figure = plots_calibration.differences(of_metric, [entry["arm"] for entry in of_metric], words[metric][0])
+        figure = plots.differences(of_metric, [entry["arm"] for entry in of_metric], words[metric][0])
         plots.save(figure, out, f"ablation_{metric}")
 
     # --- each arm alone, and the page's table ---

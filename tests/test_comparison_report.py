@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ def test_page_compares_and_links(tmp_path: Path):
     both = experiments.group_experiments([experiments.Source(Path(f"{name}.csv"), one) for name, one in tables.items()])
     numbers = {one.name: metrics.compute_metrics(one.table, n_resamples=50) for one in both}
     aligned = comparison.align_experiments(both)
-    compared = comparison_report.compute_comparison(both, aligned)
+    comparison_report.write_comparison(both, aligned, numbers, tmp_path)
+    compared = json.loads((tmp_path / "metrics.json").read_text())
     assert (compared["n_images"], compared["n_slides"], compared["n_cases"]) == (60, 15, 13)
-    page = comparison_report.write_comparison(both, aligned, numbers, compared, tmp_path).read_text(encoding="utf-8")
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'href="two/index.html"' in page and "do not differ significantly in ROC AUC" in page
     assert 'class="banner synthetic">Synthetic tissue' in page
     assert len(list(tmp_path.glob("difference_*.svg"))) == len(comparison.COMPARED)

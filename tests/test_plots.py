@@ -14,7 +14,7 @@ from test_metrics import subtypes
 from test_predictions import made
 
 from breakhis_cls.evaluation import calibration, error_analysis, predictions
-from breakhis_cls.reports import plots, plots_calibration
+from breakhis_cls.reports import plots
 
 HISTORY = pd.DataFrame(
     {
@@ -101,11 +101,11 @@ def test_labels_are_those_of_the_field() -> None:
     drawn = {
         ("False positive rate", "True positive rate"): plots.roc(table, "ROC curve"),
         ("Recall", "Precision"): plots.precision_recall(table, "Precision-recall curve"),
-        ("Magnification", "True subtype"): plots_calibration.errors(error_analysis.errors_by_stratum(table)),
+        ("Magnification", "True subtype"): plots.errors(error_analysis.errors_by_stratum(table)),
     }
     for labels, figure in drawn.items():
         assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == labels
-    figure = plots_calibration.reliability(curves, "Calibration")
+    figure = plots.reliability(curves, "Calibration")
     assert (figure.get_supxlabel(), figure.get_supylabel()) == ("Predicted probability", "Observed frequency")
 
 
@@ -113,7 +113,7 @@ def test_influence_names_the_largest_change() -> None:
     table = pd.DataFrame(
         {"case": ["1", "2", "3"], "subtypes": ["F", "DC", "PC"], "influence_roc_auc": [0.01, -0.02, np.nan]}
     )
-    figure = plots_calibration.influence(table, "roc_auc", "ROC AUC")
+    figure = plots.influence(table)
     assert words(figure) == "Influence of single cases on ROC AUC: largest change -0.020 (case 2)"
 
 
@@ -127,7 +127,7 @@ def test_influence_names_the_largest_change() -> None:
 )
 def test_risk_coverage_says_how_many_cases_to_refer(accuracy: list[float], expected: str) -> None:
     curve = pd.DataFrame({"referred": [0, 1 / 3, 2 / 3], "accuracy": accuracy})
-    assert expected in words(plots_calibration.risk_coverage(curve, "case"))
+    assert expected in words(plots.risk_coverage(curve, "case"))
 
 
 @pytest.mark.parametrize(
@@ -141,5 +141,5 @@ def test_risk_coverage_says_how_many_cases_to_refer(accuracy: list[float], expec
 def test_differences_say_what_is_significant(p_holm: list[float], expected: str) -> None:
     entries = [{"difference": 0.1, "low": -0.1, "high": 0.3, "detectable": 0.25, "p_holm": p} for p in p_holm]
     entries.append({"difference": None})
-    figure = plots_calibration.differences(entries, ["B minus A"] * len(entries), "ROC AUC")
+    figure = plots.differences(entries, ["B minus A"] * len(entries), "ROC AUC")
     assert expected in words(figure) and len(figure.axes[0].get_yticks()) == len(p_holm)

@@ -11,24 +11,24 @@ import pandas as pd
 from ..evaluation import comparison, predictions
 from ..evaluation.experiments import Experiment
 from ..evaluation.metrics import metric_words
-from ..files import write_text
-from . import plots_calibration, report, text
+from ..files import write_json, write_text
+from . import plots, report, text
 
 
-def compute_comparison(experiments: list[Experiment], tables: list[pd.DataFrame]) -> dict[str, Any]:
-    """`{"comparisons": [...], "votes": [...], "n_images": , "n_slides": , "n_cases": }`; tables: of the same images."""
-    return {
+def write_comparison(
+    experiments: list[Experiment], tables: list[pd.DataFrame], numbers: dict[str, dict[str, Any]], folder: Path
+) -> None:
+    """Write metrics.json, index.html, which links to each experiment's own report, and the figures of differences.
+
+    tables: of `comparison.align_experiments`; numbers: metrics of each experiment, by its name.
+    """
+    compared = {
         "comparisons": comparison.compare_experiments(experiments, tables),
         "votes": comparison.compare_votes(experiments, tables),
         **predictions.count_units(tables[0]),
     }
+    write_json(folder / "metrics.json", {"experiments": numbers, **compared})
 
-
-def write_comparison(
-    experiments: list[Experiment], tables: list[pd.DataFrame], numbers: dict[str, dict[str, Any]],
-    compared: dict[str, Any], folder: Path,
-) -> Path:  # fmt: skip
-    """Write index.html, which links to each experiment's own report, and the figures of differences."""
     words = metric_words(predictions.is_binary(tables[0]))
     # Names of runs are too long for an axis: pairs are `B minus A`.
     letters = {one.name: letter for one, letter in zip(experiments, ascii_uppercase, strict=False)}
@@ -36,37 +36,29 @@ def write_comparison(
     for metric in comparison.COMPARED:
         entries = [entry for entry in compared["comparisons"] if entry["metric"] == metric]
         pairs = [f"{letters[entry['b']]} minus {letters[entry['a']]}" for entry in entries]
-        figures[f"difference_{metric}"] = plots_calibration.differences(entries, pairs, words[metric][0])
+        figures[f"difference_{metric}"] = plots.differences(entries, pairs, words[metric][0])
+    banners = {banner for one in experiments for banner in text.banners(one.meta("protocol"), one.meta("data"))}
     content = {
-        "experiments": experiments,
-        "numbers": numbers,
-        "letters": letters,
-        "finding": finding(compared, words["roc_auc"][0]),
-        "banners": sorted({
-            banner for one in experiments for banner in text.banners(one.meta("protocol"), one.meta("data"))
-        }),
-        "words": words,
+        "experiments": experiments, "numbers": numbers, "letters": letters,
+        "finding": finding(compared, words["roc_auc"][0]), "banners": sorted(banners), "words": words,
         "shown_metrics": comparison.COMPARED,
         "is_cut": any(len(table) < len(one.test) for one, table in zip(experiments, tables, strict=True)),
         "figures": report.save_figures(figures, folder),
     }  # fmt: skip
     write_text(folder / "index.html", text.render("compare.html", content | compared))
-    return folder / "index.html"
 
 
 def finding(compared: dict[str, Any], label: str) -> str:
     """Which model has the higher ROC AUC, by how much, and whether that many cases could show it."""
-    entries = [
-        entry for entry in compared["comparisons"] if entry["metric"] == "roc_auc" and entry["difference"] is not None
-    ]
+    entries = [entry for entry in compared["comparisons"] if entry["metric"] == "roc_auc"]
+    entries = [entry for entry in entries if entry["difference"] is not None]
     where = f"On {compared['n_images']:,} images of {text.count(compared['n_cases'], 'case')}"
     if not entries:
         return f"{where}, {label} is undefined; the models are compared by their other metrics."
     if len(entries) > 1:
         n_significant = sum(entry["p_holm"] < 0.05 for entry in entries)
-        return (
-            f"{where}, {n_significant} of {len(entries)} pairs of models differ significantly in {label} (Holm, 5 %)."
-        )
+        pairs = f"{n_significant} of {len(entries)} pairs of models"
+        return f"{where}, {pairs} differ significantly in {label} (Holm, 5 %)."
     entry = entries[0]
     better, worse = (entry["b"], entry["a"]) if entry["difference"] > 0 else (entry["a"], entry["b"])
     gap, p = abs(entry["difference"]), text.p_value(entry["p_holm"])

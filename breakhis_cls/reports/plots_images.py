@@ -68,8 +68,7 @@ def sheet(
                 image = np.asarray(opened.convert("RGB").resize(TILE_PX, Image.Resampling.LANCZOS))
         ax.imshow(image)
         ax.set_title(text, fontsize=7, fontweight="normal", pad=3)
-    add_title(figure, title)
-    return figure
+    return add_title(figure, title)
 
 
 def caption(row: pd.Series) -> str:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, Normalize
@@ -80,8 +79,7 @@ def sheet(rows: dict[str, list[SaliencyImage]], title: str) -> Figure:
             axes[2 * at, column].imshow(image.rgb)
             axes[2 * at, column].set_title(image.caption, fontsize=6.5, fontweight="normal", pad=2)
             axes[2 * at + 1, column].imshow(blend_heat(image.rgb, image.heat))
-    add_title(figure, title)
-    return figure
+    return add_title(figure, title)
 
 
 @mpl.rc_context(STYLE)
@@ -91,7 +89,7 @@ def randomization_curve(table: pd.DataFrame, title: str) -> Figure:
     table: columns share, image, rho (means over draws). Dots are images, bars medians.
     """
     figure, axes = new_figure(PAGE_IN, 2.4)
-    ax: Axes = axes[0, 0]
+    ax = axes[0, 0]
     for at, (_, rows) in enumerate(table.groupby("share")):
         rho = rows["rho"].to_numpy()
         offsets = np.linspace(-0.18, 0.18, len(rho)) if len(rho) > 1 else np.zeros(1)
@@ -104,8 +102,7 @@ def randomization_curve(table: pd.DataFrame, title: str) -> Figure:
     shares = sorted(table["share"].unique())
     ax.set_xticks(range(len(shares)), [randomized_layers(share) for share in shares])
     ax.set(xlabel="Randomised layers, from the top of the network", ylabel="Rank correlation", ylim=(-1.02, 1.02))
-    add_title(figure, title)
-    return figure
+    return add_title(figure, title)
 
 
 def randomized_layers(share: float) -> str:
@@ -155,5 +152,4 @@ def embedding(features: np.ndarray, table: pd.DataFrame, shares: dict[str, float
         ax.set(title=f"by {column}", xticks=[], yticks=[], xlabel="First principal component")
     axes[0, 0].set_ylabel("Second principal component")
     parts = ", ".join(f"{percent(share)} between {name}s" for name, share in shares.items())
-    add_title(figure, f"Principal components of the features; variance: {parts}")
-    return figure
+    return add_title(figure, f"Principal components of the features; variance: {parts}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import matplotlib as mpl
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -37,7 +36,6 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
 
     height_in = 0.75 + row_in * len(rows) + 0.16 * (len(cited) + 1) + 0.14 * (len(title) // 97 + 1)
     figure, axes = new_figure(PAGE_IN, height_in, 1, len(labels))
-    ax: Axes
     for ax, (metric, label) in zip(axes[0], labels.items(), strict=True):
         for at, row in enumerate(rows["row"]):
             score = ours[(ours["row"] == row) & (ours["metric"] == metric)].iloc[0]
@@ -69,8 +67,7 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
         legend.append(Line2D([], [], color=VERMILION, marker=marker, markerfacecolor="white", markersize=4.5,
                              linestyle="", label=f"{name}: as published"))  # fmt: skip
     figure.legend(handles=legend, loc="outside lower left", ncols=1 if cited else 2)
-    add_title(figure, title)
-    return figure
+    return add_title(figure, title)
 
 
 def where(magnification: str) -> str:
@@ -82,7 +79,6 @@ def where(magnification: str) -> str:
 def leak_penalty(penalties: pd.DataFrame, labels: dict[str, str], title: str) -> Figure:
     """Dots with intervals: a panel for each metric, a line for each protocol of `sweep_report.leak_penalty`."""
     figure, axes = new_figure(PAGE_IN, 2.1, 1, len(labels))
-    ax: Axes
     for ax, (name, label) in zip(axes[0], labels.items(), strict=True):
         rows = penalties[penalties["metric"] == name]
         for at, row in enumerate(rows.itertuples()):
@@ -95,5 +91,4 @@ def leak_penalty(penalties: pd.DataFrame, labels: dict[str, str], title: str) ->
         ax.set(xlabel=label, ylim=(len(rows) - 0.5, -0.6), yticks=range(len(rows)), yticklabels=[])
         ax.set_xlim(right=1.02)
     axes[0, 0].set(ylabel="Protocol", yticklabels=penalties["protocol"].unique())
-    add_title(figure, title)
-    return figure
+    return add_title(figure, title)

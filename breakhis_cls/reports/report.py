@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +12,35 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .. import names
 from ..evaluation import bootstrap, calibration, error_analysis, predictions, thresholds
 from ..evaluation.experiments import Experiment
 from ..evaluation.metrics import metric_words
 from ..files import write_csv, write_json, write_text
-from . import plots, plots_calibration, plots_images, text
+from . import plots, plots_images, text
 
 PHOTOGRAPHS = ("confident_errors", "sample_sheet", "heat_")  # how the names of sheets of tissue begin
 N_RESAMPLES = 2_000  # for operating points; the headline has 10,000
 MIN_IMAGES = 30  # of a stratum that has a reliability diagram
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """Calibration, operating points, referral and errors of one experiment's test rows."""
-
-    reliability: dict[str, pd.DataFrame]
-    reliability_by_subtype: dict[str, pd.DataFrame]
-    calibration: dict[str, Any] | None
-    thresholds: list[dict[str, Any]]
-    operating_points: list[dict[str, Any]]
-    referral: pd.DataFrame
-    errors: pd.DataFrame
-    cases: pd.DataFrame
-
-
-def analyze_experiment(experiment: Experiment, seed: int = 0) -> Analysis:
-    """All that a report shows beyond the metrics; thresholds and operating points for the binary task alone."""
+def analyze_experiment(experiment: Experiment, seed: int = 0) -> dict[str, Any]:
+    """What a report shows beyond the metrics: calibration, thresholds (binary task alone), referral and errors."""
     table, test = experiment.table, experiment.test
     chosen = thresholds.choose_thresholds(table) if predictions.is_binary(table) else []
-    by_magnification = {f"{value}X": test[test["magnification"] == value] for value in names.MAGNIFICATIONS}
-    by_subtype = {code: test[test["subtype"] == code] for code in names.SUBTYPES}
-    return Analysis(
-        reliability={"all": calibration.reliability_curve(test)} | _reliability(by_magnification, False),
-        reliability_by_subtype=_reliability(by_subtype, True),
-        calibration=calibration.compare_calibration(table, seed),
-        thresholds=chosen,
-        operating_points=thresholds.operating_points(table, chosen, N_RESAMPLES, seed),
-        referral=thresholds.risk_coverage_curve(test),
-        errors=error_analysis.errors_by_stratum(test),
-        cases=error_analysis.case_table(test),
-    )
-
-
-def _reliability(strata: dict[str, pd.DataFrame], of_prediction: bool) -> dict[str, pd.DataFrame]:
-    """Curves of the strata that are large enough, where there are several."""
-    present = {name: rows for name, rows in strata.items() if len(rows)}
+    strata = {f"{value}X": rows for value, rows in test.groupby("magnification")}
+    large = {
+        name: rows
+        for name, rows in strata.items()
+        if len(strata) > 1 and len(rows) >= MIN_IMAGES and rows["case"].nunique() >= bootstrap.MIN_CASES
+    }
     return {
-        name: calibration.reliability_curve(rows, of_prediction)
-        for name, rows in present.items()
-        if len(present) > 1 and len(rows) >= MIN_IMAGES and rows["case"].nunique() >= bootstrap.MIN_CASES
+        "reliability": {name: calibration.reliability_curve(rows) for name, rows in ({"all": test} | large).items()},
+        "calibration": calibration.compare_calibration(table, seed),
+        "thresholds": chosen,
+        "operating_points": thresholds.operating_points(table, chosen, N_RESAMPLES, seed),
+        "referral": thresholds.risk_coverage_curve(test),
+        "errors": error_analysis.errors_by_stratum(test),
+        "cases": error_analysis.case_table(test),
     }
 
 
@@ -80,11 +57,11 @@ def write_report(
 
     # --- tables for a spreadsheet, for another program, and for a paper ---
     for name in ("cases", "errors", "referral"):
-        write_csv(folder / f"{name}.csv", getattr(analysis, name))
-    curves = {name: curve.to_dict("records") for name, curve in analysis.reliability.items()}
-    write_json(folder / "calibration.json", {"reliability": curves, "temperature": analysis.calibration})
-    if analysis.thresholds:
-        write_json(folder / "thresholds.json", analysis.thresholds)
+        write_csv(folder / f"{name}.csv", analysis[name])
+    curves = {name: curve.to_dict("records") for name, curve in analysis["reliability"].items()}
+    write_json(folder / "calibration.json", {"reliability": curves, "temperature": analysis["calibration"]})
+    if analysis["thresholds"]:
+        write_json(folder / "thresholds.json", analysis["thresholds"])
     table, caption = _paper_table(experiment, metrics)
     markdown = f"{text.markdown_table(table)}\n\n{caption}\n"
     write_text(folder / "table.md", markdown)
@@ -105,10 +82,10 @@ def write_report(
             "Model": experiment.meta("model"),
             "Weights": text.weights(experiment),
         },
-        "analysis": analysis, "cases": analysis.cases.to_dict("records"),
-        "worst_strata": analysis.errors.sort_values("error", ascending=False).head(3).to_dict("records"),
+        "analysis": analysis, "cases": analysis["cases"].to_dict("records"),
+        "worst_strata": analysis["errors"].sort_values("error", ascending=False).head(3).to_dict("records"),
         "confident_errors": error_analysis.most_confident_errors(experiment.test).to_dict("records"),
-        "chosen_on": sorted({entry["chosen_on"] for entry in analysis.thresholds}),
+        "chosen_on": sorted({entry["chosen_on"] for entry in analysis["thresholds"]}),
         "settings": experiment.settings, "runs": experiment.sources, "table": markdown, "figures": figures,
     }  # fmt: skip
     write_text(folder / "model_card.md", text.render("model_card.md", content))
@@ -117,7 +94,7 @@ def write_report(
 
 
 def draw_figures(
-    experiment: Experiment, metrics: dict[str, Any], analysis: Analysis, images_root: Path | None
+    experiment: Experiment, metrics: dict[str, Any], analysis: dict[str, Any], images_root: Path | None
 ) -> dict[str, Figure]:
     """Figures by file name."""
     test, pooled, binary = experiment.test, metrics["pooled"], predictions.is_binary(experiment.table)
@@ -129,18 +106,15 @@ def draw_figures(
     figures["precision_recall"] = plots.precision_recall(test, average)
 
     title = f"Calibration: ECE {text.number(pooled['ece']['value'])}"
-    if analysis.calibration:
-        title += f", {text.number(analysis.calibration['with_temperature']['ece']['value'])} with temperature scaling"
-    figures["reliability"] = plots_calibration.reliability(analysis.reliability, title)
-    if analysis.reliability_by_subtype:
-        title = "Calibration of the predicted class, by true subtype"
-        figures["reliability_subtypes"] = plots_calibration.reliability(analysis.reliability_by_subtype, title)
+    if scaled := analysis["calibration"]:
+        title += f", {text.number(scaled['with_temperature']['ece']['value'])} with temperature scaling"
+    figures["reliability"] = plots.reliability(analysis["reliability"], title)
     # Votes are of cases; for subtypes of slides, since case 13412 has two subtypes.
-    figures["risk_coverage"] = plots_calibration.risk_coverage(analysis.referral, "case" if binary else "slide")
-    figures["errors"] = plots_calibration.errors(analysis.errors)
+    figures["risk_coverage"] = plots.risk_coverage(analysis["referral"], "case" if binary else "slide")
+    figures["errors"] = plots.errors(analysis["errors"])
     # Without one of two cases a class is missing and the metric undefined.
-    if pooled["roc_auc"]["value"] is not None and len(analysis.cases) > 2:
-        figures["influence"] = plots_calibration.influence(analysis.cases, "roc_auc", "ROC AUC")
+    if pooled["roc_auc"]["value"] is not None and len(analysis["cases"]) > 2:
+        figures["influence"] = plots.influence(analysis["cases"])
 
     # Of several runs the first one's: curves of different folds do not add up.
     history = experiment.sources[0].history

@@ -15,7 +15,6 @@ from . import plots_sweep, report, text
 from .plots_sweep import OURS, where
 
 METRICS: tuple[str, ...] = ("image_accuracy", "recognition_rate", "balanced_accuracy", "roc_auc")
-ALL = "all"
 LEAKY_PROTOCOLS = ("image", "slide", "case")  # of the leak penalty, the leakiest first
 READING = (
     "Ours: mean ± standard deviation (n − 1) over folds, seeds averaged within a fold first, as in the literature; "
@@ -36,19 +35,20 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
     table = sweep_table(experiments)
     write_csv(out / "table.csv", table.drop(columns="row"))
 
-    # --- a section for each task ---
-    cited = list(dict.fromkeys(citation(line) for _, line in table[table["by"] != OURS].iterrows()))
-    below = " ".join(f"[{at}] {text.escape_latex(entry)}." for at, entry in enumerate(cited, 1))
+    # --- a section for each task; sources are numbered once, for all of them ---
+    cited = citations(table)
     sections, markdown, latex = [], [], ["% \\usepackage{booktabs}"]
     for task, lines in table.groupby("task", sort=False):
         first, second = printed_rows(lines, cited)
         markdown += [f"## {task}", text.markdown_table(first + ("<br>" + second).where(second != "", ""), n_text=3)]
 
         # LaTeX has the second lines as rows of their own, in small print.
-        both = pd.concat([first, second]).sort_index(kind="stable", ignore_index=True)
+        both = pd.concat([first, second]).sort_index(kind="stable")
         both = both[(both != "").any(axis=1)].reset_index(drop=True)
         small = both.index[both["Protocol"] == ""].tolist()
-        caption = " ".join([f"{title}, {task}.", *(sentence for _, sentence in banners(lines)), *notes(lines)])
+        warnings = [sentence for _, sentence in banners(lines)]
+        sources = [f"[{cited.index(entry) + 1}] {entry}." for entry in citations(lines)]
+        caption = " ".join([f"{title}, {task}.", *warnings, *notes(lines), *sources])
         latex.append(text.latex_table(both, caption, "llp{4.2cm}" + "r" * len(METRICS), small, environment="table*"))
 
         name = f"paper_{'_'.join(str(task).split())}" if sections else "paper"
@@ -58,22 +58,19 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
         shown = report.save_figures({name: plots_sweep.sweep_figure(lines, labels, heading)}, out)[name]
         pairs = list(zip(first.to_numpy().tolist(), second.to_numpy().tolist(), strict=True))
         sections.append({"task": task, "figure": shown, "header": list(first.columns), "lines": pairs})
-    # Sources are numbered once, for all tasks.
     warnings = [sentence for _, sentence in banners(table)]
     references = "\n".join(f"{at}. {entry}" for at, entry in enumerate(cited, 1))
-    parts = [f"# {title}", *warnings, *markdown, *notes(table), references]
-    write_text(out / "table.md", "\n\n".join(parts) + "\n")
-    write_text(out / "table.tex", "\n".join([*latex, below]) + "\n")
+    write_text(out / "table.md", "\n\n".join([f"# {title}", *warnings, *markdown, *notes(table), references]) + "\n")
+    write_text(out / "table.tex", "\n".join(latex))
 
     # --- the page ---
     content = {
         "title": title, "finding": finding(table), "banners": banners(table), "notes": notes(table),
-        "sections": sections, "citations": cited,
-        "penalties": write_penalties(experiments, out),
+        "sections": sections, "citations": cited, "penalties": write_penalties(experiments, out),
         "experiments": experiments,
     }  # fmt: skip
     write_text(out / "index.html", text.render("paper.html", content))
-    return out / "index.html", finding(table)
+    return out / "index.html", content["finding"]
 
 
 def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RESAMPLES) -> pd.DataFrame:
@@ -96,46 +93,43 @@ def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RE
     rows = []
     for experiment, settings in zip(experiments, flat, strict=True):
         test, classes = experiment.test, predictions.class_names(experiment.table)
+        task = "subtype" if set(classes) == set(names.SUBTYPES) else " ".join(classes)
+        task, protocol = "binary" if classes == names.LABELS else task, experiment.meta("protocol")
         strata = {str(value): part for value, part in test.groupby("magnification")}
         is_joint = len(strata) > 1
-        task = "subtype" if set(classes) == set(names.SUBTYPES) else " ".join(classes)
         model = [experiment.meta("model"), f"one model for {' '.join(f'{one}X' for one in strata)}" if is_joint else "",
                  ", ".join(f"{key} {settings[key]}" for key in varied if key in settings)]  # fmt: skip
-        for magnification, part in (strata | ({ALL: test} if is_joint else {})).items():
+        for magnification, part in (strata | ({"all": test} if is_joint else {})).items():
             # The seed's name is that of the experiment's own report, so that the intervals are equal.
             name = f"magnification-{magnification}" if len(part) < len(test) else "pooled"
             pooled = metrics.compute_stratum(part, name, n_resamples, 0, only=METRICS)
             folds = mean_over_folds(part)
             over_folds = pd.DataFrame({"mean": folds.mean(), "sd": folds.std(), "n_folds": folds.notna().sum()})
             over_folds["n_seeds"] = part["seed"].nunique()
-            rows.append({
-                "task": "binary" if predictions.is_binary(experiment.table) else task,
-                "protocol": experiment.meta("protocol"), "magnification": magnification, "by": OURS,
-                "model": "; ".join(filter(None, model)), "data": experiment.meta("data"), "is_joint": is_joint,
-                # Published scores of `all` are of all four magnifications.
-                "is_whole": magnification != ALL or set(strata) == set(map(str, names.MAGNIFICATIONS)),
-                "scores": [{"metric": name} | over_folds.loc[name].to_dict() | pooled[name] for name in METRICS],
-            })  # fmt: skip
-    protocols, tasks = [*text.PROTOCOLS, *sorted({row["protocol"] for row in rows})], ["binary", "subtype"]
-    magnifications = [*map(str, names.MAGNIFICATIONS), ALL]
-    rows.sort(key=lambda row: (
-        [*tasks, row["task"]].index(row["task"]), row["task"], protocols.index(row["protocol"]), row["is_joint"],
-        magnifications.index(row["magnification"]), row["model"],
-    ))  # fmt: skip
+            row = {
+                "task": task, "protocol": protocol, "magnification": magnification, "by": OURS,
+                "model": "; ".join(filter(None, model)), "data": experiment.meta("data"),
+            }  # fmt: skip
+            scores = [{"metric": name} | over_folds.loc[name].to_dict() | pooled[name] for name in METRICS]
+            # Custom tasks and protocols come last, by name.
+            order = (
+                ["binary", "subtype", task].index(task), task, [*text.PROTOCOLS, protocol].index(protocol), protocol,
+                is_joint, [*map(str, names.MAGNIFICATIONS), "all"].index(magnification), row["model"],
+            )  # fmt: skip
+            # Published scores of `all` are of all four magnifications.
+            is_whole = magnification != "all" or set(strata) == set(map(str, names.MAGNIFICATIONS))
+            rows.append((order, row, scores, is_whole))
+    rows.sort(key=lambda one: one[0])
 
     # --- published results, once, below the first row of their conditions ---
     lines, literature = [], published_results()
-    conditions = ["task", "protocol", "magnification"]
-    for at, row in enumerate(rows):
-        scores, is_whole = row.pop("scores"), row.pop("is_whole")
-        del row["is_joint"]
+    for at, (_, row, scores, is_whole) in enumerate(rows):
         lines += [row | score | {"row": at} for score in scores]
-        same = literature[conditions] == [" ".join(sorted(row["task"].split())), *(row[key] for key in conditions[1:])]
-        if is_whole:
-            lines += (literature[same.all(axis=1)].assign(**{key: row[key] for key in conditions}, row=at)).to_dict(
-                "records"
-            )
-            literature = literature[~same.all(axis=1)]
+        conditions = {"task": " ".join(sorted(row["task"].split())), "protocol": row["protocol"],
+                      "magnification": row["magnification"]}  # fmt: skip
+        same = (literature[list(conditions)] == list(conditions.values())).all(axis=1) & is_whole
+        lines += literature[same].assign(task=row["task"], row=at).to_dict("records")
+        literature = literature[~same]
     return pd.DataFrame(lines)
 
 
@@ -152,34 +146,30 @@ def mean_over_folds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def published_results() -> pd.DataFrame:
-    """literature.csv in the columns of `sweep_table`: published results whose source was read.
+    """literature.csv: published results whose source was read, in the columns of `sweep_table`.
 
-    Subtypes in `task` are sorted. `magnification` all is one model of all magnifications and its pooled score.
+    Subtypes in `task` are sorted. `magnification` all is one model of all magnifications and its pooled score. `sd` is
+    missing where the source gives a mean alone.
     """
-    table = pd.read_csv(Path(__file__).with_name("literature.csv"), comment="#", keep_default_na=False,
-                        dtype={"magnification": str, "year": str})  # fmt: skip
-    table["task"] = table["task"].str.split().map(lambda classes: " ".join(sorted(classes)))
-    table["by"] = table["paper"] + " " + table["year"]
-    # An empty sd: the source gives a mean alone.
-    table["sd"] = pd.to_numeric(table["sd"])
-    return table.rename(columns={"value": "mean"}).drop(columns=["paper", "year"])
+    path, types = Path(__file__).with_name("literature.csv"), {"magnification": str}
+    return pd.read_csv(path, comment="#", dtype=types, keep_default_na=False, na_values={"sd": [""]})
 
 
 def printed_rows(lines: pd.DataFrame, cited: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One task's table as text, and what is printed below each cell: sizes, pooled values and intervals."""
     first, second = [], []
-    for _, scores in lines.groupby(["row", "by", "model"], sort=False):
-        about, scores = scores.iloc[0], scores.set_index("metric").reindex(METRICS).to_dict("records")
+    for (_, by, _), part in lines.groupby(["row", "by", "model"], sort=False):
+        about, scores = part.iloc[0], part.set_index("metric").reindex(METRICS).to_dict("records")
         means = [text.number(one["mean"]) + ("" if pd.isna(one["sd"]) else f" ± {one['sd']:.3f}") for one in scores]
-        if about["by"] == OURS:
+        if by == OURS:
             model = f"ours: {about['model']}"
-            units = ("fold", "seed", "image", "case")
-            below = [", ".join(text.count(int(about[f"n_{unit}s"]), unit) for unit in units)]
-            for one in scores:
-                span = text.interval(one)
-                below.append(text.number(one["value"]) + (f" ({span})" if span else ""))
+            sizes = [text.count(int(about[f"n_{unit}s"]), unit) for unit in ("fold", "seed", "image", "case")]
+            spans = [text.interval(one) for one in scores]
+            values = [text.number(one["value"]) for one in scores]
+            pooled = [f"{value} ({span})" if span else value for value, span in zip(values, spans, strict=True)]
+            below = [", ".join(sizes), *pooled]
         else:
-            model = f"{about['by']}, {about['model']} [{cited.index(citation(about)) + 1}]"
+            model = f"{by}, {about['model']} [{cited.index(citations(part)[0]) + 1}]"
             means = [mean.replace("–", "") for mean in means]  # not published, which is not undefined
             below = [""] * (1 + len(METRICS))
         first.append([about["protocol"], where(about["magnification"]), model, *means])
@@ -189,9 +179,11 @@ def printed_rows(lines: pd.DataFrame, cited: list[str]) -> tuple[pd.DataFrame, p
     return pd.DataFrame(first, columns=header), pd.DataFrame(second, columns=header)
 
 
-def citation(line: pd.Series) -> str:
-    """Paper, source and note of a published line."""
-    return f"{line['by']}: {line['source']}" + (f" ({line['note']})" if line["note"] else "")
+def citations(lines: pd.DataFrame) -> list[str]:
+    """Paper, source and note of the published lines, each once."""
+    published = lines[lines["by"] != OURS].to_dict("records")
+    noted = [f"{line['by']}: {line['source']}" + (f" ({line['note']})" if line["note"] else "") for line in published]
+    return list(dict.fromkeys(noted))
 
 
 def banners(lines: pd.DataFrame) -> list[tuple[str, str]]:
