@@ -12,7 +12,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn import metrics
 
@@ -112,8 +111,7 @@ def roc(table: pd.DataFrame, title: str) -> Figure:
     for name, y, score, line in _curves(table):
         false_positive_rate, true_positive_rate, _ = metrics.roc_curve(y, score)
         axes[0, 0].plot(false_positive_rate, true_positive_rate, label=name, **line)
-    _label_curves(figure, axes[0, 0], "False positive rate", "True positive rate", "lower right")
-    return add_title(figure, title)
+    return _label_curves(figure, title, "False positive rate", "True positive rate", "lower right")
 
 
 @mpl.rc_context(STYLE)
@@ -123,8 +121,7 @@ def precision_recall(table: pd.DataFrame, title: str) -> Figure:
     for name, y, score, line in _curves(table):
         precision, recall, _ = metrics.precision_recall_curve(y, score, drop_intermediate=True)
         axes[0, 0].plot(recall, precision, drawstyle="steps-post", label=name, **line)
-    _label_curves(figure, axes[0, 0], "Recall", "Precision", "lower left")
-    return add_title(figure, title)
+    return _label_curves(figure, title, "Recall", "Precision", "lower left")
 
 
 def _curves(table: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]]:
@@ -143,13 +140,15 @@ def _curves(table: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray, dict
     return [(name, y, score, look) for (name, y, score), look in zip(defined, looks, strict=False)]
 
 
-def _label_curves(figure: Figure, ax: Axes, x: str, y: str, legend_at: Any) -> None:
+def _label_curves(figure: Figure, title: str, x: str, y: str, legend_at: Any) -> Figure:
+    ax = figure.axes[0]
     ax.set(xlabel=x, ylabel=y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     lines, labels = ax.get_legend_handles_labels()
     if len(lines) > 5:  # eight names would cover the curves
         figure.legend(lines, labels, loc="outside lower center", ncols=4)
     elif len(lines) > 1:
         ax.legend(loc=legend_at)
+    return add_title(figure, title)
 
 
 @mpl.rc_context(STYLE)

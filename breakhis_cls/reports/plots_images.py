@@ -31,9 +31,9 @@ def sample_sheet(table: pd.DataFrame, root: Path, title: str = "Examples of the 
     images, captions = [], []
     for kind in kinds:
         tiles = rows[rows["subtype"] == kind]
-        images += [*tiles["file"], *[None] * (4 - len(tiles))]
-        captions += [f"{kind} {row.label}, {row.magnification}X" for row in tiles.itertuples()]
-        captions += [""] * (4 - len(tiles))
+        gaps = 4 - len(tiles)
+        images += [*tiles["file"], *[None] * gaps]
+        captions += [*(f"{kind} {row.label}, {row.magnification}X" for row in tiles.itertuples()), *[""] * gaps]
     return sheet(images, root, captions, f"{title}: {len(kinds)} subtypes", 4) if kinds else None
 
 

@@ -63,9 +63,8 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
                label="ours: all folds pooled, 95 % interval over cases"),
         Line2D([], [], color=BLACK, marker="|", linestyle="", markersize=9, label="ours: mean over folds"),
     ]  # fmt: skip
-    for name, marker in markers.items():
-        legend.append(Line2D([], [], color=VERMILION, marker=marker, markerfacecolor="white", markersize=4.5,
-                             linestyle="", label=f"{name}: as published"))  # fmt: skip
+    hollow = {"color": VERMILION, "markerfacecolor": "white", "markersize": 4.5, "linestyle": ""}
+    legend += [Line2D([], [], marker=markers[name], label=f"{name}: as published", **hollow) for name in cited]
     figure.legend(handles=legend, loc="outside lower left", ncols=1 if cited else 2)
     return add_title(figure, title)
 
@@ -83,11 +82,10 @@ def leak_penalty(penalties: pd.DataFrame, labels: dict[str, str], title: str) ->
         rows = penalties[penalties["metric"] == name]
         for at, row in enumerate(rows.itertuples()):
             ax.plot([row.low, row.high], [at, at], color=GREY, linewidth=1.5)
-            ax.plot(row.value, at, "o" if row.protocol == "case" else "s",
-                    color=BLUE if row.protocol == "case" else VERMILION)  # fmt: skip
-            ax.annotate(
-                f"{row.value:.3f}", (row.value, at), (0, 6), textcoords="offset points", ha="center", fontsize=7
-            )
+            marker, colour = ("o", BLUE) if row.protocol == "case" else ("s", VERMILION)
+            ax.plot(row.value, at, marker, color=colour)
+            place = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
+            ax.annotate(f"{row.value:.3f}", (row.value, at), fontsize=7, **place)
         ax.set(xlabel=label, ylim=(len(rows) - 0.5, -0.6), yticks=range(len(rows)), yticklabels=[])
         ax.set_xlim(right=1.02)
     axes[0, 0].set(ylabel="Protocol", yticklabels=penalties["protocol"].unique())

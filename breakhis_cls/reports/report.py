@@ -44,13 +44,10 @@ def analyze_experiment(experiment: Experiment, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def write_report(
-    experiment: Experiment, metrics: dict[str, Any], folder: Path, images_root: Path | None = None
-) -> Path:
+def write_report(experiment: Experiment, metrics: dict[str, Any], folder: Path, images_root: Path | None) -> Path:
     """Write index.html, the figures (PNG and SVG) and the tables into folder; returns the page's path.
 
-    Learning curves need the run's history, sheets of images the files under `images_root`; both are left out where
-    absent.
+    Learning curves need the run's history, sheets of images the files under `images_root`: left out where absent.
     """
     analysis = analyze_experiment(experiment)
     figures = save_figures(draw_figures(experiment, metrics, analysis, images_root), folder)
@@ -68,7 +65,6 @@ def write_report(
     write_text(folder / "table.tex", text.latex_table(table, caption, "l" + "r" * (len(table.columns) - 1)))
 
     # --- the page and the model card ---
-    counts = metrics["pooled"]["image_accuracy"]
     binary = predictions.is_binary(experiment.table)
     content = {
         "name": experiment.name, "binary": binary, "metrics": metrics, "words": metric_words(binary),
@@ -78,7 +74,7 @@ def write_report(
             "Protocol": text.protocol(experiment.meta("protocol")),
             "Folds, seeds": f"{text.folds(experiment)}; seed {text.seeds(experiment)}",
             "Data": experiment.meta("data"),
-            "Test set": text.sizes(counts),
+            "Test set": text.sizes(metrics["pooled"]["image_accuracy"]),
             "Model": experiment.meta("model"),
             "Weights": text.weights(experiment),
         },
@@ -145,8 +141,7 @@ def _paper_table(experiment: Experiment, metrics: dict[str, Any]) -> tuple[pd.Da
         cells = [f"{value} ({span})" if span else value for value, span in zip(values, spans, strict=True)]
         rows.append([label, *cells])
 
-    counts = metrics["pooled"]["image_accuracy"]
-    sizes = text.sizes(counts)
+    sizes = text.sizes(metrics["pooled"]["image_accuracy"])
     model, data, protocol = (experiment.meta(column) for column in ("model", "data", "protocol"))
     caption = f"{model} on {data}, protocol {protocol}, {text.folds(experiment)}; {sizes}. "
     caption += "95 % intervals by bootstrap over cases. " + " ".join(line for _, line in text.banners(protocol, data))

@@ -164,10 +164,7 @@ def printed_rows(lines: pd.DataFrame, cited: list[str]) -> tuple[pd.DataFrame, p
         if by == OURS:
             model = f"ours: {about['model']}"
             sizes = [text.count(int(about[f"n_{unit}s"]), unit) for unit in ("fold", "seed", "image", "case")]
-            spans = [text.interval(one) for one in scores]
-            values = [text.number(one["value"]) for one in scores]
-            pooled = [f"{value} ({span})" if span else value for value, span in zip(values, spans, strict=True)]
-            below = [", ".join(sizes), *pooled]
+            below = [", ".join(sizes), *map(text.estimate, scores)]
         else:
             model = f"{by}, {about['model']} [{cited.index(citations(part)[0]) + 1}]"
             means = [mean.replace("–", "") for mean in means]  # not published, which is not undefined
@@ -244,20 +241,19 @@ def leak_penalty(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLES) 
 
 def penalty_sentences(penalties: pd.DataFrame, data: str) -> tuple[str, str]:
     """What a paper would quote, and the figure's title, whichever way the comparison falls."""
-    auc, accuracy = (
-        penalties[penalties["metric"] == name].set_index("protocol") for name in ("roc_auc", "image_accuracy")
-    )
-    spans = []
-    for protocol, row in auc.iterrows():
-        span = text.interval(row.to_dict(), digits=2)
-        spans.append(f"{row['value']:.2f}{f' ({span})' if span else ''} with the split by {protocol}")
+    scores = penalties.set_index(["metric", "protocol"])
+    spans = [
+        f"{text.estimate(row.to_dict(), 2)} with the split by {protocol}"
+        for protocol, row in scores.loc["roc_auc"].iterrows()
+    ]
     sentence = f"One model, one budget, {data}: ROC AUC {', '.join(spans)} (95 % intervals over cases)."
-    title = "Leak penalty: the same model under several protocols."
-    if {"image", "case"} <= set(accuracy.index):
-        gap = 100 * (accuracy.at["image", "value"] - accuracy.at["case", "value"])
-        title = f"Leak penalty: the split by image scores {abs(gap):.1f} points {'higher' if gap >= 0 else 'lower'} "
-        title += "in accuracy than the split by case."
-    return sentence, f"{title} {data}; lines: 95 % intervals over cases."
+    title = "the same model under several protocols."
+    if {"image", "case"} <= set(penalties["protocol"]):
+        accuracy = scores["value"]["image_accuracy"]
+        gap = 100 * (accuracy["image"] - accuracy["case"])
+        direction = "higher" if gap >= 0 else "lower"
+        title = f"the split by image scores {abs(gap):.1f} points {direction} in accuracy than the split by case."
+    return sentence, f"Leak penalty: {title} {data}; lines: 95 % intervals over cases."
 
 
 def write_penalties(experiments: list[Experiment], out: Path) -> list[dict[str, Any]]:
@@ -266,12 +262,11 @@ def write_penalties(experiments: list[Experiment], out: Path) -> list[dict[str, 
     for one in experiments:
         if one.meta("protocol") in LEAKY_PROTOCOLS:
             # The same model and budget on the same images, whatever the split.
-            settings = (
-                config.settings_without(one.settings, ("split", "run", "name", *config.PLACES)) if one.settings else {}
-            )
-            key = sha256_of_values(one.meta("data"), one.meta("model"), sorted(predictions.class_names(one.table)),
-                                   sorted(map(int, one.test["magnification"].unique())), settings)  # fmt: skip
-            groups.setdefault(key, []).append(one)
+            varying = ("split", "run", "name", *config.PLACES)
+            settings = config.settings_without(one.settings, varying) if one.settings else {}
+            magnifications = sorted(map(int, one.test["magnification"].unique()))
+            identity = (one.meta("data"), one.meta("model"), sorted(predictions.class_names(one.table)))
+            groups.setdefault(sha256_of_values(*identity, magnifications, settings), []).append(one)
     shown = []
     for group in groups.values():
         if len({one.meta("protocol") for one in group}) < 2:

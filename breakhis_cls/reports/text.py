@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,12 @@ def interval(result: dict[str, Any], low: str = "low", high: str = "high", digit
     return f"{result[low]:.{digits}f} to {result[high]:.{digits}f}"
 
 
+def estimate(result: dict[str, Any], digits: int = 3) -> str:
+    """`0.923 (0.877 to 0.961)`, the value alone where there is no interval, or a dash."""
+    span = interval(result, digits=digits)
+    return number(result["value"], digits) + (f" ({span})" if span else "")
+
+
 def count(n: int, unit: str) -> str:
     """`1 case`, `1,234 cases`."""
     return f"{n:,} {unit}{'' if n == 1 else 's'}"
@@ -77,10 +82,9 @@ def finding(experiment: Experiment, metrics: dict[str, Any]) -> str:
     """The result in one sentence, with what it was measured on and by which split."""
     pooled = metrics["pooled"]
     accuracy, auc = pooled["image_accuracy"], pooled["roc_auc"]
-    where = (
-        f"On {count(accuracy['n_images'], 'test image')} of {count(accuracy['n_cases'], 'case')} "
-        f"({experiment.meta('data')}, protocol {experiment.meta('protocol')}), {experiment.meta('model')}"
-    )
+    data, protocol, model = (experiment.meta(column) for column in ("data", "protocol", "model"))
+    tested = f"{count(accuracy['n_images'], 'test image')} of {count(accuracy['n_cases'], 'case')}"
+    where = f"On {tested} ({data}, protocol {protocol}), {model}"
     correct = f"classifies {percent(accuracy['value'])} of images correctly"
     if auc["value"] is None:
         return f"{where} {correct}; ROC AUC is undefined: {auc['undefined'].replace(' here', ' in test')}."
@@ -89,9 +93,8 @@ def finding(experiment: Experiment, metrics: dict[str, Any]) -> str:
     if predictions.is_binary(experiment.table):
         missed = percent(1 - pooled["sensitivity"]["value"])
         return f"{where} reaches {reached}, {correct} and misses {missed} of the malignant ones."
-    return (
-        f"{where} reaches macro {reached}, balanced accuracy {pooled['balanced_accuracy']['value']:.2f}, and {correct}."
-    )
+    balanced = pooled["balanced_accuracy"]["value"]
+    return f"{where} reaches macro {reached}, balanced accuracy {balanced:.2f}, and {correct}."
 
 
 def protocol(name: str) -> str:
@@ -153,10 +156,8 @@ def caveats(experiment: Experiment) -> list[str]:
     if test["fold"].nunique() < n_folds and name != "kaiko_eva":
         sentences.append(f"{test['fold'].nunique()} of {n_folds} folds: other folds may give other scores.")
 
-    shares = test[classes].value_counts(normalize=True)
-    sentences.append(
-        f"Predicting {shares.index[0]} for every image would classify {percent(shares.iloc[0])} correctly."
-    )
+    majority, share = next(test[classes].value_counts(normalize=True).items())
+    sentences.append(f"Predicting {majority} for every image would classify {percent(share)} correctly.")
     if test.duplicated(["file"]).any():
         sentences.append("Images are tested more than once (seeds or overlapping folds): numbers are means over them, "
                          "and intervals resample cases, not repetitions.")  # fmt: skip
@@ -192,14 +193,12 @@ def markdown_table(table: pd.DataFrame, n_text: int = 1) -> str:
 
 def latex_table(table: pd.DataFrame, caption: str, columns: str, small: list[int] | None = None, **how: Any) -> str:
     """The table for LaTeX with the booktabs package; rows numbered in `small` are set in small print."""
-    escape: Callable[[str], str] = escape_latex
-    styled = table.style.hide(axis="index").format(escape).format_index(escape, axis="columns")
+    styled = table.style.hide(axis="index").format(escape_latex).format_index(escape_latex, axis="columns")
     if small:
         # Styler writes the declaration as {\scriptsize cell}.
         styled = styled.map(lambda cell: "scriptsize:--wrap;" if cell else "", subset=pd.IndexSlice[small, :])
-    return styled.to_latex(
-        hrules=True, caption=escape_latex(caption), column_format=columns, position_float="centering", **how
-    )
+    caption = escape_latex(caption)
+    return styled.to_latex(hrules=True, caption=caption, column_format=columns, position_float="centering", **how)
 
 
 def escape_latex(text: str) -> str:
