@@ -49,7 +49,8 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
     from .modeling import run_folder, training, weights
     from .pipeline.pixel_store import PixelStore
 
-    name = run_folder.run_name(settings, dataset.sha256, weights.weights_identity(settings.model), dataset.split)
+    weights_identity = weights.weights_identity(settings.model)
+    name = run_folder.run_name(settings, dataset.sha256, weights_identity, dataset.split)
     with run_folder.open_run(settings, name) as run:
         if run.finished:
             print(f"{run.folder} is finished; nothing to do")
@@ -69,7 +70,9 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
             # --- where and how it was made ---
             for phase, cost in job.costs.items():
                 print(f"{phase}: " + ", ".join(f"{of} {value:,.2f}" for of, value in cost.items()), file=sys.stderr)
-            origin = {"name": weights.weights_title(settings.model), "sha256": weights.weights_sha256(settings.model)}
+            # imagenet and random are no file of the user's, and have no SHA-256.
+            sha256 = None if weights_identity == settings.model.weights else weights_identity
+            origin = {"name": weights.weights_title(settings.model), "sha256": sha256}
             environment = devices.environment() | {
                 "git_commit": _git_commit(),
                 "data": dataset.describe(),

@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path):
 
 def test_weights_before_the_phase_stay_where_no_epoch_is_better(tmp_path):
     too_fast = config.Tune(epochs=2, batch_size=4, peak_lr=500.0, warmup_share=0.0)
-    head, _ = _fit(tmp_path, too_fast, compare_start=True, checkpoints=True)
+    head, _ = _fit(tmp_path, too_fast, first_epoch=1, checkpoints=True)
     _assert_equal(head, network.build_head(6, 2, 0.5, seed=0))
 
 

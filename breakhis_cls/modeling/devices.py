@@ -19,10 +19,7 @@ PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", 
 
 
 def prepare(deterministic: bool, precision: str = "float32") -> None:
-    """Set TensorFlow up; call it before anything imports TensorFlow.
-
-    precision: see `dtype_policy`. Raises ModelError where TensorFlow already runs with other switches.
-    """
+    """Set TensorFlow up before anything imports it; ModelError where it already runs with other switches."""
     # Op determinism alone is not enough on CPU: oneDNN's kernels and more than one inter-op thread still change bits
     # (three fine-tunings in fresh processes gave three results). On GPU determinism costs speed, and XLA is off.
     if deterministic and "tensorflow" not in sys.modules:
@@ -36,10 +33,8 @@ def prepare(deterministic: bool, precision: str = "float32") -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
     if deterministic:
         if os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":
-            raise ModelError(
-                "TensorFlow was imported with oneDNN on, which is not repeatable. Call devices.prepare() first, "
-                "set TF_ENABLE_ONEDNN_OPTS=0 in the environment, or use --run.no_deterministic"
-            )
+            advice = "call devices.prepare() first, set TF_ENABLE_ONEDNN_OPTS=0, or use --run.no_deterministic"
+            raise ModelError(f"TensorFlow was imported with oneDNN on, which is not repeatable; {advice}")
         tf.config.experimental.enable_op_determinism()
         with contextlib.suppress(RuntimeError):
             tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -75,31 +70,25 @@ def distribution_strategy(replicas: list[str] | None = None) -> Any:
 
 @contextlib.contextmanager
 def measure_cost(costs: dict[str, dict[str, float]], phase: str) -> Iterator[None]:
-    """Enter the seconds and the peak memory in GiB of what runs inside as `costs[phase]`, for environment.json."""
+    """Enter seconds and peak GiB of what runs inside as `costs[phase]`: of the process, and what each GPU allocated."""
     import tensorflow as tf
 
-    for gpu in tf.config.list_logical_devices("GPU"):
+    gpus = tf.config.list_logical_devices("GPU")
+    for gpu in gpus:
         tf.config.experimental.reset_memory_stats(gpu.name)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM on Linux (proc(5)); elsewhere it is the process's
     started = time.monotonic()
     yield
-    seconds = round(time.monotonic() - started, 2)
-    costs[phase] = {"seconds": seconds} | {f"peak_gib_{name}": gib for name, gib in peak_memory_gib().items()}
-
-
-def peak_memory_gib() -> dict[str, float]:
-    """GiB at the highest since the measurement began: resident memory of the process, and each GPU's allocations."""
-    import tensorflow as tf
-
+    costs[phase] = {"seconds": round(time.monotonic() - started, 2)}
     # ru_maxrss counts bytes on macOS and KiB on Linux, where VmHWM is better: it can be reset.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         peak = 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    gpus = tf.config.list_logical_devices("GPU")
     used = {gpu.name: tf.config.experimental.get_memory_info(gpu.name)["peak"] for gpu in gpus}
-    return {name: round(n_bytes / 2**30, 3) for name, n_bytes in {"process": peak, **used}.items()}
+    for name, n_bytes in {"process": peak, **used}.items():
+        costs[phase][f"peak_gib_{name}"] = round(n_bytes / 2**30, 3)
 
 
 def numerics() -> dict[str, Any]:

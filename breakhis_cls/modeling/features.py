@@ -61,18 +61,12 @@ def backbone_features(
 
 
 def cached_outputs(
-    build_forward: Callable[[], Forward],
-    hashes: np.ndarray,
-    pixels: np.ndarray,
-    index: np.ndarray,
-    folder: Path,
-    view: int = 0,
-    title: str = "outputs",
-) -> np.ndarray:
+    build_forward: Callable[[], Forward], hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path,
+    view: int = 0, title: str = "outputs",
+) -> np.ndarray:  # fmt: skip
     """(n, d) float32 outputs of a compiled model for rows `index` of `pixels`, from shards in `folder` or computed.
 
-    `build_forward` is called only if something is missing. The outputs may depend on the pixels and on what names
-    `folder`, on nothing else.
+    `build_forward` is called only if something is missing. Outputs may depend on pixels and what names `folder` alone.
     """
     # --- read what is there ---
     known = {}

@@ -22,47 +22,31 @@ from ..pipeline.batches import TrainingRows
 
 
 def fit_phase(
-    model: keras.Model,
-    phase: config.Phase,
-    rows: TrainingRows,
-    validation: TrainingRows,
-    folder: Path,
-    seed: int,
-    first_epoch: int = 0,
-    compare_start: bool = False,
-    checkpoints: bool = False,
-) -> pd.DataFrame:
+    model: keras.Model, phase: config.Phase, rows: TrainingRows, validation: TrainingRows, folder: Path, seed: int,
+    first_epoch: int = 0, checkpoints: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Train `model` for one phase and leave it with its best weights; returns the phase's rows of history.csv.
 
-    Best is the lowest loss on validation; with `compare_start` the weights before the phase compete too.
-    folder: the phase's own, whose name is the phase's; holds TensorBoard's events and, with `checkpoints`, the last
-    epoch, after which a killed phase goes on. Under a distribution strategy call it in the scope where the model was
-    made; batch_size is that of all replicas together, and the learning rate stays as set.
-    Raises ModelError when the loss is not finite, or a batch does not fit into the GPU's memory.
+    Best is the lowest loss on validation; after `first_epoch` epochs of an earlier phase its weights compete too.
+    folder: named like the phase; holds TensorBoard's events and, with `checkpoints`, the last epoch, after which a
+    killed phase goes on. Under a distribution strategy call it in the scope where the model was made; batch_size is
+    that of all replicas together. Raises ModelError when the loss is not finite, or a batch does not fit into memory.
     """
     # --- optimizer and learning-rate schedule: linear warm-up, then a cosine to zero ---
     n_steps = batches.steps_per_epoch(rows, phase.batch_size)  # the schedule's length is fixed: early stopping cuts it
     n_total = max(phase.epochs * n_steps, 1)
     n_warmup = round(phase.warmup_share * n_total)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if n_warmup else phase.peak_lr,
-        decay_steps=max(n_total - n_warmup, 1),
-        warmup_target=phase.peak_lr if n_warmup else None,
-        warmup_steps=n_warmup,
-    )
-    model.compile(
-        optimizer=keras.optimizers.AdamW(
-            schedule,
-            weight_decay=phase.weight_decay,
-            global_clipnorm=phase.clip_norm or None,
-            use_ema=phase.ema > 0,
-            ema_momentum=phase.ema,
-            gradient_accumulation_steps=phase.accumulate if phase.accumulate > 1 else None,
-        ),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=False,  # off on CPU and under op determinism anyway; a GPU run should not differ in this
-    )
+    warmup = {"warmup_target": phase.peak_lr, "warmup_steps": n_warmup} if n_warmup else {}
+    start = 0.0 if n_warmup else phase.peak_lr
+    schedule = keras.optimizers.schedules.CosineDecay(start, max(n_total - n_warmup, 1), **warmup)
+    optimizer = keras.optimizers.AdamW(
+        schedule, weight_decay=phase.weight_decay, global_clipnorm=phase.clip_norm or None, use_ema=phase.ema > 0,
+        ema_momentum=phase.ema, gradient_accumulation_steps=phase.accumulate if phase.accumulate > 1 else None,
+    )  # fmt: skip
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing)
+    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+    # The JIT is off on CPU and under op determinism anyway; a GPU run should not differ in this.
+    model.compile(optimizer, loss, metrics=[accuracy], jit_compile=False)
     model.optimizer.build(model.trainable_variables)  # so that a checkpoint holds all of its state
 
     # --- fit, from the last checkpoint if there is one ---
@@ -73,7 +57,7 @@ def fit_phase(
     validation_data = batches.validation_batches(validation, phase.batch_size)  # in order, neither turned nor weighted
     try:
         # Fine-tuning with a rate that is too high would else end worse than the head it began with.
-        if compare_start and not checkpoint.n_done:
+        if first_epoch and not checkpoint.n_done:
             checkpoint.best = model.evaluate(validation_data, verbose=0, return_dict=True)["loss"]
             checkpoint.best_weights = model.get_weights()
         if not checkpoint.ended:
@@ -81,11 +65,9 @@ def fit_phase(
                 batches.training_batches(rows, phase.batch_size, seed, checkpoint.n_done, phase.epochs),
                 validation_data=validation_data,
                 shuffle=False,  # the stream is in order already
-                initial_epoch=checkpoint.n_done,
-                epochs=phase.epochs,
-                steps_per_epoch=n_steps,
                 callbacks=[*checkpoint.averaging, checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],
-            )
+                initial_epoch=checkpoint.n_done, epochs=phase.epochs, steps_per_epoch=n_steps,
+            )  # fmt: skip
     except tf.errors.ResourceExhaustedError:
         section, smaller = type(phase).__name__.lower(), max(phase.batch_size // 2, 1)
         raise ModelError(
@@ -128,12 +110,11 @@ class EpochCheckpoint(keras.callbacks.Callback):
         for leftover in [*saved[:-1], *self.folder.glob(".epoch-*")]:
             shutil.rmtree(leftover)
         if saved:
-            last = saved[-1]
-            state = json.loads((last / "state.json").read_text(encoding="utf-8"))
+            state = json.loads((saved[-1] / "state.json").read_text(encoding="utf-8"))
             self.best, self.best_epoch, self.history = state["best"], state["best_epoch"], state["history"]
-            with np.load(last / "best.npz", allow_pickle=False) as best:
-                self.best_weights = [best[name] for name in best.files]
-            model.load_weights(last / "last.weights.h5")
+            with np.load(saved[-1] / "best.npz", allow_pickle=False) as best:
+                self.best_weights = list(best.values())
+            model.load_weights(saved[-1] / "last.weights.h5")
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
         """Dropout's masks become a function of (seed, epoch, layer)."""
@@ -148,8 +129,8 @@ class EpochCheckpoint(keras.callbacks.Callback):
         scores = {name: float((logs or {})[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
         if not math.isfinite(scores["loss"]) or not math.isfinite(scores["val_loss"]):
             raise ModelError(
-                f"the loss became {scores['loss']} in epoch {epoch} of phase {self.folder.name}; expected a finite "
-                f"number; a smaller peak_lr than {self.phase.peak_lr:g} usually helps"
+                f"the loss became {scores['loss']} in epoch {epoch} of phase {self.folder.name}, which is not finite; "
+                f"a smaller peak_lr than {self.phase.peak_lr:g} usually helps"
             )
         if scores["val_loss"] < self.best:
             self.best, self.best_epoch = scores["val_loss"], epoch

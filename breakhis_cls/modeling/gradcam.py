@@ -26,9 +26,9 @@ N_DRAWS = 3  # of random weights: by chance, one draw may point along the traine
 def class_evidence(model: keras.Model, images: np.ndarray, class_index: np.ndarray) -> np.ndarray:
     """Grad-CAM before its negative parts are cut: (n, rows, columns) float32 on the grid of the finest block.
 
-    model: as `network.join_model` builds it; images: (n, height_px, width_px, 3) uint8; class_index: (n,) of the class
-    that the evidence is for. Where several blocks feed the head their maps are added. Unit: log-odds. With a linear
-    head the mean over an image's cells is what the image adds to its class's log-odds; below 0 is evidence against it.
+    images: (n, height_px, width_px, 3) uint8; class_index: (n,) of the class that the evidence is for. Where several
+    blocks feed the head their maps are added. Unit: log-odds. With a linear head the mean over an image's cells is what
+    the image adds to its class's log-odds; below 0 is evidence against it.
     """
     # Cut the model where its blocks are pooled: images -> blocks -> pooled features -> head.
     backbone, head = model.get_layer("backbone"), model.get_layer("head")
@@ -81,8 +81,7 @@ def upsample_heat(evidence: np.ndarray, size_px: tuple[int, int], image: config.
     rows = _interpolation_weights(evidence.shape[0], size_px[0], scale_y * image.height_px)
     columns = _interpolation_weights(evidence.shape[1], size_px[1], scale_x * image.width_px)
     enlarged = (rows @ np.maximum(evidence, 0) @ columns.T).astype(np.float32)
-    peak = enlarged.max()
-    return enlarged / peak if peak > 0 else enlarged
+    return enlarged / (enlarged.max() or 1)
 
 
 def _interpolation_weights(n_cells: int, field_px: int, seen_px: float) -> np.ndarray:
@@ -95,15 +94,14 @@ def _interpolation_weights(n_cells: int, field_px: int, seen_px: float) -> np.nd
 def randomization_check(model: keras.Model, images: np.ndarray, class_index: np.ndarray, seed: int = 0) -> pd.DataFrame:
     """Columns share, draw, image, rho: rank correlation of the evidence with that of `randomize_weights` copies.
 
-    Maps that depend on what was learned lose their correlation, whichever layers are random: the sanity check of
-    Adebayo et al. 2018.
+    Maps that depend on what was learned lose their correlation: the sanity check of Adebayo et al. 2018.
     """
     trained, rows = class_evidence(model, images, class_index), []
     checks = [(share, draw) for share in SHARES for draw in range(N_DRAWS)]
     for share, draw in track(checks, "randomisation check", console=Console(stderr=True)):
         randomized = class_evidence(randomize_weights(model, share, seed + draw), images, class_index)
-        for at, pair in enumerate(zip(trained, randomized, strict=True)):
-            rows.append((share, draw, at, rank_correlation(*pair)))
+        correlations = map(rank_correlation, trained, randomized)
+        rows += [(share, draw, at, rho) for at, rho in enumerate(correlations)]
     return pd.DataFrame(rows, columns=["share", "draw", "image", "rho"])
 
 
@@ -136,10 +134,5 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def localization_auc(heat: np.ndarray, mask: np.ndarray) -> float:
-    """ROC AUC of the heat as a score for being inside the mask: 0.5 is chance; NaN where the mask is empty or full.
-
-    heat: (height, width); mask: bool of the same shape.
-    """
-    if mask.all() or not mask.any():
-        return float("nan")
-    return float(roc_auc_score(mask.ravel(), heat.ravel()))
+    """ROC AUC of the heat (height, width) inside the bool mask: 0.5 is chance; NaN where the mask is empty or full."""
+    return float(roc_auc_score(mask.ravel(), heat.ravel())) if mask.any() and not mask.all() else float("nan")

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, tree
 
 from .. import config
 from ..data.splits import class_names
@@ -54,22 +54,20 @@ def build_backbone(model: config.Model, blocks: tuple[str, ...] | None = None) -
             warnings.filterwarnings("ignore", "Skipping nested container at '_operations_by_depth")
             network = kind.build(include_top=False, weights=None if model.weights == "random" else model.weights)
     except expected_errors as error:
+        fault = f"{model.weights} does not hold weights of {model.backbone} without top: {_first_line(error)}"
         if model.weights == "imagenet":
-            raise ModelError(
+            fault = (
                 f"ImageNet weights could not be downloaded ({_first_line(error)}). Download them once on a machine "
                 "with a network (they stay in ~/.keras/models), or name a file with --model.weights PATH"
-            ) from None
-        raise ModelError(
-            f"{model.weights} does not hold weights of {model.backbone} without top: {_first_line(error)}"
-        ) from None
+            )
+        raise ModelError(fault) from None
 
     # --- preprocessing in front, one pooled output for each block behind ---
     trunk = keras.Model(network.input, [stage_output(network, kind.stages[block][0]) for block in blocks], name="trunk")
     image = keras.Input((None, None, 3), name="image")
     outputs = trunk(kind.preprocessing(name="preprocessing", dtype="float32")(image))  # bfloat16 rounds off a level
-    outputs = outputs if isinstance(outputs, list) else [outputs]
     # Means over some hundred cells are taken in float32: bfloat16 has three significant digits.
-    pooled = [layers.GlobalAveragePooling2D(dtype="float32")(output) for output in outputs]
+    pooled = [layers.GlobalAveragePooling2D(dtype="float32")(output) for output in tree.flatten(outputs)]
     if kind.normalises_pooled and "conv5" in blocks:
         at = blocks.index("conv5")
         pooled[at] = network.layers[-1](pooled[at])
@@ -81,18 +79,14 @@ def build_head(n_features: int, n_classes: int, dropout: float, seed: int) -> ke
 
     The features are standardised first (identity until `adapt`), so that one learning rate suits every block.
     """
+    kernel = keras.initializers.GlorotUniform(seed=seed)
     return keras.Sequential(
         [
             keras.Input((n_features,), name="features"),
             layers.Normalization(name="standardise", dtype="float32"),
             layers.Dropout(dropout, seed=seed, name="dropout"),
-            layers.Dense(
-                n_classes,
-                activation="softmax",
-                dtype="float32",  # mixed precision must not reach the last layer
-                kernel_initializer=keras.initializers.GlorotUniform(seed=seed),
-                name="probabilities",
-            ),
+            # Mixed precision must not reach the last layer.
+            layers.Dense(n_classes, "softmax", kernel_initializer=kernel, name="probabilities", dtype="float32"),
         ],
         name="head",
     )
@@ -135,13 +129,12 @@ def save_head(path: Path, head: keras.Model, settings: config.Config) -> None:
 
 
 def load_run_model(folder: Path) -> keras.Model:
-    """The whole model of a finished run: its model.keras, or its head.npz joined with the frozen backbone.
+    """The whole model of a finished run: its model.keras, or its head.npz joined with the backbone of its config.yaml.
 
-    The backbone is built anew from the run's config.yaml. Raises ModelError where neither file is there or can be
-    read, or where the backbone's weights or another setting are not those that the head was trained with.
+    Raises ModelError where neither file can be read, or where the backbone's weights or another setting are not those
+    that the head was trained with.
     """
     path = folder / "head.npz"
-    # A lone run leaves model.keras; where neither is there, its sentence says what is missing.
     if (folder / "model.keras").is_file() or not path.is_file():
         return load_model(folder / "model.keras")
     try:
@@ -155,8 +148,8 @@ def load_run_model(folder: Path) -> keras.Model:
     for name, value in _head_settings(settings).items():
         if trained_with.get(name) != value:
             raise ModelError(
-                f"{path} was trained with {name} {trained_with.get(name)}, but {folder / 'config.yaml'} now stands for "
-                f"{value}; restore what it was trained with, or train the run again"
+                f"{path} was trained with {name} {trained_with.get(name)}, but config.yaml now stands for {value}; "
+                "restore what it was trained with, or train the run again"
             )
     keras.utils.set_random_seed(settings.run.seed)  # where the backbone's weights are random
     backbone = build_backbone(settings.model)

@@ -21,8 +21,8 @@ from ..files import sha256_of_values, write_csv, write_json, write_text
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
 
+# Part of a run's name: raise it when a change of the code changes results, so that no old run passes for a new one.
 RESULTS_VERSION = 1
-"""Part of a run's name: raise it when a change of the code changes results, so that no old run passes for a new one."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ class RunFolder:
         for path in sorted(self.folder.glob("tune/epoch-*/state.json")):
             with suppress(OSError):  # the run may replace it between the listing and the reading
                 tables.append(pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["history"]))
-        if not tables:
-            return pd.DataFrame()
-        return pd.concat(tables, ignore_index=True).drop_duplicates(["phase", "epoch"], ignore_index=True)
+        return pd.concat(tables).drop_duplicates(["phase", "epoch"], ignore_index=True) if tables else pd.DataFrame()
 
     def write_predictions(self, dataset: Dataset, probabilities: np.ndarray, model: str) -> None:
         """Write predictions.csv of validation and test rows; probabilities: (n, n_classes), raw; model: its title."""

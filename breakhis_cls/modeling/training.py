@@ -41,10 +41,8 @@ class TrainingRun:
         Saved as model.keras; with `run.save_model` false a run on a frozen backbone saves head.npz, returns the head.
         """
         settings, folder, seed = self.settings, self.run.folder, self.settings.run.seed
-        n_classes = len(self.dataset.classes)
-        build_head = functools.partial(
-            network.build_head, network.n_features(settings.model), n_classes, settings.model.dropout, seed
-        )
+        size = network.n_features(settings.model), len(self.dataset.classes)
+        build_head = functools.partial(network.build_head, *size, settings.model.dropout, seed)
         head, history = build_head(), []
 
         # --- features of the frozen backbone, and the head on them ---
@@ -77,9 +75,10 @@ class TrainingRun:
                 views = batches.allowed_views(settings.augment)
                 rows = self._rows(self.store.array, self.store.rows, views, settings.augment)
                 n_before = sum(map(len, history))  # epochs of the head; history.csv counts on
-                options = {"first_epoch": n_before, "compare_start": n_before > 0, "checkpoints": True}
                 with devices.measure_cost(self.costs, "tune"):
-                    tuned = fit.fit_phase(model, settings.tune, *rows, folder / "tune", seed, **options)
+                    tuned = fit.fit_phase(
+                        model, settings.tune, *rows, folder / "tune", seed, n_before, checkpoints=True
+                    )
                 write_csv(folder / "history.csv", pd.concat([*history, tuned]))
 
         # Written last: whoever finds the file may use it.
@@ -107,13 +106,10 @@ class TrainingRun:
             for weight in model.get_weights():
                 digest.update(weight.tobytes())
             folder = self.run.folder / "outputs" / digest.hexdigest()[:16]
-            build_forward = functools.cache(lambda: features.compile_forward(model))
+            build = functools.cache(lambda: features.compile_forward(model))
             rows = self._pixel_hashes[evaluated], self.store.array, self.store.rows[evaluated]
-            outputs = [
-                features.cached_outputs(build_forward, *rows, folder / f"view-{view}", view, "predictions")
-                for view in views
-            ]
-            return np.mean(outputs, axis=0)
+            in_view = [(folder / f"view-{view}", view, "predictions") for view in views]
+            return np.mean([features.cached_outputs(build, *rows, *where) for where in in_view], axis=0)
 
     @property
     def _pixel_hashes(self) -> np.ndarray:

@@ -24,17 +24,10 @@ def weights_identity(model: config.Model) -> str:
     """`random`, `imagenet` (whose content Keras's own checksum fixes) or the SHA-256 of the file in hex."""
     if model.weights in ("random", "imagenet"):
         return model.weights
-    path = Path(model.weights)
-    if not path.is_file():
+    if not Path(model.weights).is_file():
         expected = f"imagenet, random, or a .weights.h5 of {model.backbone} without top"
-        raise ModelError(f"no weights at {path}; expected {expected}")
-    return sha256_of_file(path)
-
-
-def weights_sha256(model: config.Model) -> str | None:
-    """SHA-256 of the weights' file; None for random and imagenet, which are no file of the user's."""
-    identity = weights_identity(model)
-    return None if identity == model.weights else identity
+        raise ModelError(f"no weights at {model.weights}; expected {expected}")
+    return sha256_of_file(Path(model.weights))
 
 
 def weights_title(model: config.Model) -> str:
