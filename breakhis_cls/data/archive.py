@@ -22,7 +22,6 @@ from .index import find_holder
 
 FOLDER = "BreaKHis_v1"  # the top of the authors' tarball; in Kaggle's zip one lies in another
 FOLDS = "Folds.csv"  # the published folds, beside the tree in Kaggle's zip
-CHUNK_BYTES = 1 << 20
 
 
 class DamagedError(DataError):
@@ -53,7 +52,7 @@ def unpack(path: Path, root: Path) -> Path:
                 extracted, kept = unfinished / "extracted", unfinished / FOLDER
                 (_copy_folder if path.is_dir() else _extract)(path, extracted, bar)
                 holder = find_holder(extracted)
-                for entry in sorted((holder / TREE).rglob("*"), reverse=True):
+                for entry in sorted((holder / TREE).rglob("*"), reverse=True):  # files before folders
                     if is_system_file(entry.name):
                         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
                 kept.mkdir()
@@ -85,13 +84,12 @@ def check_free(needs: list[tuple[Path, int, str]]) -> None:
         existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
         by_disk.setdefault(existing.stat().st_dev, []).append((existing, n_bytes, what))
     for parts in by_disk.values():
-        wanted, free = sum(n_bytes for _, n_bytes, _ in parts), shutil.disk_usage(parts[0][0]).free
+        folder, wanted = parts[0][0], sum(n_bytes for _, n_bytes, _ in parts)
+        free = shutil.disk_usage(folder).free
         if wanted > free:
             what = " + ".join(f"{what} {format_bytes(n_bytes)}" for _, n_bytes, what in parts)
-            raise DataError(
-                f"{format_bytes(free)} are free under {parts[0][0]}, but {format_bytes(wanted)} are needed ({what}); "
-                "make room, or choose other folders with --data.root and --data.cache"
-            )
+            found = f"{format_bytes(free)} are free under {folder}, but {format_bytes(wanted)} are needed ({what})"
+            raise DataError(f"{found}; make room, or choose other folders with --data.root and --data.cache")
 
 
 def format_bytes(n_bytes: int) -> str:
@@ -118,6 +116,7 @@ def _extract(path: Path, folder: Path, bar: Any) -> None:
             for info in archive.infolist():
                 info.filename = info.filename.replace("\\", "/")  # some packers on Windows write these
                 kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive comes from Windows
+                # Bit 0 of the flags: encrypted (APPNOTE.TXT, 4.4.4).
                 fault = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "a link or device"
                 members.append((info.filename, "an encrypted file" if info.flag_bits & 1 else fault, info.file_size))
         else:
@@ -127,7 +126,7 @@ def _extract(path: Path, folder: Path, bar: Any) -> None:
                 info.name = info.name.replace("\\", "/")
                 fault = "" if info.isfile() or info.isdir() else "a link or device"
                 members.append((info.name + "/" * info.isdir(), fault, info.size))
-            while raw.read(CHUNK_BYTES):  # gzip's checksum, which covers all members, stands at the end
+            while raw.read(1 << 20):  # gzip's checksum, which covers all members, stands at the end
                 pass
 
         # --- refuse what is unsafe; zipfile would repair such names silently ---
@@ -149,9 +148,9 @@ def _extract(path: Path, folder: Path, bar: Any) -> None:
         # --- extract, which verifies a zip's checksums ---
         check_free([(folder, sum(n_bytes for _, _, n_bytes in members), "tree")])
         if isinstance(archive, tarfile.TarFile):
-            archive.extractall(folder, filter="data")
+            archive.extractall(folder, filter="data")  # PEP 706: refuses links and paths that lead out
         else:
-            archive.extractall(folder, archive.infolist())
+            archive.extractall(folder, archive.infolist())  # not by name, as names were changed above
 
 
 def _copy_folder(path: Path, folder: Path, bar: Any) -> None:

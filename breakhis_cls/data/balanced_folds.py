@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-N_STARTS = 4
 WEIGHTS = {   # of a squared relative deviation
     "cases": 1.0, "cases_by_label": 2.0, "cases_by_subtype": 0.2,
     "images": 1.0, "images_by_label": 4.0, "images_by_subtype": 0.1, "images_by_magnification": 0.25,
@@ -49,7 +48,7 @@ class Problem:
 
 
 def allocate_groups(
-    images: pd.DataFrame, by: str, shares: list[float], seed: tuple[int, ...], n_starts: int = N_STARTS
+    images: pd.DataFrame, by: str, shares: list[float], seed: tuple[int, ...], n_starts: int = 4
 ) -> pd.Series:
     """The side (0, 1, ...) of each group of `images[by]`, indexed by group; the best of `n_starts` searches.
 
@@ -105,7 +104,7 @@ def _build_problem(images: pd.DataFrame, by: str, shares: list[float]) -> tuple[
     kept = [name.partition(":")[0] for name in table.columns]
     weights, absence = np.array([WEIGHTS[kind] for kind in kept]), np.array([ABSENCE.get(kind, 0.0) for kind in kept])
     urgency = np.ones(len(shares))
-    urgency[0] = 1 if len(set(shares)) == 1 else 2
+    urgency[0] = 1 if len(set(shares)) == 1 else 2  # a class that train lacks cannot be learnt
     return table.index, Problem(table.to_numpy(float), np.asarray(shares), weights, absence, urgency)
 
 

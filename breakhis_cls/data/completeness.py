@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,12 +37,12 @@ class Completeness(NamedTuple):
         return "; ".join(phrases) + (": it is complete" if self.is_complete else "")
 
 
-def check_tree(root: Path, expected: Mapping[Group, int] | None = None) -> Completeness:
-    """Count the images of `root / "histology_slides"`; `expected` is by default the table of all 7,909.
+def check_tree(root: Path) -> Completeness:
+    """Count the images of `root / "histology_slides"` against the table of all 7,909.
 
     An image counts if its name is BreakHis's, it lies where the name says, and it is not empty.
     """
-    expected = count_official_images() if expected is None else expected
+    expected = count_official_images()
     paths = [Path(folder, name) for folder, _, filenames in walk_tree(root / names.TREE) for name in filenames]
     # An interrupted copy leaves empty files, and a tree sorted by hand has images in other folders: neither counts.
     counts: Counter[Group] = Counter()

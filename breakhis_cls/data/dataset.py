@@ -82,9 +82,9 @@ def load_dataset(settings: Config) -> Dataset:
 
     DataError where train has fewer than two classes, and as in load_images, select_images and assign_split.
     """
-    data, protocol = settings.data, settings.split.protocol
+    data = settings.data
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("always", UserWarning)  # else one that was shown before is not caught
         images = splits.select_images(index.load_images(data), settings.split)
         # Equal pixels under two subtypes (slide 13412): one copy for the binary task, none for subtypes.
         images, dropped = splits.drop_duplicates(images, data.duplicates, data.task)
@@ -94,18 +94,12 @@ def load_dataset(settings: Config) -> Dataset:
     train = split[split["part"] == "train"]
     present = train["label" if data.task == "binary" else "subtype"].unique()
     if len(present) < 2:
-        found = f"only {present[0]}" if len(present) else "no"
-        raise DataError(
-            f"train of fold {settings.split.fold} holds {found} images; expected at least two classes; "
-            "choose another split.fold, or more slides"
-        )
+        found = f"train of fold {settings.split.fold} holds {f'only {present[0]}' if len(present) else 'no'} images"
+        raise DataError(f"{found}; expected at least two classes; choose another split.fold, or more slides")
     messages = list(dict.fromkeys(str(warning.message) for warning in caught))
     messages += splits.split_warnings(split, data.task)
     if settings.model.weights == "random" and settings.head.epochs:
         messages.append("random weights have no features to transfer; set head.epochs to 0 and tune.part to all")
-    images, split, classes = (
-        images.reset_index(drop=True),
-        split.reset_index(drop=True),
-        splits.class_names(data.task, protocol),
-    )
+    images, split = images.reset_index(drop=True), split.reset_index(drop=True)
+    classes = splits.class_names(data.task, settings.split.protocol)
     return Dataset(index.find_root(data), images, dropped, broken, split, classes, data.task, messages)

@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ COLUMNS: Any = {   # of images.csv
 }  # fmt: skip
 KEPT: Any = COLUMNS | {"mtime_ns": int, "converted_from": str, "reason": str}  # of the kept table
 STAMP = ["file", "bytes", "mtime_ns"]
-SAVE_EVERY_S = 5.0
+SAVE_EVERY_S = 5.0  # the threads go on decoding meanwhile
 
 
 def load_images(data: config.Data) -> pd.DataFrame:
@@ -45,10 +45,8 @@ def load_images(data: config.Data) -> pd.DataFrame:
     bad = table.loc[table["reason"] != ""]
     if len(bad) and not data.skip_broken:
         lines = [f"{row.file}: {row.reason}" for row in bad.itertuples()]
-        raise DataError(
-            f"{len(lines):,} images cannot be read as 8-bit RGB; replace them (see `breakhis download --verify`), "
-            f"or leave them out with --data.skip_broken:{list_first(lines, len(lines))}"
-        )
+        found = f"{len(lines):,} images cannot be read as 8-bit RGB"
+        raise DataError(f"{found}; replace them, or use --data.skip_broken:{list_first(lines, len(lines))}")
     images = table.loc[table["reason"] == ""].reset_index(drop=True)
     _check_magnifications(images, data)
     converted = images.loc[images["converted_from"] != ""]
@@ -96,14 +94,11 @@ def find_holder(base: Path) -> Path:
             holders.append(Path(folder))
             subfolders.remove(TREE)  # do not search its 7,909 images
     if not holders:
-        entries = sorted(entry.name for entry in base.iterdir()) if base.is_dir() else []
-        more = f" and {len(entries) - 5:,} more" if len(entries) > 5 else ""
-        found = f"it holds {', '.join(entries[:5])}{more}" if entries else "it is empty"
-        if not base.is_dir():
-            found = "it is no folder" if base.exists() else "it does not exist"
-        raise DataError(
-            f"no folder '{TREE}' under {base}: {found}. Run `breakhis download`, or name the folder with --data.root"
-        )
+        found = "it is no folder" if base.exists() else "it does not exist"
+        if base.is_dir():
+            entries = sorted(entry.name for entry in base.iterdir())
+            found = f"it holds {', '.join(entries[:5])}" if entries else "it is empty"
+        raise DataError(f"no folder '{TREE}' under {base}: {found}; run `breakhis download`, or set --data.root")
 
     def count_images(holder: Path) -> int:
         return sum(name.endswith(".png") for _, _, filenames in walk_tree(holder / TREE) for name in filenames)
@@ -111,9 +106,7 @@ def find_holder(base: Path) -> Path:
     return max(holders, key=count_images) if len(holders) > 1 else holders[0]
 
 
-def walk_tree(
-    base: Path, refuse: Callable[[OSError], None] | None = None
-) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk_tree(base: Path, refuse: Any = None) -> Iterator[tuple[str, list[str], list[str]]]:
     """os.walk in sorted order, through links (each folder once), without system files and hidden folders."""
 
     def belongs(name: str) -> bool:
@@ -147,10 +140,11 @@ def _check_magnifications(images: pd.DataFrame, data: config.Data) -> None:
 def _update_table(data: config.Data) -> pd.DataFrame:
     """The kept table (columns KEPT) of `data.magnifications`, sorted by file; only new and changed files are read."""
     root = find_root(data)
+    # Resolved, so that a tree is indexed once, whichever link leads to it.
     kept_at = data.cache / "index" / files.sha256_of_values(VERSION, str(root.resolve()))[:16] / "images.csv"
     listed = _list_files(root)
 
-    # --- rows whose size and time still hold ---
+    # --- rows whose size and time still hold; an empty reason is text and not NaN ---
     try:
         kept = pd.read_csv(kept_at, dtype=KEPT, usecols=list(KEPT), keep_default_na=False)[list(KEPT)]
         # Rights can be restored without a new modification time, so such files are always read again.
@@ -171,18 +165,16 @@ def _update_table(data: config.Data) -> pd.DataFrame:
         return grown
 
     if len(todo):
-        saved_s, cost_s = time.monotonic(), 0.0
+        saved_s = time.monotonic()
         stamps = list(todo.itertuples(index=False, name=None))
         rows = map_in_threads(lambda stamp: _read_image(root, *stamp), stamps, "reading images")
         with contextlib.closing(rows):
             try:
                 for row in rows:
                     fresh.append(row)
-                    if time.monotonic() - saved_s > max(SAVE_EVERY_S, 20 * cost_s):  # at most 5 % of the time
-                        began_s = time.monotonic()
+                    if time.monotonic() - saved_s > SAVE_EVERY_S:
                         save()
                         saved_s = time.monotonic()
-                        cost_s = saved_s - began_s
             finally:
                 table = save()
 
@@ -195,8 +187,7 @@ def _update_table(data: config.Data) -> pd.DataFrame:
 def _read_image(root: Path, file: str, n_bytes: int, mtime_ns: int) -> dict[str, Any]:
     """The row of one image; `reason` says why it cannot be read, and is empty if it can."""
     row = {"file": file, **names.parse_image_name(Path(file).name)._asdict(), "bytes": n_bytes, "mtime_ns": mtime_ns}
-    row |= dict.fromkeys(("width_px", "height_px"), 0) | dict.fromkeys(("sha256", "pixel_sha256"), "")
-    row |= {"converted_from": "", "reason": ""}
+    row |= {"width_px": 0, "height_px": 0} | dict.fromkeys(("sha256", "pixel_sha256", "converted_from", "reason"), "")
     try:
         raw = (root / file).read_bytes()
         row["sha256"] = hashlib.sha256(raw).hexdigest()
@@ -232,10 +223,8 @@ def _list_files(root: Path) -> pd.DataFrame:
             except OSError:  # a dangling link: reading it gives the reason
                 stamps.append((file, 0, 0))
     if misplaced:
-        raise DataError(
-            f"{len(misplaced):,} files do not belong where they lie under {root}; move or remove them:"
-            + list_first(sorted(misplaced), len(misplaced))
-        )
+        found = f"{len(misplaced):,} files do not belong where they lie under {root}; move or remove them"
+        raise DataError(f"{found}:{list_first(sorted(misplaced), len(misplaced))}")
     if not stamps:
         raise DataError(f"{root / TREE} holds no images; run `breakhis download`, or name a --data.root")
     return pd.DataFrame(sorted(stamps), columns=STAMP).astype({name: KEPT[name] for name in STAMP})

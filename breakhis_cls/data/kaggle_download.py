@@ -30,7 +30,7 @@ def fetch_archive(folder: Path, root: Path) -> Path:
     DownloadError if Kaggle finds no valid credentials or the download is not complete; DataError if the disk has no
     room for zip and tree. What was downloaded stays for the next call.
     """
-    path, note_at = folder / f"{DATASET}.zip", _note_path(folder / f"{DATASET}.zip")
+    path, note_at = folder / f"{DATASET}.zip", folder / f"{DATASET}.zip.json"
     try:
         note = json.loads(note_at.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -65,7 +65,7 @@ def fetch_archive(folder: Path, root: Path) -> Path:
             # PNGs are compressed already: the tree is as large as the zip.
             check_free([(folder, max(0, n_bytes - n_here), "archive"), (root, n_bytes, "tree")])
             folder.mkdir(parents=True, exist_ok=True)
-            files.write_json(note_at, {"offered": offered, "whole": False})
+            files.write_json(note_at, {"offered": offered, "whole": False})  # first: a kill must not lose it
             try:
                 api.download_file(response, str(path), client.http_client(), quiet=False, resume=True)
             except ValueError:  # raised by the client for a file that is not as large as promised
@@ -77,44 +77,35 @@ def fetch_archive(folder: Path, root: Path) -> Path:
         if status == 401:
             raise DownloadError(_credentials_help("Kaggle does not accept the credentials (401)")) from None
         if status == 403:
-            raise DownloadError(f"Kaggle refuses the download (403); sign in, open {URL}, accept its terms") from None
+            raise DownloadError(f"Kaggle refuses (403); sign in, open {URL}, accept its terms") from None
         if status == 404:
             raise DownloadError(f"Kaggle has no {OWNER}/{DATASET} (404); {BY_HAND}") from None
         raise DownloadError(f"Kaggle answers {status or error} to a request for {URL}; try again later") from None
     except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:  # requests' errors are OSErrors
-        raise DownloadError(
-            f"the download of {URL} stopped ({error}); the same command continues it, "
-            "or download the zip in a browser and name it with --from-zip"
-        ) from None
+        found = f"the download of {URL} stopped ({error}); the same command continues it"
+        raise DownloadError(f"{found}, or download the zip in a browser and name it with --from-zip") from None
     return path
 
 
 def discard(path: Path) -> None:
     """Remove a downloaded zip and what is known of it, so that the next call starts from the beginning."""
-    for leftover in (path, _note_path(path), path.with_name(f"{path.name}.kaggle-partial")):
-        leftover.unlink(missing_ok=True)
+    for suffix in ("", ".json", ".kaggle-partial"):  # the last is the client's
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def credential_places() -> dict[str, bool]:
     """Where Kaggle's client looks for credentials, in its order, and whether something is there."""
-    home, config_dir = Path.home(), os.environ.get("KAGGLE_CONFIG_DIR")
-    xdg = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"
-    folders = [Path(config_dir)] if config_dir else [home / ".kaggle", xdg]
-    tokens = [home / ".kaggle" / "access_token", home / ".kaggle" / "access_token.txt"]
-    keys = [folder / "kaggle.json" for folder in folders]
-    has_key = bool(os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"))
+    home, config_dir = Path.home() / ".kaggle", os.environ.get("KAGGLE_CONFIG_DIR")
+    xdg = Path(os.environ.get("XDG_CONFIG_HOME") or home.with_name(".config")) / "kaggle"
+    keys = [folder / "kaggle.json" for folder in ([Path(config_dir)] if config_dir else [home, xdg])]
     return {
         "KAGGLE_API_TOKEN (environment)": bool(os.environ.get("KAGGLE_API_TOKEN")),
-        **{str(path): path.is_file() for path in tokens},
+        **{str(home / name): (home / name).is_file() for name in ("access_token", "access_token.txt")},
         "KAGGLE_CONFIG_DIR (environment; another folder for kaggle.json)": bool(config_dir),
         **{str(path): path.is_file() for path in keys},
-        "KAGGLE_USERNAME and KAGGLE_KEY (environment)": has_key,
-        str(home / ".kaggle" / "credentials.json"): (home / ".kaggle" / "credentials.json").is_file(),
+        "KAGGLE_USERNAME and KAGGLE_KEY (environment)": all(map(os.environ.get, ("KAGGLE_USERNAME", "KAGGLE_KEY"))),
+        str(home / "credentials.json"): (home / "credentials.json").is_file(),
     }
-
-
-def _note_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
 
 
 def _credentials_help(problem: str) -> str:

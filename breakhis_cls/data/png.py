@@ -26,10 +26,8 @@ def decode(path: Path) -> np.ndarray:
     """A PNG as uint8 (height, width, 3) RGB in [0, 255], read-only; DataError with path and reason if not."""
     try:
         return decode_bytes(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: {read_error(error)}") from None
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    except (OSError, DataError) as error:
+        raise DataError(f"{path}: {read_error(error) if isinstance(error, OSError) else error}") from None
 
 
 def decode_bytes(raw: bytes) -> np.ndarray:
@@ -45,10 +43,10 @@ def decode_bytes(raw: bytes) -> np.ndarray:
     width_px, height_px = int.from_bytes(raw[16:20]), int.from_bytes(raw[20:24])
     if width_px * height_px > MAX_PX:
         raise DataError(f"{width_px:,} x {height_px:,} pixels; refused above {MAX_PX:,}")
-    if raw[24] == 16:
+    if raw[24] == 16:  # bit depth; 25 is the colour type, 28 the interlacing (PNG specification, 11.2.1)
         raise DataError(f"{png_kind(raw)}: 8-bit RGB would lose half of each value")
     try:
-        with Image.open(io.BytesIO(raw), formats=["PNG"]) as picture:
+        with Image.open(io.BytesIO(raw), formats=["PNG"]) as picture:  # no other decoder
             picture.verify()  # the checksums; Pillow cannot decode the same object afterwards
         with Image.open(io.BytesIO(raw), formats=["PNG"]) as picture:
             if getattr(picture, "is_animated", False):

@@ -30,7 +30,8 @@ def slides() -> pd.DataFrame:
 
 
 @functools.cache
-def _official_images() -> pd.DataFrame:
+def official_images() -> pd.DataFrame:
+    """The 7,909 official images, sorted by file: file, slide, case, magnification, label, subtype. Do not change it."""
     columns = ["file", "slide", "case", "magnification", "label", "subtype"]
     rows = []
     for slide in slides().to_dict("records"):
@@ -42,11 +43,6 @@ def _official_images() -> pd.DataFrame:
                     file = names.official_path(f"{kind}-{number}-{magnification}-{sequence:03}.png")
                     rows.append({**slide, "file": file, "magnification": magnification})
     return pd.DataFrame(rows)[columns].sort_values("file", ignore_index=True)
-
-
-def official_images() -> pd.DataFrame:
-    """The 7,909 official images, sorted by file: file, slide, case, magnification, label, subtype."""
-    return _official_images().copy()  # callers may change it
 
 
 @functools.cache
@@ -69,39 +65,28 @@ def frozen_sha256(table: pd.DataFrame) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def read_protocol(protocol: str) -> pd.DataFrame:
-    """A protocol that is a table: fold (from 0), part, and slide or file (a name without folder and suffix).
+def read_protocol(protocol: str) -> tuple[pd.DataFrame, list[str]]:
+    """A protocol that is a table, (fold from 0, part, slide or file), without folder and suffix, and messages on it.
 
     `protocol` is spanhol, kaiko_eva, or a path: a CSV with a file or slide column, a part column and perhaps
     a fold column; Kaggle's fold,mag,grp,filename; a CSV with the columns train and test (names below each); a
     folder with train.txt and test.txt (a name a line). ConfigError if there is no such file, DataError if it is
-    invalid.
+    invalid. Do not change the table.
     """
-    return _read(protocol)[0].copy()
-
-
-def _read(protocol: str) -> tuple[pd.DataFrame, list[str]]:
     path = TABLES / f"{protocol}.csv" if protocol in PUBLISHED else Path(protocol).expanduser()
     if not path.exists():
         known = ("case", "slide", *PUBLISHED, "image")
         near = difflib.get_close_matches(protocol, known, n=1)
-        hint = (
-            f"did you mean '{near[0]}'?" if near else f"expected {', '.join(known)}, a CSV file, or a folder of lists"
-        )
+        hint = f"did you mean '{near[0]}'?" if near else f"expected {', '.join(known)}, a CSV or a folder of lists"
         raise ConfigError(f"split.protocol is '{protocol}', which is no protocol and no file; {hint}")
     files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-    return _read_once(path, tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files))
-
-
-@functools.lru_cache(maxsize=4)
-def _read_once(path: Path, stamp: tuple[tuple[int, int], ...]) -> tuple[pd.DataFrame, list[str]]:
-    """The table and messages about it; a file that has changed is read again."""
-    return split_files.read_split_file(path)
+    stamp = tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files)  # a changed file is read again
+    return split_files.read_split_file(path, stamp)
 
 
 def assign_parts(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
     """The part of each image in one fold of a protocol that is a table; NaN where the protocol does not name it."""
-    table = read_protocol(protocol)
+    table, _ = read_protocol(protocol)
     table = table.loc[table["fold"] == fold]
     if "slide" in table.columns:
         part = images["slide"].map(table.set_index("slide")["part"])
@@ -119,19 +104,18 @@ def protocol_warnings(images: pd.DataFrame, protocol: str, fold: int) -> list[st
     """
     if protocol in PUBLISHED or protocol in COMPUTED:
         return []
-    table, messages = _read(protocol)
-    table = table.loc[table["fold"] == fold]
+    table, messages = read_protocol(protocol)
     kind = "slide" if "slide" in table.columns else "file"
-    official = slides()["slide"] if kind == "slide" else _official_images()["file"].map(split_files.image_stem)
-    here = set(images["slide"] if kind == "slide" else images["file"].map(split_files.image_stem))
-    named = set(table[kind])
-    if unknown := sorted(named - set(official) - here):
-        raise DataError(
-            f"{protocol} names {len(unknown):,} {kind}s that BreakHis does not have:{list_first(unknown)}\n"
-            "Correct or remove these rows."
-        )
+    official, here = (
+        set(known["slide"] if kind == "slide" else known["file"].map(split_files.image_stem))
+        for known in (official_images(), images)
+    )
+    named = set(table.loc[table["fold"] == fold, kind])
+    if unknown := sorted(named - official - here):
+        what = f"{protocol} names {len(unknown):,} {kind}s that BreakHis does not have"
+        raise DataError(f"{what}:{list_first(unknown)}\nCorrect or remove these rows.")
     found = {
         f"names {kind}s that are not among the images": sorted(named - here),
         f"leaves out {kind}s in fold {fold}": sorted(here - named),
     }
-    return messages + [f"{protocol} {what}: {len(them):,}, such as {them[0]}" for what, them in found.items() if them]
+    return messages + [f"{protocol} {what}: {len(some):,}, such as {some[0]}" for what, some in found.items() if some]

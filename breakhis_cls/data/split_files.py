@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pandas as pd
@@ -18,10 +19,11 @@ FILE_COLUMNS = ("file", "filename", "path", "image", "image_path", "name")
 PART_COLUMNS = ("part", "grp", "split", "set", "subset", "group")
 
 
-def read_split_file(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """(fold from 0, part, slide or file) of a CSV or a folder of lists, and messages about it.
+@functools.lru_cache(maxsize=4)  # an audit asks some 40 times for the 39,545 rows of Kaggle's Folds.csv
+def read_split_file(path: Path, stamp: object) -> tuple[pd.DataFrame, list[str]]:
+    """(fold from 0, part, slide or file) of a CSV or a folder of lists, and messages: see protocols.read_protocol.
 
-    `protocols.read_protocol` describes the forms. DataError says what is invalid.
+    `stamp` changes with the content. Do not change the table.
     """
     if path.is_dir():  # train.txt, test.txt, ...: a name a line
         lists = {file.stem.lower(): file for file in sorted(path.glob("*.txt")) if file.stem.lower() in PARTS}
@@ -51,8 +53,7 @@ def read_split_file(path: Path) -> tuple[pd.DataFrame, list[str]]:
     # --- our words for parts, folds from 0, names without folder and suffix ---
     kind = "file" if "file" in table.columns else "slide"
     if table.empty or table.isna().any(axis=None):
-        lacks = "no rows" if table.empty else "empty cells"
-        raise DataError(f"{path} has {lacks}; every row needs {kind} and part")
+        raise DataError(f"{path} has {'no rows' if table.empty else 'empty cells'}; every row needs {kind} and part")
     parts = table["part"].str.strip().str.lower()
     if foreign := sorted(set(parts) - set(PARTS)):
         raise DataError(f"{path} has the parts {', '.join(foreign)}; expected train, validation or test")
@@ -66,9 +67,8 @@ def read_split_file(path: Path) -> tuple[pd.DataFrame, list[str]]:
         raise DataError(f"{path}: {len(twice):,} names are in two parts of one fold:{list_first(list(twice))}")
     if "test" in set(table["part"]):
         return table, []
-    return table.assign(part=table["part"].replace("validation", "test")), [
-        f"{path} has no test part; its validation is used as the test"
-    ]
+    table["part"] = table["part"].replace("validation", "test")
+    return table, [f"{path} has no test part; its validation is used as the test"]
 
 
 def image_stem(name: str) -> str:

@@ -33,20 +33,37 @@ def count_folds(split: Split) -> int:
     """How many folds the protocol has; `split.n_folds` counts for case, slide and image only."""
     if split.protocol in protocols.COMPUTED:
         return split.n_folds
-    return int(protocols.read_protocol(split.protocol)["fold"].max()) + 1
+    return int(protocols.read_protocol(split.protocol)[0]["fold"].max()) + 1
 
 
-def select_images(images: pd.DataFrame, split: Split) -> pd.DataFrame:
+def select_images(images: pd.DataFrame, split: Split, warn: bool = True) -> pd.DataFrame:
     """The images that this fold contains: 40X of four subtypes for kaiko_eva, the named ones for a CSV.
 
     Warns of names that are not among the images, and of images that a CSV leaves out. DataError if none is
     left, or if a CSV has names that BreakHis does not have. ConfigError if there is no such fold, or protocol
     image is not allowed.
     """
-    selected, messages = _select_images(images, split)
-    for message in messages:
+    n_folds = count_folds(split)
+    if split.fold >= n_folds:
+        raise ConfigError(f"split.fold is {split.fold}, but {split.protocol} has {n_folds} fold(s), counted from 0")
+    if split.protocol == "image" and not split.allow_leaks:
+        raise ConfigError(
+            "split.protocol is 'image', which puts images of one slide in both training and test; "
+            "set --split.allow_leaks to measure that leak, or use case"
+        )
+    if split.protocol in protocols.COMPUTED:
+        return images
+    messages = protocols.protocol_warnings(images, split.protocol, split.fold)
+    part = protocols.assign_parts(images, split.protocol, split.fold)
+    if part.isna().all():
+        expected = "40X images of TA, MC, F and DC" if split.protocol == "kaiko_eva" else "the images that it names"
+        raise DataError(f"none of {len(images):,} images is in {split.protocol}; expected {expected}")
+    if split.protocol == "spanhol" and part.isna().any():
+        foreign = images.loc[part.isna(), "slide"].iloc[0]
+        raise DataError(f"spanhol contains BreakHis's {names.N_SLIDES} slides only, not {foreign}; use case")
+    for message in messages if warn else ():
         warnings.warn(message, stacklevel=2)
-    return selected
+    return images.loc[part.notna()]
 
 
 def assign_test(images: pd.DataFrame, split: Split) -> pd.DataFrame:
@@ -56,7 +73,7 @@ def assign_test(images: pd.DataFrame, split: Split) -> pd.DataFrame:
     out. Raises as select_images does. Folds are balanced over labels and subtypes together, so that both tasks
     share them.
     """
-    images, _ = _select_images(images, split)
+    images = select_images(images, split, warn=False)  # the caller has selected, and lost duplicates since
     by, shares, seed = split.protocol, [1 / split.n_folds] * split.n_folds, (split.seed or 0, FOLDS)
     if by not in protocols.COMPUTED:
         part = protocols.assign_parts(images, by, split.fold)
@@ -84,10 +101,8 @@ def assign_split(images: pd.DataFrame, split: Split) -> pd.DataFrame:
     table = assign_test(images, split)
     for part in ("train", "test"):
         if not (table["part"] == part).any():
-            raise DataError(
-                f"fold {split.fold} of {split.protocol} has no {part} image among these {len(table):,}; "
-                "choose another split.fold, or set split.seed for folds computed from these images"
-            )
+            found = f"fold {split.fold} of {split.protocol} has no {part} image among these {len(table):,}"
+            raise DataError(f"{found}; choose another split.fold, or set split.seed for folds of these images")
     if (table["part"] == "validation").any():
         return table  # of a CSV that has its own
 
@@ -96,7 +111,7 @@ def assign_split(images: pd.DataFrame, split: Split) -> pd.DataFrame:
     share, seed = split.validation_share, (split.seed or 0, VALIDATION, split.fold)
     if split.protocol == "image":
         ranks = _shuffled_ranks(train, seed)
-        chosen = np.floor((ranks + 1) * share) > np.floor(ranks * share)
+        chosen = np.floor((ranks + 1) * share) > np.floor(ranks * share)  # evenly spaced over all subtypes
     elif train["case"].nunique() < 2:
         raise DataError(f"train of fold {split.fold} has one case, so no validation can be cut; add slides")
     else:
@@ -128,46 +143,18 @@ def split_warnings(table: pd.DataFrame, task: str = "binary") -> list[str]:
     return messages
 
 
-def drop_duplicates(
-    images: pd.DataFrame, policy: str = "auto", task: str = "binary"
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def drop_duplicates(images: pd.DataFrame, policy="auto", task="binary") -> tuple[pd.DataFrame, pd.DataFrame]:
     """(kept, dropped) of equal pixels in different files, by the policy `data.duplicates`.
 
     first keeps the first path in sorted order; auto is first for the binary task, drop for subtypes.
     """
-    policy = {"binary": "first", "subtype": "drop"}[task] if policy == "auto" else policy
     if policy == "keep":
         return images, images.iloc[:0]
-    if policy not in ("first", "drop"):
-        raise ConfigError(f"data.duplicates is '{policy}'; expected auto, keep, first or drop")
-    ordered = images.sort_values("file")
+    keeps_first = policy == "first" or (policy == "auto" and task == "binary")
     # keep=False: under two subtypes (slide 13412) nobody knows which label is right, so both go.
-    again = ordered.duplicated("pixel_sha256", keep="first" if policy == "first" else False)
+    again = images.sort_values("file").duplicated("pixel_sha256", keep="first" if keeps_first else False)
     dropped = again.reindex(images.index)
     return images.loc[~dropped], images.loc[dropped]
-
-
-def _select_images(images: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, list[str]]:
-    n_folds = count_folds(split)
-    if split.fold >= n_folds:
-        has, expected = (f"{n_folds} folds", f"0 to {n_folds - 1}") if n_folds > 1 else ("one fold", "0")
-        raise ConfigError(f"split.fold is {split.fold}, but {split.protocol} has {has}; expected {expected}")
-    if split.protocol == "image" and not split.allow_leaks:
-        raise ConfigError(
-            "split.protocol is 'image', which puts images of one slide in both training and test; "
-            "set --split.allow_leaks to measure that leak, or use case"
-        )
-    if split.protocol in protocols.COMPUTED:
-        return images, []
-    messages = protocols.protocol_warnings(images, split.protocol, split.fold)
-    part = protocols.assign_parts(images, split.protocol, split.fold)
-    if part.isna().all():
-        expected = "40X images of TA, MC, F and DC" if split.protocol == "kaiko_eva" else "the images that it names"
-        raise DataError(f"none of {len(images):,} images is in {split.protocol}; expected {expected}")
-    if split.protocol == "spanhol" and part.isna().any():
-        foreign = images.loc[part.isna(), "slide"].iloc[0]
-        raise DataError(f"spanhol contains BreakHis's {names.N_SLIDES} slides only, not {foreign}; use case")
-    return images.loc[part.notna()], messages
 
 
 def _shuffled_ranks(images: pd.DataFrame, seed: tuple[int, ...]) -> np.ndarray:
@@ -175,6 +162,4 @@ def _shuffled_ranks(images: pd.DataFrame, seed: tuple[int, ...]) -> np.ndarray:
     table = images[["file", "label", "subtype", "magnification"]].reset_index(drop=True).sort_values("file")
     table = table.assign(draw=np.random.default_rng(seed).permutation(len(table)))
     order = table.sort_values(["label", "subtype", "magnification", "draw"]).index.to_numpy()
-    ranks = np.empty(len(order), dtype=int)
-    ranks[order] = np.arange(len(order))
-    return ranks
+    return np.argsort(order)  # the inverse of a permutation
