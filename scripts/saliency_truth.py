@@ -95,12 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     is_malignant = model.predict(pixels, verbose=0)[:, 1] >= 0.5
     summary = {"named_malignant": float(is_malignant.mean()), "n_images": len(table), "share_ranked": result}
     print(json.dumps(summary, indent=2))
-    plots.save(plot_localization(result), asked.out, "saliency")
-    return DONE
 
-
-def plot_localization(result: dict[str, dict[str, Any]]) -> Any:
-    """A row for each model: the mean and its interval."""
+    # --- the figure: a row for each model with its mean and interval ---
     figure, axes = plots.new_figure(plots.PAGE_IN, 1.9)
     ax = axes[0, 0]
     for at, one in enumerate(result.values()):
@@ -117,7 +113,8 @@ def plot_localization(result: dict[str, dict[str, Any]]) -> Any:
         f"Synthetic tissue, {trained['cases']} new malignant cases: heat finds epithelial nuclei with AUC "
         f"{trained['value']:.3f}, and {randomised['value']:.3f} with a randomised head",
     )
-    return figure
+    plots.save(figure, asked.out, "saliency")
+    return DONE
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def start_builder(data: config.Data) -> subprocess.Popen:
 
 def test_each_row_is_its_image_resized(data):
     images, store = index.load_images(data), open_store(data)
-    assert store.array.shape == (75, 23, 35, 3) and store.array.dtype == np.uint8 and len(store) == 75
+    assert store.array.shape == (75, 23, 35, 3) and store.array.dtype == np.uint8 and len(store.rows) == 75
     assert isinstance(store.array, np.memmap) and not store.array.flags.writeable
     for row, file in enumerate(images["file"]):
         expected = pixel_store.fit_image(png.decode(index.find_root(data) / file), SMALL)

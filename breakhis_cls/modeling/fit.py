@@ -33,7 +33,7 @@ def fit_phase(
     that of all replicas together. Raises ModelError when the loss is not finite, or a batch does not fit into memory.
     """
     # --- optimizer and learning-rate schedule: linear warm-up, then a cosine to zero ---
-    n_steps = batches.steps_per_epoch(rows, phase.batch_size)  # the schedule's length is fixed: early stopping cuts it
+    n_steps = math.ceil(len(rows) / phase.batch_size)  # the schedule's length is fixed: early stopping cuts it
     n_total = max(phase.epochs * n_steps, 1)
     n_warmup = round(phase.warmup_share * n_total)
     warmup = {"warmup_target": phase.peak_lr, "warmup_steps": n_warmup} if n_warmup else {}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 import pandas as pd
+from sklearn.utils.class_weight import compute_sample_weight
 
 from ..config import Augment, Config
 from ..data.dataset import Dataset
@@ -126,7 +127,7 @@ class TrainingRun:
         targets, train, validation = dataset.one_hot_targets(), dataset.in_part("train"), dataset.in_part("validation")
         # Both are computed on train alone. The loss on validation stays unweighted, so that runs compare.
         labels, cases = targets[train].argmax(axis=1), dataset.split["case"].to_numpy()[train]
-        weights = batches.class_weights(labels) if balance == "class_weights" else None
+        weights = compute_sample_weight("balanced", labels) if balance == "class_weights" else None
         chances = batches.sampling_probabilities(labels, cases) if balance == "sampling" else None
         return (
             batches.TrainingRows(source, index[train], targets[train], weights, chances, views, augment),

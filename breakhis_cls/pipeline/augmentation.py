@@ -47,7 +47,7 @@ def zoom(images: tf.Tensor, draws: tf.Tensor, spread: float) -> tf.Tensor:
     Shows a field 1 + draw times as wide and as high, about the middle: a draw above 0 makes things smaller. Bilinear;
     beyond its edge the field is mirrored, the edge pixel too. Zeros change nothing after rounding.
     """
-    height, width = image_size(images)
+    height, width = images.shape[1:3]
     rows, columns = (side + 2 * (math.ceil(spread * (side - 1) / 2) + 1) for side in (height, width))
     images = tf.gather(images, mirrored_index(height, rows), axis=1)
     images = tf.gather(images, mirrored_index(width, columns), axis=2)
@@ -66,12 +66,6 @@ def adjust_contrast_brightness(images: tf.Tensor, contrast: tf.Tensor, brightnes
     images = tf.cast(images, tf.float32)
     mean = tf.reduce_mean(images, axis=(1, 2))
     return stain_jitter.scale_channels(images, tf.tile(1 + contrast, (1, 3)), 255 * brightness - contrast * mean)
-
-
-def image_size(images: tf.Tensor) -> tuple[int, int]:
-    """(n, h, w, 3) of any range and dtype -> h, w, of the static shape."""
-    height, width = np.array(images.shape[1:3], dtype=int).tolist()
-    return height, width
 
 
 def mirrored_index(length: int, wanted: int) -> np.ndarray:

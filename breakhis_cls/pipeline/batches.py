@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 import tensorflow as tf
-from sklearn.utils.class_weight import compute_sample_weight
 
 from .. import config
 from . import augmentation
@@ -52,16 +52,6 @@ def epoch_views(n: int, seed: int, epoch: int, views: np.ndarray) -> np.ndarray:
     return views[np.random.default_rng((seed, epoch, 1)).integers(len(views), size=n)]
 
 
-def steps_per_epoch(rows: TrainingRows, batch_size: int) -> int:
-    """Batches an epoch; the last may be smaller."""
-    return -(-len(rows) // batch_size)
-
-
-def class_weights(labels: np.ndarray) -> np.ndarray:
-    """(n,) loss weights of mean 1 under which every class counts equally."""
-    return compute_sample_weight("balanced", labels)
-
-
 def sampling_probabilities(labels: np.ndarray, cases: np.ndarray) -> np.ndarray:
     """(n,) probabilities under which every class, and within it every case, is drawn equally often. Sums to 1."""
     probabilities = np.zeros(len(labels))
@@ -79,7 +69,7 @@ def training_batches(rows: TrainingRows, batch_size: int, seed: int, first_epoch
     inputs: pixels (b, h, w, 3) uint8 in [0, 255], turned and augmented; or features (b, d) float32 in a drawn view.
     targets: (b, n_classes) float32 one-hot. weights: (b,) float32 above 0.
     """
-    n_steps = steps_per_epoch(rows, batch_size)
+    n_steps = math.ceil(len(rows) / batch_size)  # the last batch may be smaller
 
     @lru_cache(maxsize=2)  # prefetch asks for the next epoch before the last batches of this one
     def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -105,7 +95,7 @@ def ordered_batches(source: np.ndarray, index: np.ndarray, batch_size: int, view
         chosen = index[int(step) * batch_size : (int(step) + 1) * batch_size]
         return chosen, np.full(len(chosen), view)
 
-    return _build_dataset(tf.data.Dataset.range(-(-len(index) // batch_size)), batch, source)
+    return _build_dataset(tf.data.Dataset.range(math.ceil(len(index) / batch_size)), batch, source)
 
 
 def validation_batches(rows: TrainingRows, batch_size: int) -> tf.data.Dataset:
@@ -120,7 +110,7 @@ def apply_views(images: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
     Each image in its own view; pixels are moved and never changed. On a field that is not square a quarter turn keeps
     the scale: its middle is kept and the sides are mirrored.
     """
-    height, width = augmentation.image_size(images)
+    height, width = images.shape[1:3]
 
     def swap_rows_and_columns(images: tf.Tensor) -> tf.Tensor:
         # (n, w, h, 3) -> (n, h, w, 3): crop what is too long and mirror what is too short, both about the middle.

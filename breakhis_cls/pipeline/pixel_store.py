@@ -71,10 +71,6 @@ class PixelStore:
                     array = np.lib.format.open_memmap(path, mode="r")
         return PixelStore(array, rows, key, path)
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.rows)
-
 
 def fit_image(image: np.ndarray, settings: config.Image) -> np.ndarray:
     """uint8 (h, w, 3) RGB -> uint8 (height_px, width_px, 3), read-only.
