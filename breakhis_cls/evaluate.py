@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -29,12 +29,9 @@ class Arguments(config.Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Write the report of runs or tables, and print the main numbers."""
-    description = "Metrics, figures and a report from runs or from any predictions.csv."
-    arguments = config.parse_arguments(Arguments, argv, "breakhis evaluate", description)
+    arguments = config.parse_arguments(Arguments, argv, "breakhis evaluate", __doc__)
     folder = evaluate_runs(arguments.sources, arguments.out, common=arguments.common)
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    for name, of_experiment in metrics.get("experiments", {"": metrics}).items():
-        print_headline(of_experiment, name)
+    print_headline(folder)
     print(f"report: {folder / 'index.html'}")
     return DONE
 
@@ -87,23 +84,25 @@ def evaluate_runs(
     return folder
 
 
-def print_headline(metrics: dict[str, Any], title: str = "") -> None:
-    """Print image accuracy and ROC AUC of a metrics.json, with 95 % intervals that resample cases."""
+def print_headline(folder: Path) -> None:
+    """Print image accuracy and ROC AUC of a folder's metrics.json, with 95 % intervals that resample cases."""
     from .evaluation.metrics import metrics_for
 
-    pooled, table = metrics["pooled"], metrics_for(binary="by_class" not in metrics)
-    counts = pooled["image_accuracy"]
-    tested = f"{counts['n_images']:,} test images, {counts['n_slides']} slides, {counts['n_cases']} cases"
-    print(f"{title}: {tested}" if title else tested)
-    for name in ("image_accuracy", "roc_auc"):
-        label, result = table[name].label, pooled[name]
-        if result["value"] is None:
-            print(f"  {label:<16}undefined: {result['undefined']}")
-        elif result["low"] is None:
-            print(f"  {label:<16}{result['value']:.3f}  (no interval: {result.get('no_interval', 'too few cases')})")
-        else:
-            interval = f"95 % interval {result['low']:.3f} to {result['high']:.3f}"
-            print(f"  {label:<16}{result['value']:.3f}  ({interval})")
+    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    for title, metrics in content.get("experiments", {"": content}).items():
+        pooled, table = metrics["pooled"], metrics_for(binary="by_class" not in metrics)
+        counts = pooled["image_accuracy"]
+        tested = f"{counts['n_images']:,} test images, {counts['n_slides']} slides, {counts['n_cases']} cases"
+        print(f"{title}: {tested}" if title else tested)
+        for name in ("image_accuracy", "roc_auc"):
+            result = pooled[name]
+            if result["value"] is None:
+                shown = f"undefined: {result['undefined']}"
+            elif result["low"] is None:
+                shown = f"{result['value']:.3f}  (no interval: {result.get('no_interval', 'too few cases')})"
+            else:
+                shown = f"{result['value']:.3f}  (95 % interval {result['low']:.3f} to {result['high']:.3f})"
+            print(f"  {table[name].label:<16}{shown}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""`breakhis explain RUN`: Grad-CAM heat maps of a finished run, their randomisation check, and its features."""
+"""`breakhis explain RUN`: Grad-CAM heat maps of a finished run, their randomisation check, and its features.
+
+A research tool, not a medical device.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,7 @@ class Arguments(config.Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Write heat maps and their check, and print the check's result."""
-    description = "Grad-CAM heat maps of a finished run. A research tool, not a medical device."
-    arguments = config.parse_arguments(Arguments, argv, "breakhis explain", description)
+    arguments = config.parse_arguments(Arguments, argv, "breakhis explain", __doc__)
     folder, facts = explain_run(arguments.run, arguments.out, arguments.n, arguments.data_root)
     print(f"{facts['finding']}\nreport: {folder / 'index.html'}")
     return DONE

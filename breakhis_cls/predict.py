@@ -1,4 +1,7 @@
-"""`breakhis predict RUN_OR_MODEL IMAGE_OR_FOLDER [...]`: a trained model's probabilities for any images."""
+"""`breakhis predict RUN_OR_MODEL IMAGE_OR_FOLDER [...]`: a trained model's probabilities for any images.
+
+A research tool, not a medical device.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,7 @@ class Arguments(config.Section):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Print or write one row per image: file, a probability for each class, the predicted class."""
-    description = "Predict your own images. A research tool, not a medical device."
-    arguments = config.parse_arguments(Arguments, argv, "breakhis predict", description)
+    arguments = config.parse_arguments(Arguments, argv, "breakhis predict", __doc__)
     table = predict_images(arguments.model, arguments.images, arguments.skip_broken)
     if arguments.out is None:
         print(table.to_csv(index=False), end="")
@@ -58,6 +60,7 @@ def predict_images(model_path: Path | str, sources: Sequence[Path | str], skip_b
     for source in map(Path, sources):
         if not source.exists():
             raise DataError(f"no such file or folder: {source}")
+        # Hidden files are not images: macOS keeps a `._x.png` beside x.png.
         inside = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
         found += inside if source.is_dir() else [source]
     if not found:
@@ -82,21 +85,16 @@ def predict_images(model_path: Path | str, sources: Sequence[Path | str], skip_b
     model = network.load_run_model(model_path) if model_path.is_dir() else network.load_model(model_path)
     height_px, width_px = model.input_shape[1:3]
     size = settings.image if settings else config.Image(height_px=height_px, width_px=width_px)
-    if (size.height_px, size.width_px) != (height_px, width_px):
+    if (size.height_px, size.width_px) != (height_px, width_px):  # config.yaml was edited
         raise ConfigError(
-            f"{folder / 'config.yaml'} says {size.height_px}x{size.width_px} px, but the model's input is "
-            f"{height_px}x{width_px} px; restore the config.yaml that the run was trained with"
+            f"the model's input is {height_px}x{width_px} px; restore the {folder / 'config.yaml'} of its run"
         )
-    if settings:
-        classes = splits.class_names(settings.data.task, settings.split.protocol)
-    else:
-        n_classes = model.output_shape[-1]
-        by_task = [splits.class_names(task, "case") for task in ("binary", "subtype")]
-        classes = next((names for names in by_task if len(names) == n_classes), None)
-        if classes is None:
-            raise ModelError(
-                f"{model_path} has {n_classes} outputs and no config.yaml beside it; name the run's folder"
-            )
+    # Without a config.yaml the number of outputs says which task it was: two are benign and malignant, eight subtypes.
+    tasks, protocol = ([settings.data.task], settings.split.protocol) if settings else (("binary", "subtype"), "case")
+    by_number = {len(names): names for names in (splits.class_names(task, protocol) for task in tasks)}
+    classes = by_number.get(model.output_shape[-1])
+    if classes is None:
+        raise ModelError(f"{model_path} has {model.output_shape[-1]} outputs; name the folder of its run")
 
     # --- pixels ---
     read, pixels, broken = [], [], []
@@ -104,7 +102,7 @@ def predict_images(model_path: Path | str, sources: Sequence[Path | str], skip_b
         try:
             with Image.open(file) as opened:
                 rgb = to_rgb(opened)
-        except (OSError, ValueError, DataError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, DataError, Image.DecompressionBombError) as error:  # over 179 million pixels
             broken.append(f"{file}: {error}")
             continue
         read.append(str(file))

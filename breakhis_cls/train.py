@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +17,10 @@ if TYPE_CHECKING:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Train one run, write its report, and print the main numbers."""
-    settings = config.parse_settings(
-        config.Config, argv, "breakhis train", "Train one model, predict, and write its report."
-    )
-    run = train_run(settings)
+    run = train_run(config.parse_settings(config.Config, argv, "breakhis train", __doc__))
     from .evaluate import print_headline
 
-    print_headline(json.loads((run.folder / "metrics.json").read_text(encoding="utf-8")))
+    print_headline(run.folder)
     print(f"run:    {run.folder}\nreport: {run.report / 'index.html'}")
     return DONE
 
@@ -61,7 +57,7 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
             job = training.TrainingRun(settings, dataset, store, run)
             model = job.fit()
 
-            # --- predictions of the validation and test parts ---
+            # --- predictions of the validation and test parts; training rows are never scored ---
             probabilities = job.predict(model)
             tuned = f", {settings.tune.part} fine-tuned" if job.tunes else ""
             title = f"{weights.weights_title(settings.model)}, head on {'+'.join(settings.model.features)}{tuned}"
@@ -84,7 +80,7 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
 
             # --- metrics.json last: it marks the run as finished ---
             run.finish(metrics.compute_metrics(predictions.read_predictions(run.folder / "predictions.csv")))
-        if report and not (run.report / "index.html").is_file():
+        if report and not (run.report / "index.html").is_file():  # a kill may fall between run and report
             evaluate_runs([run.folder], run.report, images_root=dataset.root)
     return run
 
@@ -92,7 +88,7 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
 def _git_commit() -> str | None:
     """The commit of the checkout that holds this package; None for an installed wheel."""
     here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():
+    if not (here.parent / ".git").exists():  # else git would answer for whatever repository holds site-packages
         return None
     answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
     return answer.stdout.strip() if answer.returncode == 0 else None
