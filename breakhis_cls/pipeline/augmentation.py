@@ -47,7 +47,7 @@ def zoom(images: tf.Tensor, draws: tf.Tensor, spread: float) -> tf.Tensor:
     Shows a field 1 + draw times as wide and as high, about the middle: a draw above 0 makes things smaller. Bilinear;
     beyond its edge the field is mirrored, the edge pixel too. Zeros change nothing after rounding.
     """
-    height, width = images.shape[1:3]
+    height, width = np.array(images.shape[1:3], int).tolist()  # static: the same for every batch
     rows, columns = (side + 2 * (math.ceil(spread * (side - 1) / 2) + 1) for side in (height, width))
     images = tf.gather(images, mirrored_index(height, rows), axis=1)
     images = tf.gather(images, mirrored_index(width, columns), axis=2)

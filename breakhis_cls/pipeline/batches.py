@@ -110,7 +110,7 @@ def apply_views(images: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
     Each image in its own view; pixels are moved and never changed. On a field that is not square a quarter turn keeps
     the scale: its middle is kept and the sides are mirrored.
     """
-    height, width = images.shape[1:3]
+    height, width = np.array(images.shape[1:3], int).tolist()  # static: the same for every batch
 
     def swap_rows_and_columns(images: tf.Tensor) -> tf.Tensor:
         # (n, w, h, 3) -> (n, h, w, 3): crop what is too long and mirror what is too short, both about the middle.
