@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 help:   ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(VENV)/.demo   ## train on synthetic tissue and name the report: no download, under 3 minutes on 2 cores
+demo: $(VENV)/.demo   ## train on synthetic tissue and name the report: no download, 2 to 4 minutes on 2 cores
 	$(BIN)/python -m breakhis_cls.train --config configs/demo.yaml
 
 pictures: demo   ## remake what docs/ shows of synthetic tissue, from the demo: report.png (needs Chromium), saliency.png
@@ -21,7 +21,7 @@ pictures: demo   ## remake what docs/ shows of synthetic tissue, from the demo: 
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1050 \
 		--screenshot=docs/report.png "file://$$(ls -td $(CURDIR)/reports/demo-0-0-* | head -1)/index.html"
 
-notebooks: $(VENV)/.dev   ## run notebooks/*.py into notebooks/*.ipynb, on synthetic tissue: some 4 minutes on 2 cores
+notebooks: $(VENV)/.dev   ## run notebooks/*.py into notebooks/*.ipynb, on synthetic tissue: 5 to 8 minutes on 2 cores
 	$(BIN)/python scripts/notebooks.py
 
 benchmark: $(VENV)/.demo   ## measure speed beside stock Keras and the bare limit: no download, under 10 minutes on 2 cores

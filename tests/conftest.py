@@ -31,7 +31,7 @@ SIZE_PX = (70, 46)  # width, height; slide 12465 is 70x45 at 100X, as its origin
 TINT = {"benign": (212, 165, 200), "malignant": (150, 108, 172)}  # RGB; more nuclei, more blue
 
 
-LONGEST = ("test_soak.py", "test_notebooks.py", "test_ray.py", "test_docs.py")
+LONGEST = ("test_soak.py", "test_notebooks.py", "test_sweep.py", "test_backbones.py", "test_docs.py", "test_ray.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

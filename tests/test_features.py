@@ -112,6 +112,7 @@ def test_features_equal_the_backbone(tmp_path):
     np.testing.assert_allclose(pooled, backbone(PIXELS[:5], training=False), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_head_on_features_trains_as_through_the_backbone(tmp_path):
     """The same rows, order and views: the same head, within what float32 adds up to."""
     settings = _settings(tmp_path)
