@@ -6,7 +6,7 @@
 # in the test part.
 #
 # The images are **synthetic tissue** unless you change `DATA` below. They are small, so that
-# two processor cores need about two minutes for the whole notebook. For BreakHis itself, use a
+# two processor cores need two to four minutes for all of it. For BreakHis itself, use a
 # GPU and `configs/binary_200x.yaml`. No one ran this notebook on Colab or Kaggle yet.
 
 # %%

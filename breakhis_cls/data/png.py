@@ -100,6 +100,7 @@ def read_error(error: OSError) -> str:
 
 
 def _check_row_count(raw: bytes, width_px: int, height_px: int) -> None:
+    # Pillow fills rows that are missing under valid checksums with black, and reports nothing.
     packed, at = b"", len(SIGNATURE)
     while at < len(raw):  # chunk: length, kind, content, checksum
         end = at + 12 + int.from_bytes(raw[at : at + 4])

@@ -15,15 +15,15 @@ TEMPERATURES = (0.05, 20.0)  # searched
 MODEL = ["fold", "seed"]  # each pair is a model of its own, with its own validation rows
 
 
-def reliability_curve(table: pd.DataFrame, top_class: bool = False) -> pd.DataFrame:
+def reliability_curve(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each bin of equal mass: stated (mean predicted probability), came_true (observed frequency), low, high,
     n_images, n_cases.
 
-    For two classes of p_malignant; for more, or if `top_class`, of the top probability and whether that class is
-    correct. low and high are the 95 % percentile interval of the observed frequency over 2,000 samples of cases.
+    Of p_malignant for two classes; for more of the top probability and whether that class is correct. low and high are
+    the 95 % percentile interval of the observed frequency over 2,000 samples of cases.
     """
     scores, true = predictions.probabilities(table), predictions.true_labels(table)
-    probability, observed = case_statistics.predicted_and_observed(scores, true, top_class)
+    probability, observed = case_statistics.predicted_and_observed(scores, true)
     case, cases = pd.factorize(table["case"], sort=True)
     weights = bootstrap.case_weights(len(cases), 2_000, bootstrap.named_seed("reliability", 0))
     bins = case_statistics.equal_mass_bins(probability, N_CURVE_BINS)

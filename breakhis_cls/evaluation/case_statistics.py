@@ -266,10 +266,10 @@ def expected_calibration_error(images: ScoredImages) -> Statistic:
     return lambda weights: divide(np.abs(weights @ gaps).sum(axis=1), weights @ n_images)
 
 
-def predicted_and_observed(scores: np.ndarray, true: np.ndarray, top_class: bool = False) -> tuple[np.ndarray, ...]:
-    """(n,) predicted probability and (n,) outcome, 0 or 1: p_malignant and malignant for two classes; for more, or if
-    `top_class`, the top probability and whether that class is correct."""
-    if scores.shape[1] == 2 and not top_class:
+def predicted_and_observed(scores: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) predicted probability and (n,) outcome, 0 or 1: p_malignant and malignant for two classes; for more
+    the top probability and whether that class is correct."""
+    if scores.shape[1] == 2:
         return scores[:, 1], (true == 1).astype(float)
     return scores.max(axis=1), (scores.argmax(axis=1) == true).astype(float)
 
