@@ -1,11 +1,15 @@
-"""Atomic writes, so that a file is complete or absent, and hashes."""
+"""Atomic writes, so that a file is complete or absent, hashes, and tables as people save them."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import gzip
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -13,9 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import DataError
+
 if TYPE_CHECKING:
     import pandas as pd
 
+EMPTY = ("", "nan", "none", "na", "n/a", "null", "<na>")  # how programs write an empty cell, in lower case
 ABANDONED_S = 3600.0  # after an hour, a temporary folder was left by a killed process
 
 
@@ -87,3 +94,45 @@ def sha256_of_file(path: Path) -> str:
 def sha256_of_values(*parts: Any) -> str:
     """SHA-256 in hex of JSON-able values: the key of whatever depends on them and on nothing else."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that anyone made: UTF-8 or UTF-16, without comment lines on top. DataError says what it is."""
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
+    except FileNotFoundError:
+        raise DataError(f"no such file: {path}") from None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    if raw.startswith(b"PK"):
+        raise DataError(f"{path} cannot be read as text: it is a workbook or a zip; save the table as CSV (UTF-8)")
+    encoding = "utf-8-sig"
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in raw[:2]:  # UTF-16 without its mark: one half of a plain letter is zero
+        encoding = "utf-16-be" if raw[0] == 0 else "utf-16-le"
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        found = f"byte {raw[error.start]:#04x} at {error.start:,} is not UTF-8; an older encoding such as CP1252, or no"
+        raise DataError(f"{path} cannot be read as text: {found} text at all? Save it as UTF-8") from None
+    return re.sub(r"\A(#\s.*\n|\s*\n)+", "", text)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of text cells, parted by commas, semicolons, tabs or bars; empty cells are "". DataError as read_text."""
+    import pandas as pd
+
+    text = read_text(path)
+    separator = max(",;\t|", key=text.partition("\n")[0].count)
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, sep=separator, skipinitialspace=True)
+    except ValueError as error:  # the base of pandas' parser errors
+        raise DataError(f"{path} cannot be read as CSV: {' '.join(str(error).split())}") from None
+    return table.rename(columns=lambda name: str(name).strip())
+
+
+def is_empty(cells: pd.Series) -> pd.Series:
+    """Whether text cells say nothing: blank, or what programs write for that."""
+    return cells.str.strip().str.lower().isin(EMPTY)

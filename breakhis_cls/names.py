@@ -30,19 +30,52 @@ FULL_PX = (700, 460)  # width, height; slide SOB_M_PC_14-12465 is 700x456 at 100
 
 # Longest codes first: `TA` before `A`. Block letters, such as `AB`, tell the folders of one case number apart.
 _SUBTYPE = "|".join(sorted(SUBTYPES, key=len, reverse=True))
-IMAGE_NAME = re.compile(
+_STEM = (
     rf"SOB_(?P<label>[BM])_(?P<subtype>{_SUBTYPE})-(?P<year>\d{{2}})-(?P<case>\d+)(?P<block>[A-Z]*)"
-    r"-(?P<magnification>40|100|200|400)-(?P<sequence>\d+)\.png"
+    r"-(?P<magnification>40|100|200|400)-(?P<sequence>\d+)"
 )
+IMAGE_NAME = re.compile(_STEM + r"\.png")
 SLIDE_NAME = re.compile(
     rf"SOB_(?P<label>[BM])_(?P<subtype>{_SUBTYPE})_(?P<year>\d{{2}})-(?P<case>\d+)(?P<block>[A-Z]*)"
 )
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+# Left by operating systems, archivers and network disks, beside what begins with a dot.
+SYSTEM_FILES = {
+    "thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information",
+    "lost+found",
+}  # fmt: skip
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a file or folder was left by an operating system or archiver, such as `.DS_Store`."""
+    """Whether a file or folder is hidden, or was left by an operating system, an editor or an archiver."""
     # `._x.png` is what macOS keeps beside x.png on foreign disks: it has an image's suffix and is none.
-    return name.lower() in {".ds_store", "thumbs.db", "__macosx", "desktop.ini"} or name.startswith("._")
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
+
+
+def official_name(path: str) -> str | None:
+    """The official file name that a path bears, in any folder, with any slashes and suffix or none; else None.
+
+    `C:\\x\\SOB_B_A-14-22549AB-40-001.JPG` -> `SOB_B_A-14-22549AB-40-001.png`.
+    """
+    match = re.fullmatch(rf"({_STEM})(\.\w+)*", _last_part(path))
+    return f"{match[1]}.png" if match else None
+
+
+def image_stem(path: str) -> str:
+    """What tells images apart in tables of any origin: the name without folder and suffix."""
+    if official := official_name(path):
+        return official.removesuffix(".png")
+    stem, dot, suffix = _last_part(path).rpartition(".")
+    return stem if dot and suffix.isalnum() else _last_part(path)
+
+
+def official_slide(path: str) -> str:
+    """The last part of a path; of slides cut from file names, `SOB_B_A-14-22549AB`, as the folder is called."""
+    return re.sub(rf"^(SOB_[BM]_(?:{_SUBTYPE}))-(?=\d\d-\d+[A-Z]*$)", r"\1_", _last_part(path))
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[\\/]", path.strip().rstrip("\\/"))[-1]
 
 
 class ImageName(NamedTuple):

@@ -66,8 +66,36 @@ def test_similar_names_are_refused(filename):
         names.parse_image_name(filename)
 
 
+@pytest.mark.parametrize("before", ["", "a/b/", "C:\\x\\", "https://x/", " "])
+@pytest.mark.parametrize("after", ["", ".png", ".PNG", ".jpg", ".TIFF", ".ome.tif", ".png ", ".npy"])
+def test_an_official_name_is_known_in_any_folder_and_with_any_suffix(before, after):
+    path = f"{before}SOB_B_A-14-22549AB-40-001{after}"
+    assert names.official_name(path) == "SOB_B_A-14-22549AB-40-001.png"
+    assert names.image_stem(path) == "SOB_B_A-14-22549AB-40-001"
+
+
+@pytest.mark.parametrize("path", ["img0.png", "SOB_B_A-14-22549AB-40-001_mask.png", "SOB_B_A_14-22549AB/1.png", ""])
+def test_another_name_is_not_official(path):
+    assert names.official_name(path) is None
+
+
+def test_slides_cut_from_file_names_are_slides():
+    for slide in ("SOB_B_F-14-23060AB", "SOB_B_F_14-23060AB", "x\\SOB_B_F-14-23060AB/"):
+        assert names.official_slide(slide) == "SOB_B_F_14-23060AB"
+    assert names.official_slide("SOB_B_F-14-23060AB-40") == "SOB_B_F-14-23060AB-40"
+
+
 def test_system_files_are_recognised():
-    assert all(map(names.is_system_file, [".DS_Store", "Thumbs.db", "__MACOSX", "._SOB_B_A-14-22549AB-40-001.png"]))
+    known = [
+        ".DS_Store",
+        "Thumbs.db",
+        "__MACOSX",
+        "._SOB_B_A-14-22549AB-40-001.png",
+        ".nfs0001",
+        ".directory",
+        "@eaDir",
+    ]
+    assert all(map(names.is_system_file, known))
     assert not names.is_system_file("SOB_B_A-14-22549AB-40-001.png")
 
 

@@ -11,7 +11,7 @@ from conftest import SLIDES, image_name
 
 from breakhis_cls import names
 from breakhis_cls.errors import DataError
-from breakhis_cls.evaluation import predictions
+from breakhis_cls.evaluation import error_analysis, experiments, predictions
 
 
 def made(magnifications: tuple[int, ...] = names.MAGNIFICATIONS, seed: int = 0, fold: int = 0) -> pd.DataFrame:
@@ -81,6 +81,71 @@ def test_labels_that_contradict_the_name() -> None:
     predictions.validate_predictions(foreign)  # another grammar says nothing
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".PNG", "", ".ome.tif"])
+@pytest.mark.parametrize("folder", ["", "a/b/", "C:\\x\\"])
+def test_names_with_another_suffix_or_folder_are_checked_too(folder: str, suffix: str) -> None:
+    table = made()
+    table["file"] = folder + table["file"].map(names.image_stem) + suffix
+    predictions.validate_predictions(table)
+    swapped = table.assign(label=table["label"].map({"benign": "malignant", "malignant": "benign"}))
+    assert "60 of 60 rows that contradict their file name" in refusal(swapped)
+    assert "60 of 60 rows that contradict their file name" in refusal(table.assign(case=table["slide"]))
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "nan", "None", "NA", np.nan, None])
+@pytest.mark.parametrize("column", ["case", "slide"])
+def test_a_blank_case_or_slide_is_refused(column: str, blank: object) -> None:
+    table = made().assign(file=[f"{at}.png" for at in range(60)]).astype({column: object})
+    table.loc[[2, 4], column] = blank
+    assert f"2 of 60 rows with an empty cell in {column}" in refusal(table)
+
+
+@pytest.mark.parametrize("unknown", ["NA", "", "XX", np.nan])
+def test_a_binary_table_may_lack_subtypes(unknown: object) -> None:
+    table = made().assign(file=[f"{at}.png" for at in range(60)])
+    some = table.astype({"subtype": object})
+    some.loc[::2, "subtype"] = unknown
+    for lacking in (table.assign(subtype=unknown), some):
+        read = predictions.validate_predictions(lacking)
+        assert (read["subtype"] == "").sum() >= 30
+        assert set(error_analysis.errors_by_stratum(read)["subtype"]) == set(read["subtype"]) - {""}
+
+
+@pytest.mark.parametrize("how", [
+    {"sep": ";"}, {"sep": "\t"}, {"sep": ";", "decimal": ","}, {"encoding": "utf-8-sig"}, {"encoding": "utf-16"},
+    {"encoding": "utf-16-le", "sep": "\t"}, {"quoting": 1}, {"lineterminator": "\r\n"},
+])  # fmt: skip
+def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path: Path, how: dict) -> None:
+    expected = made()
+    table = expected.assign(part="Test", label=expected["label"].str.title()).rename(columns=str.title)
+    table.assign(Magnification=table["Magnification"].astype(str) + "X").to_csv(tmp_path / "p.csv", index=False, **how)
+    read = predictions.read_predictions(tmp_path / "p.csv")
+    pd.testing.assert_frame_equal(read, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("content", "what"), [
+    ("Größe".encode("cp1252"), "not UTF-8; an older encoding such as CP1252"), (b"PK\x03\x04", "a workbook or a zip"),
+])  # fmt: skip
+def test_a_file_that_is_no_text_says_what_it_is(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "p.csv").write_bytes(content)
+    with pytest.raises(DataError, match=what):
+        predictions.read_predictions(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize("part", ["val", "VAL", "Valid", "dev"])
+def test_val_is_validation(part: str) -> None:
+    table = made().assign(part=["test"] * 30 + [part] * 30)
+    assert (predictions.validate_predictions(table)["part"] == "validation").sum() == 30
+
+
+def test_two_models_in_one_table_are_two_experiments() -> None:
+    both = predictions.validate_predictions(pd.concat([made(), made().assign(model="other")]))
+    assert [len(one.table) for one in experiments.group_experiments([experiments.Source(Path("p.csv"), both)])] == [
+        60,
+        60,
+    ]
+
+
 def test_every_kind_of_fault_is_told_at_once() -> None:
     table = made()
     table.loc[0, "label"] = "malignant"
@@ -99,7 +164,7 @@ def test_a_table_that_is_not_there_or_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such table"):
         predictions.read_predictions(tmp_path / "p.csv")
     (tmp_path / "p.csv").write_bytes(b"\x89PNG\r\n\x00\xff")
-    with pytest.raises(DataError, match="cannot be read as CSV"):
+    with pytest.raises(DataError, match="cannot be read as text"):
         predictions.read_predictions(tmp_path / "p.csv")
 
 

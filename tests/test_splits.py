@@ -279,6 +279,59 @@ def test_kaggles_folds(tmp_path):
     assert found == splits.assign_test(IMAGES, Split(protocol="spanhol", fold=1))["part"].tolist()
 
 
+@pytest.mark.parametrize("call", ["fold{}", "Fold {:02}", "fold_{}", "{}.0", "{:02}", "{}", "cv-{}/10"])
+def test_folds_are_counted_by_their_number(tmp_path, call):
+    slides = protocols.slides()["slide"].tolist()
+    rows = [(slides[n], call.format(n), part) for n in (10, 2, 1, 9, 4) for part in ("test",)]  # gaps, out of order
+    rows += [(slides[0], fold, "train") for _, fold, _ in rows]
+    path = written(tmp_path / "mine.csv", pd.DataFrame(rows, columns=["slide", "fold", "part"]))
+    table, messages = protocols.read_protocol(path)
+    tested = table[table["part"] == "test"].sort_values("fold")["slide"].tolist()
+    assert tested == [slides[n] for n in (1, 2, 4, 9, 10)]
+    assert "here they are 0, 1, 2, 3, 4" in messages[0]
+
+
+def test_one_fold_written_in_several_ways_is_one(tmp_path):
+    rows = [
+        ("SOB_B_A_14-22549AB", "1", "train"),
+        ("SOB_M_DC_14-2980", "01", "test"),
+        ("SOB_B_F_14-9133", "1.0", "test"),
+    ]
+    path = written(tmp_path / "mine.csv", pd.DataFrame(rows, columns=["slide", "fold", "part"]))
+    assert splits.count_folds(Split(protocol=path)) == 1
+
+
+@pytest.mark.parametrize("mag", ["{}X", "{}.0", "{}x"])
+def test_kaggles_folds_as_spreadsheets_save_them(tmp_path, mag):
+    table = kaggle_table().query("fold != 1")
+    table = table.assign(mag=table["mag"].map(mag.format), fold=table["fold"].map("{}.0".format))
+    split = Split(protocol=written(tmp_path / "Folds.csv", table), fold=0)
+    with pytest.warns(UserWarning, match="calls its folds 2, 3, 4, 5; here they are 0, 1, 2, 3"):
+        splits.select_images(IMAGES, split)
+    found = splits.assign_test(IMAGES, split)["part"].tolist()
+    assert found == splits.assign_test(IMAGES, Split(protocol="spanhol", fold=1))["part"].tolist()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_slide_lists_cut_from_file_names_and_saved_by_an_editor(tmp_path, encoding):
+    table = splits.assign_test(IMAGES, Split())
+    for part in ("train", "test"):
+        slides = table.loc[table["part"] == part, "slide"].unique()
+        text = "\r\n".join(slide.replace("_14-", "-14-").replace("_15-", "-15-") for slide in slides)
+        (tmp_path / f"{part.title()}.TXT").write_bytes(text.encode(encoding))
+    found = splits.assign_test(IMAGES, Split(protocol=str(tmp_path)))
+    assert found["part"].tolist() == table["part"].tolist()
+
+
+@pytest.mark.parametrize("folder", ["/data/C#/", "#1/", "C:\\a # b\\"])
+def test_a_hash_in_a_path_is_no_comment(tmp_path, folder):
+    table = splits.assign_test(IMAGES, Split())
+    path = tmp_path / "mine.csv"
+    written(path, table[["file", "part"]].assign(file=folder + table["file"].str.rpartition("/")[2]))
+    path.write_text("# made by hand\n" + path.read_text())
+    assert splits.assign_test(IMAGES, Split(protocol=str(path)))["part"].tolist() == table["part"].tolist()
+
+
 def test_lists_of_names(tmp_path):
     table = splits.assign_test(IMAGES, Split())
     stems = table["file"].str.rpartition("/")[2]
@@ -312,7 +365,7 @@ def test_unknown_and_repeated_names_are_reported(tmp_path):
         ("slide,part\nSOB_B_A_14-22549AB,left\n", "has the parts left; expected train"),
         ("slide,part\nSOB_B_A_14-22549AB,\n", "has empty cells"),
         ("slide,part\n", "has no rows"),
-        ("", "not a readable CSV"),
+        ("", "cannot be read as CSV"),
     ],
 )
 def test_invalid_tables_are_refused(tmp_path, content, message):

@@ -79,7 +79,7 @@ def read_protocol(protocol: str) -> tuple[pd.DataFrame, list[str]]:
         near = difflib.get_close_matches(protocol, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"expected {', '.join(known)}, a CSV or a folder of lists"
         raise ConfigError(f"split.protocol is '{protocol}', which is no protocol and no file; {hint}")
-    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
     stamp = tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files)  # a changed file is read again
     return split_files.read_split_file(path, stamp)
 
@@ -91,7 +91,7 @@ def assign_parts(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
     if "slide" in table.columns:
         part = images["slide"].map(table.set_index("slide")["part"])
     else:
-        part = images["file"].map(split_files.image_stem).map(table.set_index("file")["part"])
+        part = images["file"].map(names.image_stem).map(table.set_index("file")["part"])
     if protocol == "kaiko_eva":  # whose table names slides, of which it uses one magnification
         part = part.where(images["magnification"] == 40)
     return part
@@ -107,7 +107,7 @@ def protocol_warnings(images: pd.DataFrame, protocol: str, fold: int) -> list[st
     table, messages = read_protocol(protocol)
     kind = "slide" if "slide" in table.columns else "file"
     official, here = (
-        set(known["slide"] if kind == "slide" else known["file"].map(split_files.image_stem))
+        set(known["slide"] if kind == "slide" else known["file"].map(names.image_stem))
         for known in (official_images(), images)
     )
     named = set(table.loc[table["fold"] == fold, kind])

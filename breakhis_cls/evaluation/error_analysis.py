@@ -10,9 +10,13 @@ from . import bootstrap, case_statistics, metrics, predictions
 
 
 def errors_by_stratum(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each subtype and magnification present: n_images, n_cases, error (share of images misclassified)."""
+    """A row for each subtype and magnification present: n_images, n_cases, error (share of images misclassified).
+
+    Empty where a table of the binary task says no subtypes.
+    """
     wrong = predictions.predicted_labels(table) != predictions.true_labels(table)
-    grouped = table.assign(wrong=wrong).groupby(["subtype", "magnification"])
+    known = table.assign(wrong=wrong)[table["subtype"] != ""]
+    grouped = known.groupby(["subtype", "magnification"])
     rows = grouped.agg(n_images=("file", "nunique"), n_cases=("case", "nunique"), error=("wrong", "mean"))
     order = {name: at for at, name in enumerate(names.SUBTYPES)}  # other names come last
     return rows.sort_index(key=lambda level: level.map(order) if level.name == "subtype" else level).reset_index()

@@ -14,7 +14,6 @@ from ..errors import DataError
 from ..files import sha256_of_values
 from . import predictions
 
-IDENTITY = ["protocol", "data", "model"]  # one experiment has one value of each
 KEY = ["file", "fold", "seed"]  # an experiment has one row for each
 
 
@@ -82,7 +81,7 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
         # Fold, seed and places do not make another experiment; the config's name does.
         settings = source.settings and config.settings_without(source.settings, ("split.fold", "run", *config.PLACES))
         same = [source.settings and source.settings.name, settings]
-        for identity, rows in source.table.groupby(IDENTITY, sort=False):
+        for identity, rows in source.table.groupby(predictions.IDENTITY, sort=False):
             key = sha256_of_values(identity, predictions.class_names(rows), same)
             # The same row again is another experiment (a repeated run, a copy), not another fold or seed.
             while key in groups and pd.concat([*(one.table[KEY] for one in groups[key]), rows[KEY]]).duplicated().any():

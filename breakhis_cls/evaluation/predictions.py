@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .. import names
+from .. import files, names
+from ..data.split_files import PARTS
 from ..errors import DataError, list_first
 
 COLUMNS = (
     "file", "slide", "case", "magnification", "label", "subtype", "fold", "part", "protocol", "data", "model", "seed",
 )  # fmt: skip
+IDENTITY = ["protocol", "data", "model"]  # one experiment has one value of each
 INTEGERS = ("magnification", "fold", "seed")
-PARTS = ("train", "validation", "test")
 NAMED = ("label", "subtype", "slide", "case", "magnification")  # columns that an official file name also gives
 TOLERANCE = 1e-3  # of a row's sum: eight classes rounded to four decimals are off by 4e-4 at most
 
@@ -25,20 +26,27 @@ def read_predictions(path: Path, only: str | None = None) -> pd.DataFrame:
     `only` names a part: rows of others are dropped before their content is looked at. Raises DataError with one
     sentence for each kind of fault.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise DataError(f"no such table: {path}; expected a predictions.csv or a run's folder") from None
-    except (OSError, ValueError) as error:  # ValueError is the base of pandas' parser errors and of bad UTF-8
-        raise DataError(f"{path} cannot be read as CSV: {' '.join(str(error).split())}") from None
+    if not path.exists():
+        raise DataError(f"no such table: {path}; expected a predictions.csv or a run's folder")
+    return validate_predictions(files.read_table(path), str(path), only or "test", only is not None)
+
+
+def validate_predictions(
+    table: pd.DataFrame, source: str = "the table", needed: str = "test", only: bool = False
+) -> pd.DataFrame:
+    """The table with its columns in their types, or DataError; rows of part `needed` must be there.
+
+    Columns, labels and parts may be written in capitals, parts as `val` and the like, numbers with a decimal comma.
+    With `only`, rows of other parts are dropped before their content is looked at.
+    """
+    known = {name.lower(): name for name in (*COLUMNS, *(f"p_{one}" for one in (*names.LABELS, *names.SUBTYPES)))}
+    table = table.rename(columns=lambda name: known.get(str(name).strip().lower(), name))
+    if "part" in table:
+        parts = table["part"].astype(str).str.strip().str.lower()
+        table = table.assign(part=parts.map(lambda part: PARTS.get(part, part)))
     # Hyperparameter search reads validation rows: a fault or a label among the test rows must not be seen.
-    if only is not None and "part" in table:
-        table = table[table["part"] == only]
-    return validate_predictions(table, str(path), only or "test")
-
-
-def validate_predictions(table: pd.DataFrame, source: str = "the table", needed: str = "test") -> pd.DataFrame:
-    """The table with its columns in their types, or DataError; rows of part `needed` must be there."""
+    if only and "part" in table:
+        table = table[table["part"] == needed]
     scores = [column for column in table.columns if column.startswith("p_")]
     missing = [name for name in COLUMNS if name not in table] + ([] if scores else ["p_<class> for each class"])
     if missing:
@@ -56,9 +64,13 @@ def validate_predictions(table: pd.DataFrame, source: str = "the table", needed:
         )
     numbers = [*INTEGERS, *scores]
     table = table.assign(
-        **{name: table[name].astype(str) for name in COLUMNS if name not in INTEGERS},
-        **{name: pd.to_numeric(table[name], errors="coerce") for name in numbers},
+        **{name: table[name].fillna("").astype(str).str.strip() for name in COLUMNS if name not in INTEGERS},
+        **{name: _numbers(table[name]) for name in numbers},
     )
+    table["label"], table["subtype"] = table["label"].str.lower(), table["subtype"].str.upper()
+    table["subtype"] = table["subtype"].mask(files.is_empty(table["subtype"]), "")
+    blank = table[["file", "slide", "case"]].apply(files.is_empty)
+    image = table["file"].map(lambda file: names.official_name(file) or file)
 
     # --- faults: which rows, in words, and how to show one ---
     values = table[numbers].to_numpy(np.float64)
@@ -70,17 +82,20 @@ def validate_predictions(table: pd.DataFrame, source: str = "the table", needed:
     is_probability = (probability.min(axis=1) >= 0) & (probability.max(axis=1) <= 1) & (np.abs(total - 1) <= TOLERANCE)
     task = "label" if is_binary(table) else "subtype"
     contradictions = pd.Series(_contradiction(*row) for row in zip(table["file"], *map(table.get, NAMED), strict=True))
+    if is_binary(table):  # which is scored without subtypes too
+        table["subtype"] = table["subtype"].where(table["subtype"].isin(list(names.SUBTYPES)), "")
     # Numbers depend on slides and cases: a slide in two cases would count twice.
-    kinds = table.groupby("slide")[["case", "label", "subtype"]].nunique()
+    kinds = table.replace({"subtype": {"": np.nan}}).groupby("slide")[["case", "label", "subtype"]].nunique()
     table = table.assign(total=total, contradiction=contradictions.to_numpy())
     faults = [
         (~is_number.all(axis=1), f"with no finite or whole number in {columns}", "{file}"),
         # NaN is no probability, but it is counted above.
         (~is_probability & np.isfinite(total), "whose probabilities leave [0, 1] or do not add up to 1; are they "
          "logits? Apply softmax first", "{file}: they add up to {total:.4g}"),
-        (table.duplicated(["file", "fold", "seed"]), "that repeat an image within one fold and seed; keep one row for "
+        (blank.any(axis=1), f"with an empty cell in {', '.join(blank.columns[blank.any()])}", "{file}, slide {slide}"),
+        (table.assign(file=image).duplicated(["file", *IDENTITY, "fold", "seed"]), "that repeat an image within one fold and seed; keep one row for "
          "each", "{file} (fold {fold:g}, seed {seed:g})"),
-        (~table["part"].isin(PARTS), f"whose part is none of {', '.join(PARTS)}", "{file}: '{part}'"),
+        (~table["part"].isin(PARTS.values()), "whose part is none of train, validation, test", "{file}: '{part}'"),
         ((true_labels(table) < 0) | ~table["label"].isin(names.LABELS), f"whose {task} has no probability column, or "
          "whose label is neither benign nor malignant", "{file}: {label}, {subtype}"),
         (table["contradiction"] != "", "that contradict their file name; labels come from names",
@@ -104,15 +119,23 @@ def validate_predictions(table: pd.DataFrame, source: str = "the table", needed:
 
 def _contradiction(file: str, *found: object) -> str:
     """Where the columns NAMED differ from what an official file name says; a name of another grammar says nothing."""
-    filename = file.replace("\\", "/").rpartition("/")[2]
-    if not names.IMAGE_NAME.fullmatch(filename):
+    if (filename := names.official_name(file)) is None:
         return ""
     try:
         expected = names.parse_image_name(filename)[: len(NAMED)]
     except DataError:  # label and subtype in the name contradict each other
         return "the name contradicts itself"
     pairs = zip(NAMED, found, expected, strict=True)
-    return ", ".join(f"{name} {value}, the name says {named}" for name, value, named in pairs if value != named)
+    return ", ".join(
+        f"{name} {value}, the name says {named}" for name, value, named in pairs if value not in (named, "")
+    )
+
+
+def _numbers(cells: pd.Series) -> pd.Series:
+    """Numbers of text cells too, with a decimal comma or the X of a magnification; NaN for what is none."""
+    if not pd.api.types.is_numeric_dtype(cells):
+        cells = cells.astype(str).str.replace(",", ".").str.strip().str.removesuffix("X").str.removesuffix("x")
+    return pd.to_numeric(cells, errors="coerce")
 
 
 def class_names(table: pd.DataFrame) -> tuple[str, ...]:

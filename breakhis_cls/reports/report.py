@@ -107,7 +107,8 @@ def draw_figures(
     figures["reliability"] = plots.reliability(analysis["reliability"], title)
     # Votes are of cases; for subtypes of slides, since case 13412 has two subtypes.
     figures["risk_coverage"] = plots.risk_coverage(analysis["referral"], "case" if binary else "slide")
-    figures["errors"] = plots.errors(analysis["errors"])
+    if len(analysis["errors"]):  # a binary table may lack subtypes
+        figures["errors"] = plots.errors(analysis["errors"])
     # Without one of two cases a class is missing and the metric undefined.
     if pooled["roc_auc"]["value"] is not None and len(analysis["cases"]) > 2:
         figures["influence"] = plots.influence(analysis["cases"])
