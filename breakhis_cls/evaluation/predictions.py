@@ -93,7 +93,8 @@ def validate_predictions(
         (~is_probability & np.isfinite(total), "whose probabilities leave [0, 1] or do not add up to 1; are they "
          "logits? Apply softmax first", "{file}: they add up to {total:.4g}"),
         (blank.any(axis=1), f"with an empty cell in {', '.join(blank.columns[blank.any()])}", "{file}, slide {slide}"),
-        (table.assign(file=image).duplicated(["file", *IDENTITY, "fold", "seed"]), "that repeat an image within one fold and seed; keep one row for "
+        (table.assign(file=image).duplicated(["file", *IDENTITY, "fold", "seed"]),
+         "that repeat an image within one fold and seed; keep one row for "
          "each", "{file} (fold {fold:g}, seed {seed:g})"),
         (~table["part"].isin(PARTS.values()), "whose part is none of train, validation, test", "{file}: '{part}'"),
         ((true_labels(table) < 0) | ~table["label"].isin(names.LABELS), f"whose {task} has no probability column, or "
