@@ -50,7 +50,7 @@ def evaluate_runs(
     from .evaluation import comparison, metrics
     from .evaluation.experiments import group_experiments, read_source
     from .files import write_json
-    from .reports import comparison_report
+    from .reports import comparison_report, text
     from .reports.report import write_report
 
     if not sources:
@@ -70,6 +70,8 @@ def evaluate_runs(
     # --- a report for each experiment ---
     numbers = {}
     for one in experiments:
+        if warning := text.half_done_seeds(one):
+            print(f"warning: {warning}", file=sys.stderr)
         subfolder, root = folder / one.name if compares else folder, images_root
         if root is None and one.settings:
             with contextlib.suppress(DataError):  # the images are not on this machine

@@ -22,7 +22,7 @@ from breakhis_cls.evaluation.experiments import Experiment
 from breakhis_cls.files import write_csv, write_text
 from breakhis_cls.modeling import run_folder
 from breakhis_cls.pipeline.pixel_store import PixelStore
-from breakhis_cls.reports import plots
+from breakhis_cls.reports import plots, text
 from breakhis_cls.train import train_run
 
 SEEDS = range(3)
@@ -128,9 +128,10 @@ def write_results(experiments: list[Experiment], out: Path) -> None:
             row |= {metric: result["value"], f"{metric}_low": result["low"], f"{metric}_high": result["high"]}
         rows.append(row)
         of_arm = {entry["metric"]: entry for entry in entries if entry["arm"] == experiment.name}
-        cells = [f"{row[m]:.3f} ({row[m + '_low']:.3f} to {row[m + '_high']:.3f})" for m in SHOWN[:2]]
+        cells = [text.estimate(stratum[metric]) for metric in SHOWN[:2]]
         for e in (of_arm.get(metric) for metric in SHOWN[:2]):
-            cells.append(f"{e['difference']:+.3f} ({e['low']:+.3f} to {e['high']:+.3f})" if e else "")
+            span = f" ({e['low']:+.3f} to {e['high']:+.3f})" if e and e["low"] is not None else ""
+            cells.append(f"{e['difference']:+.3f}{span}" if e else "")
         lines.append(f"| {row['arm']} | {row['seeds']} | {' | '.join(cells)} |")
     write_csv(out / "arms.csv", pd.DataFrame(rows))
     write_csv(out / "differences.csv", pd.DataFrame(entries).drop(columns=["a", "b"]))

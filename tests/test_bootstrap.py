@@ -42,7 +42,9 @@ def test_intervals_repeat_and_hold_the_value() -> None:
     assert first == again
     assert all(result["low"] <= result["value"] <= result["high"] for result in first.values())
     other = metrics.compute_metrics(made(), n_resamples=300, seed=1)["pooled"]
-    assert other["roc_auc"]["value"] == first["roc_auc"]["value"] and other["roc_auc"]["low"] != first["roc_auc"]["low"]
+    assert (
+        other["roc_auc"]["value"] == first["roc_auc"]["value"] and other["roc_auc"]["high"] != first["roc_auc"]["high"]
+    )
 
 
 def test_resampling_images_gives_too_narrow_an_interval() -> None:
@@ -57,7 +59,7 @@ def test_each_stratum_has_resamples_of_its_own() -> None:
     both = pd.concat([table, table.assign(magnification=100, file="b" + table["file"].str.replace("SOB", "own"))])
     found = metrics.compute_metrics(both, n_resamples=200)["by_magnification"]
     assert found["40"]["roc_auc"]["value"] == found["100"]["roc_auc"]["value"]
-    assert found["40"]["roc_auc"]["low"] != found["100"]["roc_auc"]["low"]
+    assert found["40"]["roc_auc"]["high"] != found["100"]["roc_auc"]["high"]
 
 
 def test_the_interval_holds_the_true_value_of_simulated_cases() -> None:
@@ -78,10 +80,47 @@ def test_a_table_of_breakhis_s_size_is_scored_with_10_000_resamples() -> None:
 
 def test_too_few_cases_have_no_interval_and_say_so() -> None:
     table = made()
-    few = table[table["case"].isin(["22549", "14134", "13412", "2980", "20629"])]  # two benign cases
+    few = table[
+        (table["label"] == "malignant") | table["case"].isin(["22549", "14134", "9133", "22704"])
+    ]  # four benign
     found = metrics.compute_metrics(few, n_resamples=200)["pooled"]
-    assert (found["specificity"]["low"], found["specificity"]["no_interval"]) == (None, "too few cases: 2")
-    assert found["sensitivity"]["low"] is not None and found["roc_auc"]["low"] is None
+    refused = {name for name, result in found.items() if result.get("no_interval") == "too few cases: 4"}
+    assert refused == set(metrics.METRICS) - {"sensitivity"} and found["sensitivity"]["low"] is not None
+
+
+def with_benign(n_wrong: int) -> pd.DataFrame:
+    """Sixteen benign cases of 40 images, of which `n_wrong` are misclassified; twenty malignant cases."""
+    table = simulated(np.random.default_rng(0), 20, 16, n_images=40)
+    benign = table.index[table["label"] == "benign"]
+    table.loc[benign, "p_malignant"] = np.where(np.arange(640) < n_wrong, 0.9, 0.1)
+    return table.assign(p_benign=1 - table["p_malignant"])
+
+
+def test_one_misclassified_image_does_not_narrow_the_interval() -> None:
+    """A case that fails as a whole may not be in the sample: of 16 without a failure, up to 20.6 % may."""
+    none, one = (metrics.compute_metrics(with_benign(n), n_resamples=200)["pooled"] for n in (0, 1))
+    assert none["specificity"]["low"] == pytest.approx(0.025 ** (1 / 16))
+    assert one["specificity"]["low"] == pytest.approx(639 / 640 * 0.025 ** (1 / 16))
+    assert one["roc_auc"]["low"] < 0.91 * one["roc_auc"]["value"]  # half of 20.6 %
+
+
+@pytest.mark.parametrize("p", [0.5, 1.0])
+def test_a_constant_answer_has_no_interval_without_width(p: float) -> None:
+    found = metrics.compute_metrics(made().assign(p_malignant=p, p_benign=1 - p), n_resamples=200)["pooled"]
+    assert found["roc_auc"]["no_interval"] == found["mcc"]["no_interval"] == "the same in all resamples of cases"
+    assert all(result["low"] is None or result["high"] - result["low"] > 0.1 for result in found.values())
+
+
+def test_an_interval_that_says_nothing_is_refused() -> None:
+    table = made()
+    p = np.where(table["label"] == "malignant", 1 - 1e-9, 1e-9)
+    p[table.index[table["label"] == "benign"][0]] = 0.6
+    found = metrics.compute_metrics(table.assign(p_malignant=p, p_benign=1 - p), n_resamples=200)["pooled"]
+    assert found["log_loss"]["no_interval"].startswith("too few cases: it would")
+    weights = bootstrap.case_weights(5, 500, seed=0)
+    half, groups = [0, 1, 0, 1, 0.5], np.array([0, 0, 1, 1, 1])
+    wide = bootstrap.bootstrap_interval(lambda drawn: drawn @ half / 5, weights, groups, 5)
+    assert wide.low is None and wide.reason == "too few cases: it would fill the range"
 
 
 def test_no_error_is_not_certainty() -> None:
@@ -105,9 +144,9 @@ def test_degrees_of_freedom_are_those_of_the_cases_that_vary() -> None:
     assert 4 < bootstrap.degrees_of_freedom(rng.normal(size=25), groups) <= 23
 
 
-@pytest.mark.parametrize("limits", [(0, 1), (-1, 1), (0, 2), (0, np.inf)])
+@pytest.mark.parametrize("limits", [(0, 1), (-1, 1), (0, 2), (0, 36)])
 def test_bounds_stay_within_the_range_of_the_metric(limits: bootstrap.Range) -> None:
-    values = limits[0] + (min(limits[1], 5) - limits[0]) * np.array([0.02, 0.7, 0.9, 0.99, 0.99])
+    values = limits[0] + (min(limits[1], 5) - limits[0]) * np.array([0.3, 0.7, 0.8, 0.9, 0.9])
     weights = bootstrap.case_weights(5, 500, seed=0)
     mean = bootstrap.bootstrap_interval(lambda drawn: drawn @ values / 5, weights, np.zeros(5), 5, limits)
     assert mean.low is not None and mean.high is not None

@@ -10,6 +10,7 @@ from test_metrics import subtypes
 from test_predictions import made
 
 from breakhis_cls.evaluation import calibration, predictions
+from breakhis_cls.names import LABELS
 
 
 def with_validation(seed: int = 0) -> pd.DataFrame:
@@ -28,8 +29,9 @@ def sharpened(table: pd.DataFrame, factor: float) -> pd.DataFrame:
 
 def test_the_fitted_temperature_undoes_a_known_one() -> None:
     table = made()
-    found = calibration.fit_temperature(table)
-    assert calibration.fit_temperature(sharpened(table, 3)) == pytest.approx(3 * found, rel=1e-3)
+    found, refused = calibration.fit_temperature(table, LABELS)
+    assert calibration.fit_temperature(sharpened(table, 3), LABELS)[0] == pytest.approx(3 * found, rel=1e-3)
+    assert not refused
     best = calibration.apply_temperature(table, found)
     losses = [
         sk.log_loss(predictions.true_labels(table), calibration.apply_temperature(table, found * f)["p_malignant"])
@@ -53,12 +55,35 @@ def test_temperature_is_fitted_on_validation_alone() -> None:
     test = flipped["part"] == "test"
     flipped.loc[test, ["p_malignant", "p_benign"]] = table.loc[test, ["p_benign", "p_malignant"]].to_numpy()
     first, again = (calibration.compare_calibration(rows) for rows in (table, flipped))
-    assert first and again and first["temperatures"] == again["temperatures"] and len(first["temperatures"]) == 1
-    assert calibration.compare_calibration(made()) is None
+    assert first["temperatures"] == again["temperatures"] and len(first["temperatures"]) == 1
+    assert calibration.compare_calibration(made()) == {"temperatures": [], "refused": []}
+
+
+def few_benign(table: pd.DataFrame) -> pd.DataFrame:
+    return table[(table["part"] == "test") | ~table["case"].isin(["v14134", "v9133", "v22704", "v23222", "v13200"])]
+
+
+def separated(table: pd.DataFrame) -> pd.DataFrame:
+    p = np.where(table["label"] == "malignant", 0.45, 0.2) + np.linspace(0, 0.1, len(table))
+    return table.assign(p_malignant=p, p_benign=1 - p)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (few_benign, "validation has 2 benign cases; at least 3 of each class are needed"),
+        (separated, "validation separates the classes perfectly"),
+        (lambda table: sharpened(table, 1e-3), "the fit ends at a bound of the search, 0.05"),
+    ],
+)
+def test_a_temperature_that_validation_cannot_carry_is_refused(change, expected: str) -> None:
+    found = calibration.compare_calibration(change(with_validation()))
+    assert found["temperatures"] == [] and found["refused"][0]["reason"].startswith(expected)
+    assert "with_temperature" not in found
 
 
 def test_reliability_bins_hold_all_images_and_bands_hold_the_share() -> None:
     curve = calibration.reliability_curve(made())
     assert curve["n_images"].sum() == 60 and len(curve) == 10
-    assert (curve["low"] <= curve["came_true"]).all() and (curve["came_true"] <= curve["high"]).all()
-    assert curve["stated"].is_monotonic_increasing
+    assert (curve["low"] <= curve["observed_frequency"]).all() and (curve["observed_frequency"] <= curve["high"]).all()
+    assert curve["mean_predicted"].is_monotonic_increasing

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 from test_bootstrap import simulated
 from test_predictions import made
@@ -28,6 +31,30 @@ def test_mcnemar_by_hand() -> None:
     other.loc[benign, ["p_malignant", "p_benign"]] = [0.1, 0.9]
     found = comparison.mcnemar(one, other, "slide")
     assert (found["only_a"], found["only_b"], found["p"]) == (0, 5, pytest.approx(2 / 32))
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame) -> list[dict]:
+    pair = [experiments.Experiment(name, (), table) for name, table in zip("ab", (a, b), strict=True)]
+    found = comparison.compare_experiments(pair, [a, b]) + comparison.compare_votes(pair, [a, b])
+    json.dumps(found, allow_nan=False)
+    return found
+
+
+@pytest.mark.parametrize("cases", [["14134"], ["14134", "2980"], ["14134", "9133", "2980", "20629", "16456", "12465"]])
+def test_below_three_cases_of_a_class_nothing_is_tested(cases: list[str]) -> None:
+    a, b = (table[table["case"].isin(cases)].reset_index(drop=True) for table in (made(), made(seed=1)))
+    found = compare(a, b)
+    assert all(entry["p"] is None and entry["p_holm"] is None for entry in found)
+    reasons = {entry["no_test"] for entry in found if entry.get("difference") is not None}
+    assert len(reasons) == 1 and reasons.pop().startswith("too few cases: ")
+
+
+def test_equal_models_have_no_interval_without_width() -> None:
+    table = made()
+    for entry in compare(table, table.assign(p_malignant=table["p_malignant"] ** 2)):
+        if entry.get("metric") == "roc_auc":
+            assert (entry["difference"], entry["p"], entry["low"]) == (0, None, None)
+            assert entry["no_test"] == "no case changes the difference"
 
 
 def test_equally_good_models_rarely_differ() -> None:

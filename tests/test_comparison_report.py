@@ -33,6 +33,8 @@ def test_page_compares_and_links(tmp_path: Path):
         ([], "ROC AUC is undefined"),
         ([{"difference": 0.1, "p_holm": 0.0004}], "two has the higher ROC AUC: by 0.100 over one (p < 0.001)"),
         ([{"difference": -0.1, "p_holm": 0.2}], "do not differ significantly in ROC AUC (difference 0.100, p = 0.200)"),
+        ([{"difference": 0, "p_holm": None, "no_test": "no case"}], "differs by 0.000; not tested: no case."),
+        ([{"difference": 0.1, "p_holm": None}, {"difference": 0.1, "p_holm": 0.5}], "0 of 2 pairs of models differ"),
         ([{"difference": 0.1, "p_holm": 0.01}, {"difference": 0.1, "p_holm": 0.5}], "1 of 2 pairs of models differ"),
     ],
 )

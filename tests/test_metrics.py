@@ -41,6 +41,7 @@ GOLDEN = {
     "f1": 2 * 2 / (2 * 2 + 1 + 2),             # tp 2, fp 1, fn 2
     "mcc": (2 * 3 - 1 * 2) / np.sqrt(3 * 4 * 4 * 5),
     "roc_auc": (4 + 3 + 1 + 2.5) / 16,         # .9 beats 4, .6 beats 3, .2 beats 1, .4 beats 2 and ties with 1
+    "roc_auc_within_folds": (4 + 3 + 1 + 2.5) / 16,  # one fold
     "average_precision": (1 / 1 + 2 / 3 + 3 / 5 + 4 / 7) / 4,   # at .9, .6, .4 (a tie: 3 of 5), .2
     "brier": (0.01 + 0.16 + 0.64 + 0.36 + 0.01 + 0.49 + 0.09 + 0.16) / 8,
     "log_loss": -np.log([0.9, 0.6, 0.2, 0.4, 0.9, 0.3, 0.7, 0.6]).mean(),
@@ -121,7 +122,15 @@ def test_two_subtypes_have_the_brier_score_of_two_classes() -> None:
 def test_what_is_undefined_says_why(small: pd.DataFrame) -> None:
     found = metrics.compute_metrics(small, n_resamples=50)["by_subtype"]["DC"]
     undefined = {name for name, result in found.items() if result["value"] is None}
-    assert undefined == {"balanced_accuracy", "specificity", "f1", "mcc", "roc_auc", "average_precision"}
+    assert undefined == {
+        "balanced_accuracy",
+        "specificity",
+        "f1",
+        "mcc",
+        "roc_auc",
+        "roc_auc_within_folds",
+        "average_precision",
+    }
     assert found["roc_auc"]["undefined"] == "only malignant images here"
     assert found["sensitivity"]["value"] == 0.5
 
@@ -143,6 +152,30 @@ def test_seeds_are_averaged_not_pooled() -> None:
     alone = [metrics.compute_metrics(table, n_resamples=50)["pooled"]["roc_auc"]["value"] for table in (one, two)]
     assert both["roc_auc"]["value"] == pytest.approx(np.mean(alone))
     assert (both["roc_auc"]["n_images"], both["roc_auc"]["n_cases"]) == (60, one["case"].nunique())
+
+
+def test_auc_within_folds_by_hand() -> None:
+    """Fold 0 ranks every pair right, fold 1 every pair wrong, and has half the pairs of cases; fold 2 has one class."""
+    rows = [(0, "1", "malignant", 0.9), (0, "2", "malignant", 0.9), (0, "3", "benign", 0.8), (0, "3", "benign", 0.7),
+            (1, "4", "malignant", 0.1), (1, "5", "benign", 0.2), (2, "6", "benign", 0.3)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["fold", "case", "label", "p_malignant"])
+    table = table.assign(file=table.index.astype(str), slide=table["case"], subtype="F", p_benign=1, seed=0)
+    statistics, _ = metrics.compute_statistics(table, ["roc_auc", "roc_auc_within_folds"])
+    assert statistics["roc_auc_within_folds"](np.ones((1, 6)))[0] == pytest.approx((2 * 1 + 1 * 0) / 3)
+    assert statistics["roc_auc"](np.ones((1, 6)))[0] == pytest.approx((4 * 2 + 0) / 12)  # .1 is below all four
+    assert statistics["roc_auc_within_folds"](np.array([[1, 0, 1, 1, 1, 1]]))[0] == 0.5  # a pair in each fold
+
+
+def test_models_of_near_constant_folds_rank_within_folds_alone() -> None:
+    rng = np.random.default_rng(0)
+    table = made().assign(fold=lambda rows: pd.factorize(rows["case"])[0] % 4)
+    malignant = table["label"] == "malignant"
+    # Each model is almost constant, at the share of the other folds' malignant images.
+    level = malignant.groupby(table["fold"]).transform("mean")
+    p = 0.5 - 0.3 * level + np.where(malignant, 0.01, 0) + rng.normal(0, 0.005, len(table))
+    found = metrics.compute_metrics(table.assign(p_malignant=p, p_benign=1 - p), n_resamples=200)["pooled"]
+    assert found["roc_auc"]["value"] < 0.5 and found["roc_auc_within_folds"]["value"] > 0.85
+    assert list(metrics.metrics_for(True))[:2] == ["roc_auc", "roc_auc_within_folds"]
 
 
 def test_only_test_rows_count_and_the_order_of_rows_does_not() -> None:

@@ -133,6 +133,7 @@ def test_risk_coverage_says_how_many_cases_to_refer(accuracy: list[float], expec
 @pytest.mark.parametrize(
     ("p_holm", "expected"),
     [
+        ([None], "difference +0.100, not tested"),
         ([0.2], "difference +0.100 (-0.100 to +0.300), not significant"),
         ([0.01, 0.2], "1 of 2 differences significant at 5 %"),
         ([], "undefined for these test images"),

@@ -117,7 +117,7 @@ def test_report_of_two_classes(tiny_tree: Path, tmp_path: Path) -> None:
             "confident_errors.png", "table.tex", "table.md", "model_card.md", "errors.csv", "referral.csv",
             "calibration.json"} <= names  # fmt: skip
     latex, card = (tmp_path / "table.tex").read_text(), (tmp_path / "model_card.md").read_text()
-    assert latex.count(r"\\") == 15 and r"Metric & all & 40X" in latex and "95 \\%" in latex and latex.isascii()
+    assert latex.count(r"\\") == 16 and r"Metric & all & 40X" in latex and "95 \\%" in latex and latex.isascii()
     assert "Synthetic tissue" in card and "| ROC AUC |" in card and "{{" not in card
     cases = pd.read_csv(tmp_path / "cases.csv", dtype={"case": str})
     assert len(cases) == 13 and cases["image_accuracy"].is_monotonic_increasing

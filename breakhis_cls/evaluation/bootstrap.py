@@ -1,7 +1,8 @@
 """95 % intervals that resample cases: images of one case are alike, so the case is what was sampled.
 
-The method, `logit_t`, was chosen by simulation (scripts/coverage.py, docs/statistics.md): with 16 or 5 benign cases
-percentile and BCa intervals are too narrow, since they know neither Student's t nor how few cases carry a metric.
+The method, `logit_t` with a guard, was chosen by simulation (scripts/coverage.py, docs/statistics.md): with 16 or 5
+benign cases, percentile intervals are too narrow, since they know neither Student's t nor how few cases carry a metric;
+and no resampling knows of a case that fails as a whole and was not sampled.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 from .case_statistics import Statistic
 
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 N_RESAMPLES = 10_000
-MIN_CASES = 3  # of the rarest class that a metric needs
+MIN_CASES = 5  # of each class that a metric mixes
+FILLED = 0.9  # of a metric's range: an interval this wide says nothing
+ROUNDING = 1e-12  # spread of equal numbers that are added in another order
 METHOD = "logit_t"  # as metrics.json names it
 Range = tuple[float, float]  # lowest and highest possible value of a metric
 
@@ -61,13 +64,20 @@ def jackknife_values(statistic: Statistic, n_cases: int) -> np.ndarray:
 
 
 def bootstrap_interval(
-    statistic: Statistic, weights: np.ndarray, groups: np.ndarray, n_behind: int, limits: Range = (0, 1)
+    statistic: Statistic,
+    weights: np.ndarray,
+    groups: np.ndarray,
+    n_behind: int,
+    limits: Range = (0, 1),
+    failing: float | None = None,
+    share: float = 1,
 ) -> Interval:
     """Interval of a statistic under resampled case weights (n_resamples, n_cases).
 
-    `groups` (n_cases,) are kinds of cases, `n_behind` is how many cases of the rarest class the metric needs, `limits`
-    its range. Resamples in which the metric is undefined (a class was not drawn) are left out.
-    """
+    `groups` (n_cases,) are kinds of cases, `n_behind` is how many cases the metric is about, `limits` its range.
+    `failing` is the metric of a case that fails as a whole, `share` how much of the metric is lost where all cases that
+    it is about fail (half of balanced accuracy). Resamples in which the metric is undefined are left out.
+    """  # fmt: skip
     if n_behind < MIN_CASES:
         return Interval(None, None, f"too few cases: {n_behind}")
     drawn = statistic(weights)
@@ -76,26 +86,29 @@ def bootstrap_interval(
         return Interval(None, None, "undefined in most resamples")
     value = statistic_value(statistic, weights.shape[1])
     low, high = limits
-    bounded = np.isfinite(high)
+    # Of n cases without a failure, up to this share may fail (Clopper and Pearson 1934).
+    unseen = 1 - TAIL ** (1 / n_behind)
 
-    # Every case correct, or none: resampling shows no spread, so the bound is Clopper and Pearson's (1934).
-    if value in limits and np.ptp(drawn) == 0:
-        reach = (high - low) * (1 - TAIL ** (1 / n_behind)) if bounded else 0.0
-        return Interval(low + 0.0, low + reach) if value == low else Interval(high - reach, high + 0.0)
-
-    # Student's t on a scale without bounds: the logit, or the logarithm of a metric without an upper bound.
-    def to_open_scale(values: np.ndarray) -> np.ndarray:
-        return np.log((values - low) / (high - values)) if bounded else np.log(values - low)
-
-    if drawn.min() > low and drawn.max() < high:
-        error = np.std(to_open_scale(drawn))
-    else:  # a resample reaches a bound, where the logit is infinite: the delta method
-        error = np.std(drawn) / ((value - low) * (high - value) / (high - low) if bounded else value - low)
-    freedom = degrees_of_freedom(jackknife_values(statistic, weights.shape[1]), groups)
-    # n / (n - 1) corrects the variance of a bootstrap over few cases, which is too small by that factor.
-    reach = stats.t.ppf([TAIL, 1 - TAIL], freedom) * error * np.sqrt((freedom + 1) / freedom)
-    ends = to_open_scale(np.array(value)) + reach
-    bounds = low + (high - low) / (1 + np.exp(-ends)) if bounded else low + np.exp(ends)
+    if value in limits:  # every case correct, or none: resampling may show no spread, and the logit is infinite
+        reach = (high - low) * unseen
+        bounds = (low, low + reach) if value == low else (high - reach, high)
+    elif np.ptp(drawn) < ROUNDING:
+        return Interval(None, None, "the same in all resamples of cases")
+    else:
+        # Student's t on the logit scale, which has no bounds.
+        if drawn.min() > low and drawn.max() < high:
+            error = np.std(special.logit((drawn - low) / (high - low)))
+        else:  # a resample reaches a bound, where the logit is infinite: the delta method
+            error = np.std(drawn) * (high - low) / ((value - low) * (high - value))
+        freedom = degrees_of_freedom(jackknife_values(statistic, weights.shape[1]), groups)
+        # n / (n - 1) corrects the variance of a bootstrap over few cases, which is too small by that factor.
+        reach = stats.t.ppf([TAIL, 1 - TAIL], freedom) * error * np.sqrt((freedom + 1) / freedom)
+        bounds = low + (high - low) * special.expit(special.logit((value - low) / (high - low)) + reach)
+        if failing is not None:  # a failing case may not be in the sample
+            guard = value + share * unseen * (failing - value)
+            bounds = min(bounds[0], guard), max(bounds[1], guard)
+    if bounds[1] - bounds[0] >= FILLED * (high - low):
+        return Interval(None, None, "too few cases: it would fill the range")
     return Interval(float(bounds[0]), float(bounds[1]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from . import bootstrap, case_statistics, metrics, predictions
 
 N_CURVE_BINS = 10  # of a reliability curve; ECE has its own 15
 TEMPERATURES = (0.05, 20.0)  # searched
+MIN_CASES = 3  # of each class in validation: one benign case once took a log loss from 0.32 to 1.39
 MODEL = ["fold", "seed"]  # each pair is a model of its own, with its own validation rows
 
 
 def reliability_curve(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each bin of equal mass: stated (mean predicted probability), came_true (observed frequency), low, high,
-    n_images, n_cases.
+    """A row for each bin of equal mass: mean_predicted (probability), observed_frequency, low, high, n_images, n_cases.
 
     Of p_malignant for two classes; for more of the top probability and whether that class is correct. low and high are
     the 95 % percentile interval of the observed frequency over 2,000 samples of cases.
@@ -33,18 +34,32 @@ def reliability_curve(table: pd.DataFrame) -> pd.DataFrame:
         low, high = np.nanquantile(drawn, [bootstrap.TAIL, 1 - bootstrap.TAIL])
         n_cases = len(np.unique(case[inside]))
         rows.append((probability[inside].mean(), observed[inside].mean(), low, high, inside.sum(), n_cases))
-    return pd.DataFrame(rows, columns=["stated", "came_true", "low", "high", "n_images", "n_cases"])
+    return pd.DataFrame(rows, columns=["mean_predicted", "observed_frequency", "low", "high", "n_images", "n_cases"])
 
 
-def fit_temperature(validation: pd.DataFrame) -> float:
-    """The T in [0.05, 20] of lowest log loss of softmax(log p / T) (Guo et al. 2017). Above 1: overconfident."""
-    logits, true = _logits(validation), predictions.true_labels(validation)
+def fit_temperature(validation: pd.DataFrame, classes: Collection[str]) -> tuple[float, str]:
+    """The T in [0.05, 20] of lowest log loss of softmax(log p / T) (Guo et al. 2017), and why not to use it, or "".
+
+    Above 1 the model is overconfident. `classes` are those that the temperature is for.
+    """
+    scores, true = predictions.probabilities(validation), predictions.true_labels(validation)
+    names, logits = predictions.class_names(validation), _logits(validation)
+
+    # --- validation that says nothing about calibration ---
+    n_cases = {name: validation.loc[true == names.index(name), "case"].nunique() for name in classes}
+    rarest = min(n_cases, key=lambda name: n_cases[name])
+    if n_cases[rarest] < MIN_CASES:
+        return 1.0, f"validation has {n_cases[rarest]} {rarest} cases; at least {MIN_CASES} of each class are needed"
+    if all(scores[true == at, at].min() > scores[true != at, at].max() for at in np.unique(true)):
+        return 1.0, "validation separates the classes perfectly, so that nothing limits the confidence"
 
     def loss(log_t: float) -> float:
         scaled = logits / np.exp(log_t)
         return float(np.mean(special.logsumexp(scaled, axis=1) - scaled[np.arange(len(true)), true]))
 
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
+    fitted = float(np.exp(optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
+    at_bound = np.isclose(fitted, TEMPERATURES, rtol=0.01).any()
+    return fitted, f"the fit ends at a bound of the search, {fitted:.2f}" if at_bound else ""
 
 
 def apply_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
@@ -57,28 +72,31 @@ def _logits(table: pd.DataFrame) -> np.ndarray:
     return np.log(np.clip(predictions.probabilities(table), 1e-12, 1))  # log 0 has no multiple
 
 
-def compare_calibration(table: pd.DataFrame, seed: int = 0) -> dict[str, Any] | None:
+def compare_calibration(table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
     """calibration.json: ECE, Brier score and log loss of the test rows, raw and with each model's temperature.
 
-    A model (fold and seed) is calibrated on its own validation rows; without any, or with one class there, it keeps its
-    raw probabilities and is not listed under `temperatures`. None where no model could be calibrated.
+    A model (fold and seed) is calibrated on its own validation rows. One that cannot be keeps its raw probabilities and
+    is listed under `refused` with the reason. Without any `temperatures` there is nothing to compare.
     """
-    pieces, temperatures = [], []
+    pieces, temperatures, refused = [], [], []
     for (fold, model_seed), rows in table.groupby(MODEL, sort=True):
         test, validation = predictions.select_part(rows, "test"), predictions.select_part(rows, "validation")
-        # Rows of one class alone say nothing about calibration.
-        if len(test) and len(np.unique(predictions.true_labels(validation))) > 1:
-            fitted = fit_temperature(validation)
-            test = apply_temperature(test, fitted)
-            model = {"fold": int(fold), "seed": int(model_seed)}
-            temperatures.append(model | {"temperature": fitted, "n_images": len(validation)})
+        model = {"fold": int(fold), "seed": int(model_seed)}
+        if len(test) and len(validation):
+            present = [predictions.class_names(rows)[at] for at in np.unique(predictions.true_labels(rows))]
+            fitted, reason = fit_temperature(validation, present)
+            if reason:
+                refused.append(model | {"reason": reason})
+            else:
+                test = apply_temperature(test, fitted)
+                temperatures.append(model | {"temperature": fitted, "n_images": len(validation)})
         pieces.append(test)
     if not temperatures:
-        return None
+        return {"temperatures": [], "refused": refused}
     # The metrics that a temperature changes: it keeps the order of two classes' images, and so ROC AUC.
     changed, n_resamples = ("ece", "brier", "log_loss"), bootstrap.N_RESAMPLES // 5
     compared = {"raw": predictions.select_part(table, "test"), "with_temperature": pd.concat(pieces, ignore_index=True)}
-    return {"temperatures": temperatures} | {
+    return {"temperatures": temperatures, "refused": refused} | {
         name: metrics.compute_stratum(rows, "calibration", n_resamples, seed, changed)
         for name, rows in compared.items()
     }

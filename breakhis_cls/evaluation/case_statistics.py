@@ -19,6 +19,8 @@ from . import predictions
 Statistic = Callable[[np.ndarray], np.ndarray]
 N_BINS = 15  # of equal mass, for ECE
 N_STEPS = 500  # of a precision-recall curve, where the curve of every resample is needed
+EPSILON = np.finfo(np.float64).eps
+LARGEST_LOSS = -np.log(EPSILON)  # log loss of a probability of 0, in nats
 CHUNK = 500  # resamples at a time where a matrix has a column for each image: some 10 MB each
 
 
@@ -207,6 +209,32 @@ def roc_auc(score: np.ndarray, is_class: np.ndarray, images: ScoredImages) -> St
     )
 
 
+def roc_auc_within_folds(score: np.ndarray, is_class: np.ndarray, images: ScoredImages) -> Statistic:
+    """Mean of `roc_auc` over folds, weighted by their pairs of a case with positives and a case with negatives.
+
+    A fold without one of the classes has no pairs, and does not count.
+    """
+    # Each fold has a model of its own, and pooled scores also compare the levels of different models.
+    folds, parts = images.rows["fold"].to_numpy(), []
+    for fold in np.unique(folds):
+        at = folds == fold
+        members, case = np.unique(images.case[at], return_inverse=True)
+        auc = roc_auc(score[at], is_class[at], replace(images, case=case, n_cases=len(members)))
+        carries = [np.bincount(case[mask[at]], None, len(members)) > 0 for mask in (is_class, ~is_class)]
+        parts.append((members, auc, *carries))
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        top, bottom = np.zeros((2, len(weights)))
+        for members, auc, positive, negative in parts:
+            drawn = weights[:, members]
+            pairs = (drawn @ positive) * (drawn @ negative)
+            top += np.nan_to_num(auc(drawn)) * pairs
+            bottom += pairs
+        return divide(top, bottom)
+
+    return statistic
+
+
 def average_precision(score: np.ndarray, is_class: np.ndarray, images: ScoredImages) -> Statistic:
     """Sum of precision times the step in recall over distinct scores, uninterpolated, as scikit-learn defines it.
 
@@ -250,10 +278,18 @@ def brier_score(images: ScoredImages) -> Statistic:
 
 def log_loss(images: ScoredImages) -> Statistic:
     """Mean negative log probability of the true class, in nats."""
-    # A probability of 0 for the true class would cost infinitely much; clipped as in scikit-learn's log_loss.
-    eps = np.finfo(np.float64).eps
-    probability = np.clip(images.scores[np.arange(len(images.true)), images.true], eps, 1 - eps)
-    return mean_over_rows(-np.log(probability), images.case, images.n_cases)
+    losses = negative_log(images.scores[np.arange(len(images.true)), images.true])
+    return mean_over_rows(losses, images.case, images.n_cases)
+
+
+def negative_log(probability: np.ndarray) -> np.ndarray:
+    """-log p in (0, 36]: a probability of 0 would cost infinitely much; clipped as in scikit-learn's log_loss."""
+    return -np.log(np.clip(probability, EPSILON, 1 - EPSILON))
+
+
+def failing_log_loss(scores: np.ndarray) -> float:
+    """Log loss if the true class of every image were the least probable one: of probabilities (n, n_classes)."""
+    return float(negative_log(scores.min(axis=1)).mean())
 
 
 def expected_calibration_error(images: ScoredImages) -> Statistic:

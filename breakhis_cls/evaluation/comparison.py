@@ -17,6 +17,7 @@ from .experiments import Experiment
 COMPARED = ("roc_auc", "balanced_accuracy", "image_accuracy", "brier", "log_loss")
 SUMS_OVER_IMAGES = ("image_accuracy", "brier", "log_loss")  # exchanging cases between models is an exact test of these
 N_PERMUTATIONS = 19_999  # and the sample itself; all 2^n of them where there are no more, up to 14 cases
+MIN_CASES = 3  # of each class: with one benign case, 22 to 35 % of equal models differ at p < 0.05
 POWER = 0.8  # of the smallest detectable difference: the usual choice in planning a study
 
 
@@ -40,7 +41,7 @@ def align_experiments(experiments: list[Experiment], common: bool = False) -> li
 
 def compare_experiments(experiments: list[Experiment], tables: list[pd.DataFrame]) -> list[dict[str, Any]]:
     """An entry for each metric and pair of `tables`, as align_experiments returns them: a, b, metric, difference (b
-    minus a), low, high, p, detectable, p_holm.
+    minus a), low, high, p, detectable, p_holm; None where undefined, and without a test `no_test` says why.
 
     `p` is by exchanging whole cases between the models where the metric is a sum over images, else by Student's t of
     the jackknife over cases; Holm's correction runs over the pairs of one metric. `detectable` is the smallest
@@ -56,22 +57,28 @@ def compare_experiments(experiments: list[Experiment], tables: list[pd.DataFrame
         def difference(weights: np.ndarray) -> np.ndarray:
             return computed[b][0][metric](weights) - computed[a][0][metric](weights)
 
+        entry: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "p", "detectable"))
         value = bootstrap.statistic_value(difference, len(cases))
         if not np.isfinite(value):
-            return dict.fromkeys(("difference", "low", "high", "p", "detectable"))
+            return entry
+        entry["difference"] = value
+        if reason := few_cases(tables[0], metric):
+            return entry | {"no_test": reason}
         # A difference lies far from its bounds, so Student's t needs no other scale here.
         left_out = bootstrap.jackknife_values(difference, len(cases))
         freedom, known = bootstrap.degrees_of_freedom(left_out, groups), left_out[np.isfinite(left_out)]
-        error = float(np.sqrt((len(known) - 1) * np.var(known))) if len(known) > 1 else np.inf
+        error = float(np.sqrt((len(known) - 1) * np.var(known)))
+        if error < bootstrap.ROUNDING:
+            return entry | {"no_test": "no case changes the difference"}
         quantile = stats.t.ppf(1 - bootstrap.TAIL, freedom)
         # A ranking is no sum over cases, so exchanging cases does not test it exactly: Student's t instead.
         if metric in SUMS_OVER_IMAGES:
             p = permutation_p_value(difference(np.eye(len(cases))) * case_shares)
         else:
-            p = float(2 * stats.t.sf(abs(value) / error, freedom)) if error > 0 else 1.0
+            p = float(2 * stats.t.sf(abs(value) / error, freedom))
         bounds = {"low": value - quantile * error, "high": value + quantile * error}
         detectable = float((quantile + stats.t.ppf(POWER, freedom)) * error)
-        return {"difference": value, **bounds, "p": p, "detectable": detectable}
+        return entry | {**bounds, "p": p, "detectable": detectable}
 
     return _compare_pairs(experiments, "metric", COMPARED, compare)
 
@@ -79,8 +86,18 @@ def compare_experiments(experiments: list[Experiment], tables: list[pd.DataFrame
 def compare_votes(experiments: list[Experiment], tables: list[pd.DataFrame]) -> list[dict[str, Any]]:
     """McNemar's exact test of each pair's slide votes and, of the binary task, case votes; Holm over the pairs."""
     groups = ("slide", "case") if predictions.is_binary(tables[0]) else ("slide",)
+    untested = {"p": None} if few_cases(tables[0], "image_accuracy") else {}
 
-    return _compare_pairs(experiments, "votes", groups, lambda group, a, b: mcnemar(tables[a], tables[b], group))
+    def compare(group: str, a: int, b: int) -> dict[str, Any]:
+        return mcnemar(tables[a], tables[b], group) | untested
+
+    return _compare_pairs(experiments, "votes", groups, compare)
+
+
+def few_cases(table: pd.DataFrame, metric: str) -> str:
+    """Why so few cases cannot be tested, or an empty string."""
+    rarest = metrics.count_cases_behind(metric, table)[1]
+    return f"too few cases: {rarest}; a test needs {MIN_CASES} of each class" if rarest < MIN_CASES else ""
 
 
 def _compare_pairs(experiments: list[Experiment], kind: str, names: Sequence[str], compare) -> list[dict[str, Any]]:

@@ -25,6 +25,8 @@ class Metric:
     reading: str
     needs: tuple[str, ...] = ()  # classes without which it is undefined; their cases carry its interval
     range: Range = (0, 1)  # lowest and highest possible value
+    failing: float | Callable[[np.ndarray], float] = 0  # of a case that fails as a whole; of probabilities (n, classes)
+    share: float = 1  # that the cases behind it decide, if they fail (docs/statistics.md)
     unit: str = "image"  # what it is a mean over: image, slide or case
     subtypes: dict[str, Any] = field(default_factory=dict)  # fields that differ for the subtype task
 
@@ -44,7 +46,7 @@ METRICS = {
         "share of cases correctly classified by their mean probability", unit="case"),
     "balanced_accuracy": Metric(
         partial(cs.class_metric, cs.recall, macro=True, several=True), "Balanced accuracy",
-        "mean of sensitivity and specificity", BOTH,
+        "mean of sensitivity and specificity", BOTH, share=0.5,
         subtypes={"reading": "mean over classes of the share of images correctly classified"}),
     "sensitivity": Metric(
         partial(cs.class_metric, cs.recall), "Sensitivity", "share of malignant images predicted malignant",
@@ -55,27 +57,37 @@ METRICS = {
                   "reading": "mean over classes of the share of other images not predicted as the class"}),
     "f1": Metric(
         partial(cs.class_metric, cs.f1, several=True), "F1", "harmonic mean of precision and sensitivity", BOTH,
-        subtypes={"label": "F1, macro", "reading": "mean over classes of F1"}),
-    "mcc": Metric(cs.matthews_correlation, "MCC", "correlation of true and predicted labels, -1 to 1", BOTH, (-1, 1)),
+        share=0.25, subtypes={"label": "F1, macro", "reading": "mean over classes of F1"}),
+    "mcc": Metric(
+        cs.matthews_correlation, "MCC", "correlation of true and predicted labels, -1 to 1", BOTH, range=(-1, 1),
+        failing=-1, share=0.5),
     "roc_auc": Metric(
         partial(cs.ranking_metric, cs.roc_auc), "ROC AUC",
         "probability that a malignant image scores above a benign one", BOTH,
-        subtypes={"label": "ROC AUC, macro", "reading": "mean over classes, each against the rest"}),
+        share=0.5, subtypes={"label": "ROC AUC, macro", "reading": "mean over classes, each against the rest"}),
+    "roc_auc_within_folds": Metric(
+        partial(cs.ranking_metric, cs.roc_auc_within_folds), "ROC AUC within folds",
+        "ROC AUC of each fold, whose images one model scored, weighted by its pairs of cases", BOTH, share=0.5,
+        subtypes={"label": "ROC AUC within folds, macro"}),
     "average_precision": Metric(
         partial(cs.ranking_metric, cs.average_precision), "Average precision", "area under the precision-recall curve",
-        BOTH, subtypes={"label": "Average precision, macro", "reading": "mean over classes, each against the rest"}),
+        BOTH, share=0.25,
+        subtypes={"label": "Average precision, macro", "reading": "mean over classes, each against the rest"}),
     "brier": Metric(
-        cs.brier_score, "Brier score", f"mean squared error of the predicted probability; {LOWER}",
-        subtypes={"reading": f"squared error summed over classes, 0 to 2; {LOWER}", "range": (0, 2)}),
+        cs.brier_score, "Brier score", f"mean squared error of the predicted probability; {LOWER}", failing=1,
+        subtypes={"reading": f"squared error summed over classes, 0 to 2; {LOWER}", "range": (0, 2), "failing": 2}),
     "log_loss": Metric(
         cs.log_loss, "Log loss", f"mean negative log probability of the true class, in nats; {LOWER}",
-        range=(0, np.inf)),
+        range=(0, cs.LARGEST_LOSS), failing=cs.failing_log_loss),
     "ece": Metric(
         cs.expected_calibration_error, "ECE",
         f"gap between predicted probability and observed frequency, {cs.N_BINS} bins of equal mass; {LOWER}",
+        failing=1,
         subtypes={"reading": f"gap between the top probability and how often that class is correct; {LOWER}"}),
 }  # fmt: skip
-LEADING = ("roc_auc", "balanced_accuracy", "image_accuracy", "sensitivity", "specificity")  # first where people read
+LEADING = (  # first where people read
+    "roc_auc", "roc_auc_within_folds", "balanced_accuracy", "image_accuracy", "sensitivity", "specificity",
+)  # fmt: skip
 BY_CLASS = ("sensitivity", "specificity", "f1", "roc_auc", "average_precision")  # of the subtype task
 N_GROUPS = 400  # of images at random, for the interval that resamples images
 
@@ -152,17 +164,23 @@ def compute_stratum(
     statistics, cases = compute_statistics(rows, only, against)
     # Each stratum draws its own resamples: with one seed for all, the errors of equally many cases would be linked.
     weights = bootstrap.case_weights(len(cases), n_resamples, bootstrap.named_seed(stratum, seed))
-    groups, counts, binary = (
-        bootstrap.case_labels(rows, cases),
-        predictions.count_units(rows),
-        predictions.is_binary(rows),
-    )
-    limits, results = {name: metric.range for name, metric in metrics_for(binary).items()}, {}
+    groups, counts, results = bootstrap.case_labels(rows, cases), predictions.count_units(rows), {}
+    binary, scores = predictions.is_binary(rows), predictions.probabilities(rows)
+    table = metrics_for(binary)
     for name, statistic in statistics.items():
+        metric = table[name]
         value = bootstrap.statistic_value(statistic, len(cases))
         if np.isfinite(value):
-            n_behind = count_cases_behind(name, rows, against)
-            interval = bootstrap.bootstrap_interval(statistic, weights, groups, n_behind, limits[name])
+            n_behind, n_rarest = count_cases_behind(name, rows, against)
+            failing = metric.failing(scores) if callable(metric.failing) else metric.failing
+            if n_rarest < bootstrap.MIN_CASES:
+                interval = bootstrap.Interval(None, None, f"too few cases: {n_rarest}")
+            else:
+                interval = bootstrap.bootstrap_interval(
+                    statistic, weights, groups, n_behind, metric.range, failing, metric.share
+                )
+            if name == "log_loss" and interval.high and interval.high > 10 * value:  # its range of 36 nats never fills
+                interval = bootstrap.Interval(None, None, "too few cases: it would end above ten times the value")
             reason = {"no_interval": interval.reason} if interval.reason else {}
             results[name] = {"value": value, "low": interval.low, "high": interval.high, **counts, **reason}
             continue
@@ -179,10 +197,13 @@ def compute_stratum(
     return results
 
 
-def count_cases_behind(name: str, rows: pd.DataFrame, against: str = "") -> int:
-    """Cases of the rarest class that the metric needs; macro metrics, over classes of a few cases, count all."""
-    if against:
-        return int(rows.loc[rows["subtype"] == against, "case"].nunique())
-    if not predictions.is_binary(rows) or not METRICS[name].needs:
-        return int(rows["case"].nunique())
-    return min(int(rows.loc[rows["label"] == label, "case"].nunique()) for label in METRICS[name].needs)
+def count_cases_behind(name: str, rows: pd.DataFrame, against: str = "") -> tuple[int, int]:
+    """Cases that the metric is about (of the rarest class where it needs both), and cases of the rarest class that it
+    mixes; macro metrics, over classes of a few cases, count all twice."""
+    everything, needs = int(rows["case"].nunique()), METRICS[name].needs
+    if not predictions.is_binary(rows) and not against:
+        return everything, everything
+    is_positive = rows["subtype"] == against if against else rows["label"] == "malignant"
+    n_cases = rows.groupby(is_positive.map({False: "benign", True: "malignant"}))["case"].nunique()
+    rarest = int(n_cases.reindex(needs, fill_value=0).min() if needs else n_cases.min())
+    return rarest if needs else everything, rarest

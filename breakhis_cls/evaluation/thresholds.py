@@ -6,22 +6,44 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special, stats
 
 from . import case_statistics, metrics, predictions
 from .calibration import MODEL
 
-TARGET_SENSITIVITIES = (0.95, 0.98, 0.99)  # a missed cancer is the costly error
+TARGET_SENSITIVITIES = (0.85, 0.90, 0.95)  # need 19, 29 and 59 malignant cases; BreakHis has 54
+ERROR = 0.05  # how often a threshold may miss its target
 
 
-def threshold_for(scores: np.ndarray, sensitivity: float) -> float:
-    """The highest threshold that at least that share of malignant images' scores (n,) reaches."""
-    ordered = np.sort(scores)[::-1]
-    # 1e-9, since a product may lie just above a whole number: 0.07 * 100 is 7.000000000000001.
-    return float(ordered[int(np.ceil(sensitivity * len(ordered) - 1e-9)) - 1])
+def threshold_for(scores: np.ndarray, case: np.ndarray, sensitivity: float) -> tuple[float, float]:
+    """The highest threshold that promises the sensitivity, of malignant images' scores (n,) and cases (n,), and the
+    sensitivity that it promises; the lowest score where so few cases promise less.
+
+    A promise is a one-sided 95 % lower bound over cases: Student's t on the logit of the share of images at or above
+    the threshold, and below Clopper and Pearson's bound, since a case that fails may not be in the sample: n cases
+    promise at most 0.05 ** (1 / n).
+    """
+    thresholds, at = np.unique(scores, return_inverse=True)
+    index, cases = pd.factorize(case)
+    counts = np.zeros((len(cases), len(thresholds)))
+    np.add.at(counts, (index, at), 1)
+    detected = counts[:, ::-1].cumsum(axis=1)[:, ::-1]  # (n_cases, n_thresholds) images at or above each threshold
+    share, n = detected.sum(axis=0) / len(scores), len(cases)
+    promised = share * ERROR ** (1 / n)
+    if n > 1:
+        # The variance of a ratio of sums over cases (Cochran 1977, eq. 2.39).
+        spread = ((detected - share * detected[:, :1]) ** 2).sum(axis=0)
+        error = np.sqrt(n / (n - 1) * spread) / len(scores) / np.where(share < 1, share * (1 - share), 1)
+        bound = special.expit(special.logit(share) - stats.t.ppf(1 - ERROR, n - 1) * error)
+        promised = np.minimum(promised, bound)
+    # The bound is not quite monotone: from below, up to the first threshold that does not keep the promise.
+    chosen = max(int(np.argmin(np.append(promised >= sensitivity, False))) - 1, 0)
+    return float(thresholds[chosen]), float(promised[chosen])
 
 
 def choose_thresholds(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """thresholds.json: for each model (fold and seed) and target sensitivity, the threshold and what it was chosen on.
+    """thresholds.json: for each model (fold and seed) and target sensitivity, the threshold, the sensitivity that it
+    promises, which is below the target where cases are few, and what it was chosen on.
 
     Chosen on the model's validation rows; where those hold no malignant image, on the test rows of the other folds of
     the same seed (out of fold); where there are none either, the model is left out. Binary task only.
@@ -41,9 +63,10 @@ def choose_thresholds(table: pd.DataFrame) -> list[dict[str, Any]]:
             continue
         about = {"fold": int(fold), "seed": int(seed), "chosen_on": chosen_on}
         about |= {"n_malignant_images": len(malignant), "n_malignant_cases": int(malignant["case"].nunique())}
-        scores = malignant["p_malignant"].to_numpy()
+        scores, cases = malignant["p_malignant"].to_numpy(), malignant["case"].to_numpy()
         for goal in TARGET_SENSITIVITIES:
-            entries.append(about | {"sensitivity": goal, "threshold": threshold_for(scores, goal)})
+            threshold, promised = threshold_for(scores, cases, goal)
+            entries.append(about | {"sensitivity": goal, "threshold": threshold, "promised": promised})
     return entries
 
 
@@ -60,7 +83,7 @@ def operating_points(
         decided = test.assign(p_malignant=malignant, p_benign=1 - malignant)
         reached = metrics.compute_stratum(decided, f"at-{goal}", n_resamples, seed, ("sensitivity", "specificity"))
         used = {"lowest_threshold": chosen["threshold"].min(), "highest_threshold": chosen["threshold"].max()}
-        points.append({"wanted": goal, **used, **reached})
+        points.append({"wanted": goal, "promised": chosen["promised"].min(), **used, **reached})
     return points
 
 

@@ -41,7 +41,7 @@ def write_comparison(
     content = {
         "experiments": experiments, "numbers": numbers, "letters": letters,
         "finding": finding(compared, words["roc_auc"][0]), "banners": sorted(banners), "words": words,
-        "shown_metrics": comparison.COMPARED,
+        "shown_metrics": comparison.COMPARED, "notes": [*map(text.half_done_seeds, experiments)],
         "is_cut": any(len(table) < len(one.test) for one, table in zip(experiments, tables, strict=True)),
         "figures": report.save_figures(figures, folder),
     }  # fmt: skip
@@ -56,12 +56,17 @@ def finding(compared: dict[str, Any], label: str) -> str:
     if not entries:
         return f"{where}, {label} is undefined; the models are compared by their other metrics."
     if len(entries) > 1:
-        n_significant = sum(entry["p_holm"] < 0.05 for entry in entries)
+        n_significant = sum(entry["p_holm"] is not None and entry["p_holm"] < 0.05 for entry in entries)
         pairs = f"{n_significant} of {len(entries)} pairs of models"
         return f"{where}, {pairs} differ significantly in {label} (Holm, 5 %)."
     entry = entries[0]
     better, worse = (entry["b"], entry["a"]) if entry["difference"] > 0 else (entry["a"], entry["b"])
-    gap, p = abs(entry["difference"]), text.p_value(entry["p_holm"])
+    gap = abs(entry["difference"])
+    if entry["p_holm"] is None:
+        return (
+            f"{where}, {label} of {entry['a']} and {entry['b']} differs by {gap:.3f}; not tested: {entry['no_test']}."
+        )
+    p = text.p_value(entry["p_holm"])
     p = f"p {p}" if p.startswith("<") else f"p = {p}"
     if entry["p_holm"] < 0.05:
         return f"{where}, {better} has the higher {label}: by {gap:.3f} over {worse} ({p})."

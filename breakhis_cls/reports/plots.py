@@ -195,8 +195,9 @@ def reliability(curves: dict[str, pd.DataFrame], title: str) -> Figure:
         ax.axis("off")
     for ax, (name, curve) in zip(axes.flat, curves.items(), strict=False):
         ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.6)
-        ax.fill_between(curve["stated"], curve["low"], curve["high"], color=BLUE, alpha=0.2, linewidth=0)
-        ax.plot(curve["stated"], curve["came_true"], "o-", color=BLUE, markersize=3, linewidth=1)
+        predicted, observed = curve["mean_predicted"], curve["observed_frequency"]
+        ax.fill_between(predicted, curve["low"], curve["high"], color=BLUE, alpha=0.2, linewidth=0)
+        ax.plot(predicted, observed, "o-", color=BLUE, markersize=3, linewidth=1)
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         ax.set_title(f"{name}, {curve['n_images'].sum():,} images" if n_columns > 1 else "", fontweight="normal")
     figure.supxlabel("Predicted probability", fontsize=8)
@@ -278,10 +279,11 @@ def differences(entries: list[dict[str, Any]], pairs: list[str], label: str) -> 
     figure, axes = new_figure(COLUMN_IN, 0.28 * len(known) + 1.1)
     ax = axes[0, 0]
     for at, (_, entry) in enumerate(known):
-        # Grey: a difference inside it would mostly be missed with this number of cases (80 % power).
-        reach = entry["detectable"]
-        ax.plot([-reach, reach], [at, at], color="#d9d9d9", linewidth=9, solid_capstyle="butt")
-        ax.plot([entry["low"], entry["high"]], [at, at], color=BLACK, linewidth=1.4)
+        if entry["p_holm"] is not None:
+            # Grey: a difference inside it would mostly be missed with this number of cases (80 % power).
+            reach = entry["detectable"]
+            ax.plot([-reach, reach], [at, at], color="#d9d9d9", linewidth=9, solid_capstyle="butt")
+            ax.plot([entry["low"], entry["high"]], [at, at], color=BLACK, linewidth=1.4)
         ax.plot(entry["difference"], at, "o", color=BLACK, markersize=4)
     ax.axvline(0, color=GREY, linewidth=0.8)
     ax.set_yticks(range(len(known)), [pair for pair, _ in known])
@@ -289,12 +291,15 @@ def differences(entries: list[dict[str, Any]], pairs: list[str], label: str) -> 
     ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel(f"{label}, difference")
 
-    n_significant = sum(entry["p_holm"] < 0.05 for _, entry in known)
+    n_significant = sum(entry["p_holm"] is not None and entry["p_holm"] < 0.05 for _, entry in known)
     title = f"{n_significant} of {len(known)} differences significant at 5 % (Holm)"
     if not known:
         title = "undefined for these test images"
     elif len(known) == 1:
         entry = known[0][1]
-        title = f"difference {entry['difference']:+.3f} ({entry['low']:+.3f} to {entry['high']:+.3f})"
-        title += "" if n_significant else ", not significant"
+        title = f"difference {entry['difference']:+.3f}"
+        if entry["p_holm"] is None:
+            title += ", not tested"
+        else:
+            title += f" ({entry['low']:+.3f} to {entry['high']:+.3f})" + ("" if n_significant else ", not significant")
     return add_title(figure, f"{label}: {title}")

@@ -78,6 +78,7 @@ def write_report(experiment: Experiment, metrics: dict[str, Any], folder: Path, 
             "Model": experiment.meta("model"),
             "Weights": text.weights(experiment),
         },
+        "several_folds": experiment.test["fold"].nunique() > 1,
         "analysis": analysis, "cases": analysis["cases"].to_dict("records"),
         "worst_strata": analysis["errors"].sort_values("error", ascending=False).head(3).to_dict("records"),
         "confident_errors": error_analysis.most_confident_errors(experiment.test).to_dict("records"),
@@ -102,8 +103,8 @@ def draw_figures(
     figures["precision_recall"] = plots.precision_recall(test, average)
 
     title = f"Calibration: ECE {text.number(pooled['ece']['value'])}"
-    if scaled := analysis["calibration"]:
-        title += f", {text.number(scaled['with_temperature']['ece']['value'])} with temperature scaling"
+    if scaled := analysis["calibration"].get("with_temperature"):
+        title += f", {text.number(scaled['ece']['value'])} with temperature scaling"
     figures["reliability"] = plots.reliability(analysis["reliability"], title)
     # Votes are of cases; for subtypes of slides, since case 13412 has two subtypes.
     figures["risk_coverage"] = plots.risk_coverage(analysis["referral"], "case" if binary else "slide")

@@ -116,6 +116,16 @@ def seeds(experiment: Experiment) -> str:
     return ", ".join(str(seed) for seed in sorted(experiment.test["seed"].unique()))
 
 
+def half_done_seeds(experiment: Experiment) -> str:
+    """Which seeds lack folds that other seeds have, or an empty string."""
+    tested = experiment.test.groupby("seed")["fold"].unique().map(set)
+    missing = {seed: sorted(set.union(*tested) - done) for seed, done in tested.items()}
+    lacking = [f"seed {seed} lacks fold {', '.join(map(str, folds))}" for seed, folds in missing.items() if folds]
+    if not lacking:
+        return ""
+    return f"{experiment.name}: {'; '.join(lacking)}. The mean is over seeds that were tested on different images."
+
+
 def weights(experiment: Experiment) -> str:
     """Which weights the backbone began with, and their hash where the run recorded it."""
     recorded = (experiment.sources[0].environment or {}).get("weights", {})
@@ -156,6 +166,8 @@ def caveats(experiment: Experiment) -> list[str]:
     if test["fold"].nunique() < n_folds and name != "kaiko_eva":
         sentences.append(f"{test['fold'].nunique()} of {n_folds} folds: other folds may give other scores.")
 
+    if half_done := half_done_seeds(experiment):
+        sentences.append(half_done)
     majority, share = next(test[classes].value_counts(normalize=True).items())
     sentences.append(f"Predicting {majority} for every image would classify {percent(share)} correctly.")
     if test.duplicated(["file"]).any():
