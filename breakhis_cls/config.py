@@ -35,7 +35,8 @@ class Data(Section):
     """Which images are used."""
 
     root: str = "data/breakhis"
-    """Folder that contains `histology_slides` at any depth (read-only is fine), or `synthetic` for drawn tissue."""
+    """Folder of images with their official names, in the official tree at any depth or in folders of any other kind
+    (read-only is fine); or `synthetic` for drawn tissue."""
     cache: Path = Path("data/cache")
     """Folder for the image index, pixel store, features and synthetic images."""
     magnifications: tuple[Magnification, ...] = (40, 100, 200, 400)

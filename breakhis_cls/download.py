@@ -61,7 +61,7 @@ def download_tree(settings: Settings) -> int:
     target = root / archive.FOLDER
     try:
         existing = completeness.check_tree(index.find_root(settings.data))
-    except DataError:  # nothing there yet
+    except index.NoImagesError:
         existing = None
     if existing is not None and existing.is_complete:
         print(f"{existing}; nothing to do")

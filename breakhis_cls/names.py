@@ -118,6 +118,22 @@ def official_path(filename: str) -> str:
     return f"{TREE}/breast/{label}/SOB/{folder}/{name.slide}/{name.magnification}X/{filename}"
 
 
+def contradicts_folders(path: str) -> bool:
+    """Whether a folder of a relative POSIX path names another label, subtype, slide or magnification than its file."""
+    name = parse_image_name(official_name(path) or path)
+    subtype_folders = {folder for folder, _ in SUBTYPES.values()}
+    for folder in path.split("/")[:-1]:
+        word = folder.lower().replace(" ", "_").replace("-", "_")
+        if (
+            (word in LABELS and word != name.label)
+            or (word in subtype_folders and word != SUBTYPES[name.subtype][0])
+            or (SLIDE_NAME.fullmatch(slide := official_slide(folder)) and slide != name.slide)
+            or {*re.findall(r"(?<!\d)(40|100|200|400)x(?![a-z\d])", folder.lower())} - {str(name.magnification)}
+        ):
+            return True
+    return False
+
+
 def _match(grammar: re.Pattern[str], name: str, kind: str, example: str) -> tuple[str, re.Match[str]]:
     match = grammar.fullmatch(name)
     if match is None:

@@ -14,11 +14,10 @@ import tyro
 
 from . import config, files
 from .errors import DONE, ConfigError, DataError, ModelError, exits_cleanly, list_first
+from .names import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 
 
 class Arguments(config.Section):
@@ -53,6 +52,7 @@ def predict_images(model_path: Path | str, sources: Sequence[Path | str], skip_b
     Images are resized as in the run's training. Raises DataError if there is no image or one cannot be read, ModelError
     if the model cannot be opened.
     """
+    from .data import index
     from .modeling import devices
 
     # --- image files ---
@@ -60,11 +60,11 @@ def predict_images(model_path: Path | str, sources: Sequence[Path | str], skip_b
     for source in map(Path, sources):
         if not source.exists():
             raise DataError(f"no such file or folder: {source}")
-        # Hidden files are not images: macOS keeps a `._x.png` beside x.png.
-        inside = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+        walked = index.walk_tree(source)  # through links, and without hidden and system files
+        inside = sorted(Path(folder, name) for folder, _, names in walked for name in filter(index.is_image, names))
         found += inside if source.is_dir() else [source]
     if not found:
-        kinds = " ".join(sorted(SUFFIXES))
+        kinds = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"no image under {', '.join(map(str, sources))}; expected files that end in {kinds}")
 
     # --- model, with the settings of its run where they lie beside it ---

@@ -84,11 +84,18 @@ def test_backslashes_in_names_are_read_as_slashes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pack", [pack_zip, write_folder])
-def test_of_several_trees_the_fullest_is_taken(tmp_path: Path, pack) -> None:
-    other = IMAGE.replace("-001.png", "-002.png")
-    members = {f"copy/{IMAGE}": b"old", IMAGE: b"new", other: b"new"}
-    unpacked = archive.unpack(pack(members, tmp_path / "b.zip"), tmp_path / "root")
-    assert set(read_files(unpacked).values()) == {b"new"}
+def test_several_trees_are_refused(tmp_path: Path, pack) -> None:
+    with pytest.raises(DataError, match=r"several trees of BreakHis.*\n.*BreaKHis_v1\n.*copy/BreaKHis_v1"):
+        archive.unpack(pack({f"copy/{IMAGE}": b"old", IMAGE: b"new"}, tmp_path / "b.zip"), tmp_path / "root")
+    assert read_files(tmp_path / "root") == {}
+
+
+@pytest.mark.parametrize("pack", [pack_zip, write_folder])
+def test_folders_of_another_kind_stay_as_they_are(tmp_path: Path, pack) -> None:
+    name = IMAGE.rpartition("/")[2]
+    members = {f"BreaKHis 400X/train/benign/{name}": b"image", "BreaKHis 400X/train/README.txt": b"read me"}
+    unpacked = archive.unpack(pack(members | {"__MACOSX/._x.png": b""}, tmp_path / "b.zip"), tmp_path / "root")
+    assert read_files(unpacked) == members
 
 
 @pytest.mark.parametrize("name", [
@@ -168,7 +175,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no 'histology_slides' in .*\n  holiday.txt"):
+    with pytest.raises(DataError, match=r"no image of BreakHis in .*\n  holiday.txt"):
         archive.unpack(pack_zip({"holiday.txt": b"sun"}, tmp_path / "b.zip"), tmp_path / "root")
     with pytest.raises(DataError, match="does not exist"):
         archive.unpack(tmp_path / "none.zip", tmp_path / "root")

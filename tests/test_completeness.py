@@ -47,5 +47,6 @@ def test_what_is_not_expected_is_listed(tiny_tree: Path, tmp_path: Path, monkeyp
     assert found.missing == ["SOB_B_A_14-22549AB 100X: 0 of 1", "SOB_B_A_14-22549AB 200X: 0 of 2"]
     assert found.extra[0] == "SOB_B_A_14-22549AB 40X: 2 instead of 1"
     home = two.parent.relative_to(root).as_posix()
-    reasons = [extra.partition("(")[2] for extra in found.extra[1:]]
-    assert reasons == ["empty)", "no BreakHis name)", f"belongs under {home})"]
+    reasons = [extra.partition(": ")[2] for extra in found.extra[1:]]
+    assert reasons[0] == "empty" and "not a BreakHis image name" in reasons[1]
+    assert reasons[2:] == [f"its name says {home}"]

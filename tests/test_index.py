@@ -17,7 +17,7 @@ from PIL import Image
 from test_png import CAN, CANNOT, PIXELS, RGB
 
 from breakhis_cls import config, names, parallel
-from breakhis_cls.data import index, png
+from breakhis_cls.data import completeness, index, png
 from breakhis_cls.errors import DataError
 
 ADENOSIS = "SOB_B_A-14-22549AB-40-001.png"
@@ -177,8 +177,12 @@ def test_the_number_of_cores_changes_nothing(tree, tmp_path, monkeypatch):
 
 def test_junk_is_ignored(tree, tmp_path):
     slide = image_in(tree).parent
-    for name in (".DS_Store", f"._{ADENOSIS}", "Thumbs.db", "Folds.csv"):
+    for name in (".DS_Store", f"._{ADENOSIS}", "Thumbs.db", "Folds.csv", "README.txt", "desktop.ini", ".nfs01", "x~"):
         (slide / name).write_bytes(b"junk")
+    for name in ("@eaDir", ".ipynb_checkpoints", "#recycle"):
+        (slide / name).mkdir()
+        (slide / name / "y.png").write_bytes(b"junk")
+    assert not any("y.png" in line for line in completeness.check_tree(tree / "BreaKHis_v1").extra)
     (tree / "BreaKHis_v1/histology_slides/__MACOSX/x").mkdir(parents=True)
     (tree / "BreaKHis_v1/histology_slides/__MACOSX/x/y.png").write_bytes(b"junk")
     (tree / "__MACOSX/histology_slides").mkdir(parents=True)
@@ -193,10 +197,9 @@ def test_files_that_do_not_belong_are_listed_together(tree, tmp_path):
         shutil.copy(image, image_in(tree, "SOB_B_F-14-9133-40-001.png").parent / image.name),
         shutil.copy(image, image.parent / "notes.png"),
         shutil.copy(image, image.parent / "SOB_M_A-14-22549AB-40-001.png"),
-        shutil.copy(image, image.parent / "SOB_B_A-14-22549AB-40-002.PNG"),
-        shutil.copy(image, tree / "BreaKHis_v1/histology_slides/readme.txt"),
     ]
-    with pytest.raises(DataError, match="7 files do not belong") as caught:
+    shutil.copy(image, image.parent / "SOB_B_A-14-22549AB-40-002.PNG")  # an image like any other
+    with pytest.raises(DataError, match="5 files do not belong") as caught:
         index.load_images(settings(tree, tmp_path, skip_broken=True))
     for path in wrong:
         assert Path(path).relative_to(tree / "BreaKHis_v1").as_posix() in str(caught.value)
@@ -216,11 +219,81 @@ def test_the_root_is_found_at_any_depth_and_through_links(tiny_tree, tmp_path):
     assert len(index.load_images(linked)) == 75
 
 
-def test_of_several_roots_the_fullest_is_taken(tree, tmp_path):
+def test_of_two_trees_none_is_taken_without_a_word(tree, tmp_path):
     (tree / "A_first/histology_slides").mkdir(parents=True)
     (tree / "Z_last/histology_slides").mkdir(parents=True)
     (tree / "Z_last/histology_slides/x.png").touch()
-    assert index.find_root(settings(tree, tmp_path)).name == "BreaKHis_v1"
+    assert index.find_root(settings(tree, tmp_path)).name == "BreaKHis_v1"  # the others hold no image
+    for other in (tree / "Z_last" / names.official_path(PAPILLARY), tree / "loose" / PAPILLARY):
+        other.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image_in(tree), other)
+        with pytest.raises(DataError, match=r"several trees(.|\n)*BreaKHis_v1(.|\n)*/(Z_last|loose)"):
+            index.find_root(settings(tree, tmp_path))
+        other.unlink()
+
+
+LAYOUTS = {
+    "kaggle": lambda name, image: f"BreaKHis 400X/{'train' if name.sequence % 2 else 'test'}/{name.label}/{image}",
+    "flat": lambda name, image: f"{name.label}/{image}",
+    "bare": lambda name, image: image,
+    "slides": lambda name, image: f"data/{name.subtype}/{name.slide}/{name.magnification}x/{image}",
+    "capitals": lambda name, image: f"{name.label.title()}/{image.replace('.png', '.PNG')}",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_folders_of_any_kind_hold_the_same_images(tiny_tree, tmp_path, layout):
+    official = index.load_images(settings(tiny_tree, tmp_path, magnifications=(400,)))
+    for path in tiny_tree.rglob("*-400-*.png"):
+        copy = tmp_path / "own" / LAYOUTS[layout](names.parse_image_name(path.name), path.name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    data = settings(tmp_path / "own", tmp_path, magnifications=(400,))
+    images = index.load_images(data)
+    assert all((index.find_root(data) / file).is_file() for file in images["file"])
+    assert images.drop(columns="file").equals(official.drop(columns="file"))
+    assert index.list_images(data)["file"].equals(images["file"])
+    checked = completeness.check_tree(index.find_root(data))
+    assert (checked.n_images, checked.extra) == (15, [])
+
+
+def test_a_part_of_the_official_tree_is_a_tree(tiny_tree, tmp_path):
+    for part, n in (("breast", 75), ("breast/malignant/SOB", 35)):
+        images = index.load_images(settings(tiny_tree / "BreaKHis_v1/histology_slides" / part, tmp_path))
+        assert len(images) == n
+
+
+@pytest.mark.parametrize("folder", ["malignant", "BreaKHis 100X/benign", "fibroadenoma", "SOB_B_A_14-22549CD", "100x"])
+def test_a_folder_that_contradicts_a_name_is_an_error(tiny_tree, tmp_path, folder):
+    (tmp_path / "own" / folder).mkdir(parents=True)
+    shutil.copy(image_in(tiny_tree), tmp_path / "own" / folder)
+    with pytest.raises(DataError, match=r"its name says .*/SOB_B_A_14-22549AB/40X"):
+        index.load_images(settings(tmp_path / "own", tmp_path, magnifications=(40,)))
+    assert not completeness.check_tree(tmp_path / "own").is_complete
+
+
+def test_copies_under_one_name_count_once_and_other_pixels_are_an_error(tiny_tree, tmp_path):
+    for fold in ("fold1/train", "fold2/test"):  # as the authors' script for the folds copies them
+        (tmp_path / "own" / fold).mkdir(parents=True)
+        shutil.copy(image_in(tiny_tree), tmp_path / "own" / fold)
+    data = settings(tmp_path / "own", tmp_path, magnifications=(40,))
+    with pytest.warns(UserWarning, match="1 files are copies of others of the same name.*fold2/test"):
+        assert index.load_images(data)["file"].tolist() == [f"fold1/train/{ADENOSIS}"]
+    assert len(index.list_images(data)) == 1
+    assert completeness.check_tree(tmp_path / "own").extra == []
+    (tmp_path / "own/fold2/test" / ADENOSIS).write_bytes(RGB)
+    with pytest.raises(DataError, match=r"1 files have other pixels than a file of the same name.*\n.*fold2"):
+        index.load_images(data)
+    extra = completeness.check_tree(tmp_path / "own").extra
+    assert extra == [f"fold2/test/{ADENOSIS}: other pixels than fold1/train/{ADENOSIS}"]
+
+
+def test_a_path_that_is_not_utf8_is_named(tree, tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tree / "BreaKHis_v1/histology_slides") + b"/caf\xe9"))
+    odd.mkdir()
+    shutil.copy(image_in(tree), odd)
+    with pytest.raises(DataError, match=r"caf\\udce9.*is not UTF-8"):
+        index.load_images(settings(tree, tmp_path))
 
 
 @pytest.mark.parametrize(("made", "said"), [

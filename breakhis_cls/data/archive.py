@@ -17,8 +17,8 @@ from typing import Any
 import filelock
 
 from ..errors import DataError, list_first
-from ..names import TREE, is_system_file
-from .index import find_holder
+from ..names import TREE, is_system_file, official_name
+from .index import find_holder, is_image
 
 FOLDER = "BreaKHis_v1"  # the top of the authors' tarball; in Kaggle's zip one lies in another
 FOLDS = "Folds.csv"  # the published folds, beside the tree in Kaggle's zip
@@ -29,10 +29,10 @@ class DamagedError(DataError):
 
 
 def unpack(path: Path, root: Path) -> Path:
-    """Unpack a .zip, a .tar.gz or a folder into `root / "BreaKHis_v1"`, which must not exist, and return it.
+    """Unpack a .zip, a tarball or a folder into `root / "BreaKHis_v1"`, which must not exist, and return it.
 
-    Every checksum of the archive is verified; of several trees the fullest is taken. DamagedError if a checksum
-    fails or the archive is cut short; DataError if it is unsafe, holds no BreakHis, or does not fit on the disk.
+    Every checksum of the archive is verified. DamagedError if a checksum fails or the archive is cut short; DataError
+    if it is unsafe, holds no BreakHis or several trees of it, or does not fit on the disk.
     After an error or an interruption nothing is left that could be taken for a tree.
     """
     from rich.console import Console
@@ -52,14 +52,18 @@ def unpack(path: Path, root: Path) -> Path:
                 extracted, kept = unfinished / "extracted", unfinished / FOLDER
                 (_copy_folder if path.is_dir() else _extract)(path, extracted, bar)
                 holder = find_holder(extracted)
-                for entry in sorted((holder / TREE).rglob("*"), reverse=True):  # files before folders
+                for entry in sorted(holder.rglob("*"), reverse=True):  # files before folders
                     if is_system_file(entry.name):
                         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-                kept.mkdir()
-                (holder / TREE).rename(kept / TREE)
-                for folder in (holder, *holder.parents):
-                    if folder.is_relative_to(extracted) and (folder / FOLDS).is_file() and not (kept / FOLDS).exists():
-                        (folder / FOLDS).rename(kept / FOLDS)
+                if (holder / TREE).is_dir():
+                    kept.mkdir()
+                    (holder / TREE).rename(kept / TREE)
+                    for folder in (holder, *holder.parents):
+                        found = folder.is_relative_to(extracted) and (folder / FOLDS).is_file()
+                        if found and not (kept / FOLDS).exists():
+                            (folder / FOLDS).rename(kept / FOLDS)
+                else:  # folders of another kind stay as they are
+                    extracted.rename(kept)
                 if hasattr(os, "sync"):
                     os.sync()  # the rename must not overtake the data after a power cut
                 kept.rename(target)
@@ -141,9 +145,9 @@ def _extract(path: Path, folder: Path, bar: Any) -> None:
             if twin is not None:
                 raise DataError(f"{path} holds both '{twin}' and '{name}'; remove one of them from it")
             known[name.casefold()] = name
-        if not any(TREE in name.split("/")[:-1] for name, _, _ in members):
+        if not any(is_image(name) and official_name(name) for name, _, _ in members):
             found = list_first(sorted({name.partition("/")[0] for name, _, _ in members})) or " nothing"
-            raise DataError(f"no '{TREE}' in {path}; expected an archive of BreakHis, but it holds{found}")
+            raise DataError(f"no image of BreakHis in {path}; expected an archive of them, but it holds{found}")
 
         # --- extract, which verifies a zip's checksums ---
         check_free([(folder, sum(n_bytes for _, _, n_bytes in members), "tree")])
@@ -154,14 +158,15 @@ def _extract(path: Path, folder: Path, bar: Any) -> None:
 
 
 def _copy_folder(path: Path, folder: Path, bar: Any) -> None:
-    """Copy the fullest tree of a folder, and Folds.csv beside it."""
+    """Copy the tree of a folder, and Folds.csv beside it."""
     holder = find_holder(path)
-    entries = sorted((holder / TREE).rglob("*"))
+    tree = holder / TREE if (holder / TREE).is_dir() else holder
+    entries, beside = sorted(tree.rglob("*")), {*holder.glob(FOLDS), *path.glob(FOLDS)} if tree != holder else ()
     check_free([(folder, sum(entry.lstat().st_size for entry in entries), "tree")])
-    for entry in bar.track([*entries, *holder.glob(FOLDS), *path.glob(FOLDS)], description="copying"):
+    for entry in bar.track([*entries, *beside], description="copying"):
         if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
             raise DataError(f"{entry} is a link or device; expected plain files. To use it in place, set --data.root")
         if entry.is_file():
-            copy = folder / (entry.relative_to(holder) if TREE in entry.parts else FOLDS)
+            copy = folder / (FOLDS if entry in beside else entry.relative_to(holder))
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(entry, copy)

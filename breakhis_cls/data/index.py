@@ -34,12 +34,17 @@ STAMP = ["file", "bytes", "mtime_ns"]
 SAVE_EVERY_S = 5.0  # the threads go on decoding meanwhile
 
 
+class NoImagesError(DataError):
+    """A folder that holds no image of BreakHis at all."""
+
+
 def load_images(data: config.Data) -> pd.DataFrame:
     """images.csv of `data.magnifications`, sorted by file; duplicates stay in.
 
-    `file` is relative to `find_root(data)`, `case` is text. DataError if a file is not where its name says, if an
-    image cannot be read (unless `data.skip_broken`), or if a magnification is missing. A tree smaller than
-    BreakHis warns, and so do images that had to be converted to RGB.
+    In the order of the official tree; `file` is relative to `find_root(data)`, `case` is text. DataError if a folder
+    contradicts a name, if two files of one name hold other pixels, if an image cannot be read (unless
+    `data.skip_broken`), or if a magnification is missing. Warns of a tree smaller than BreakHis, of copies under the
+    same name, of which the first counts, and of images that had to be converted to RGB.
     """
     table = _update_table(data)
     bad = table.loc[table["reason"] != ""]
@@ -49,6 +54,18 @@ def load_images(data: config.Data) -> pd.DataFrame:
         raise DataError(f"{found}; replace them, or use --data.skip_broken:{list_first(lines, len(lines))}")
     images = table.loc[table["reason"] == ""].reset_index(drop=True)
     _check_magnifications(images, data)
+
+    # --- one file of each name: folders for folds hold copies of the same images ---
+    named = images["file"].map(names.image_stem)
+    again = named.duplicated()
+    first = images.groupby(named)["pixel_sha256"].transform("first")
+    if len(other := images.loc[images["pixel_sha256"] != first, "file"]):
+        found = f"{len(other):,} files have other pixels than a file of the same name"
+        raise DataError(f"{found}; keep one of each, or name one tree with --data.root:{list_first(list(other))}")
+    if again.any():
+        found = f"{again.sum():,} files are copies of others of the same name, and are left out"
+        warnings.warn(f"{found}, such as {images.loc[again, 'file'].iloc[0]}", stacklevel=2)
+        images = images.loc[~again].reset_index(drop=True)
     converted = images.loc[images["converted_from"] != ""]
     if len(converted):
         lines = [f"{row.file}: {row.converted_from}" for row in converted.itertuples()]
@@ -58,12 +75,13 @@ def load_images(data: config.Data) -> pd.DataFrame:
 
 
 def list_images(data: config.Data) -> pd.DataFrame:
-    """What the names alone say (images.csv up to `sequence`), sorted by file; opens no image.
+    """What the names alone say (images.csv up to `sequence`), in the order of the official tree; opens no image.
 
     DataError as in load_images.
     """
     listed = _list_files(find_root(data))["file"]
-    images = pd.DataFrame([{"file": file, **names.parse_image_name(Path(file).name)._asdict()} for file in listed])
+    listed = listed[~listed.map(names.image_stem).duplicated()]
+    images = pd.DataFrame([{"file": file, **_parse(file)._asdict()} for file in listed])
     images = images.loc[images["magnification"].isin(data.magnifications)].reset_index(drop=True)
     _check_magnifications(images, data)
     return images
@@ -76,7 +94,7 @@ def list_unreadable(data: config.Data) -> pd.DataFrame:
 
 
 def find_root(data: config.Data) -> Path:
-    """The folder that holds `histology_slides`, at any depth under `data.root`; of several, the fullest."""
+    """The folder that `file` is relative to: see find_holder."""
     if data.root == "synthetic":
         from ..synthetic.tree import default_tree
 
@@ -85,33 +103,47 @@ def find_root(data: config.Data) -> Path:
 
 
 def find_holder(base: Path) -> Path:
-    """The folder that holds `histology_slides`, at any depth under `base`; of several, the one with most PNGs."""
+    """The folder that holds `histology_slides`, at any depth under `base`; without one, `base` if it holds images of
+    BreakHis in folders of any other kind. NoImagesError if there are none, DataError if there are several trees."""
     if base.name == TREE and base.is_dir():
         return base.parent
-    holders = []
-    for folder, subfolders, _ in walk_tree(base):
+
+    def holds_image(filenames: list[str]) -> bool:
+        return any(map(is_image, filenames)) and any(map(names.official_name, filter(is_image, filenames)))
+
+    holders, others = [], []
+    for folder, subfolders, filenames in walk_tree(base):
         if TREE in subfolders:
             holders.append(Path(folder))
             subfolders.remove(TREE)  # do not search its 7,909 images
-    if not holders:
+        if not others and holds_image(filenames):
+            others.append(Path(folder))
+    if len(holders) > 1:  # empty ones do not count
+        filled = [one for one in holders if any(holds_image(names) for _, _, names in walk_tree(one / TREE))]
+        holders = filled or holders[:1]
+    if len(trees := holders + others) > 1 and holders:
+        found = f"{base} holds several trees of BreakHis, which are not mixed; name one of them"
+        raise DataError(f"{found}:{list_first([str(tree) for tree in trees], len(trees))}")
+    if not trees:
         found = "it is no folder" if base.exists() else "it does not exist"
         if base.is_dir():
             entries = sorted(entry.name for entry in base.iterdir())
             found = f"it holds {', '.join(entries[:5])}" if entries else "it is empty"
-        raise DataError(f"no folder '{TREE}' under {base}: {found}; run `breakhis download`, or set --data.root")
+        what = f"no folder '{TREE}' under {base}, and no image with a name of BreakHis"
+        raise NoImagesError(f"{what}: {found}; run `breakhis download`, or set --data.root")
+    return holders[0] if holders else base
 
-    def count_images(holder: Path) -> int:
-        return sum(name.endswith(".png") for _, _, filenames in walk_tree(holder / TREE) for name in filenames)
 
-    return max(holders, key=count_images) if len(holders) > 1 else holders[0]
+def is_image(filename: str) -> bool:
+    """Whether a file is an image by its suffix; whatever else lies in a tree, such as README.txt, is ignored."""
+    return Path(filename).suffix.lower() in names.IMAGE_SUFFIXES
 
 
 def walk_tree(base: Path, refuse: Any = None) -> Iterator[tuple[str, list[str], list[str]]]:
-    """os.walk in sorted order, through links (each folder once), without system files and hidden folders."""
+    """os.walk in sorted order, through links (each folder once), without hidden and system files and folders."""
 
     def belongs(name: str) -> bool:
-        # Hidden folders: an archive is unpacked in one. Folds.csv: Kaggle's, beside or in the tree.
-        return not (names.is_system_file(name) or name.startswith(".") or name.lower() == "folds.csv")
+        return not names.is_system_file(name)  # an archive is unpacked in a hidden folder
 
     seen = set[str]()
     for folder, subfolders, filenames in os.walk(base, onerror=refuse, followlinks=True):
@@ -178,15 +210,16 @@ def _update_table(data: config.Data) -> pd.DataFrame:
             finally:
                 table = save()
 
-    if len(table) < names.N_IMAGES and data.root != "synthetic":
-        warnings.warn(f"{root} holds {len(table):,} of BreakHis's {names.N_IMAGES:,} images", stacklevel=3)
-    table = table.sort_values("file", ignore_index=True)
+    n_images = table["file"].map(names.image_stem).nunique()
+    if n_images < names.N_IMAGES and data.root != "synthetic":
+        warnings.warn(f"{root} holds {n_images:,} of BreakHis's {names.N_IMAGES:,} images", stacklevel=3)
+    table = table.set_index("file").loc[listed["file"]].reset_index()
     return table.loc[table["magnification"].isin(data.magnifications)].reset_index(drop=True)
 
 
 def _read_image(root: Path, file: str, n_bytes: int, mtime_ns: int) -> dict[str, Any]:
     """The row of one image; `reason` says why it cannot be read, and is empty if it can."""
-    row = {"file": file, **names.parse_image_name(Path(file).name)._asdict(), "bytes": n_bytes, "mtime_ns": mtime_ns}
+    row = {"file": file, **_parse(file)._asdict(), "bytes": n_bytes, "mtime_ns": mtime_ns}
     row |= {"width_px": 0, "height_px": 0} | dict.fromkeys(("sha256", "pixel_sha256", "converted_from", "reason"), "")
     try:
         raw = (root / file).read_bytes()
@@ -201,30 +234,47 @@ def _read_image(root: Path, file: str, n_bytes: int, mtime_ns: int) -> dict[str,
     return row | {"pixel_sha256": pixel_sha256(rgb), "converted_from": "" if kind == "8-bit RGB" else kind}
 
 
+def _parse(file: str) -> names.ImageName:
+    return names.parse_image_name(names.official_name(file) or Path(file).name)
+
+
 def _list_files(root: Path) -> pd.DataFrame:
-    """STAMP of every image under `root`, sorted by file; DataError lists what does not belong there."""
+    """STAMP of every image under `root`, in the order of the official tree; DataError lists what does not belong."""
+    listed, misplaced = scan_tree(root)
+    if misplaced:
+        found = f"{len(misplaced):,} files do not belong where they lie under {root}; move or remove them"
+        raise DataError(f"{found}:{list_first(misplaced, len(misplaced))}")
+    if listed.empty:
+        raise DataError(f"{root / TREE} holds no images; run `breakhis download`, or name a --data.root")
+    return listed
+
+
+def scan_tree(root: Path) -> tuple[pd.DataFrame, list[str]]:
+    """STAMP of every image under `root` that bears an official name, in the order of the official tree; and a sentence
+    for each file that does not belong: another name, or a folder that contradicts the name. Opens no image."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: {read_error(error)}; allow reading it, or images would be missed")
 
     stamps, misplaced = [], []
-    for folder, _, filenames in walk_tree(root / TREE, refuse):
-        for filename in filenames:
+    for folder, _, filenames in walk_tree(root / TREE if (root / TREE).is_dir() else root, refuse):
+        for filename in filter(is_image, filenames):
             path = Path(folder, filename)
             file = path.relative_to(root).as_posix()
             try:
-                expected = names.official_path(filename)
-                if file != expected:
-                    misplaced.append(f"{file}: its name says {expected.rpartition('/')[0]}")
-                stat = path.stat()
-                stamps.append((file, stat.st_size, stat.st_mtime_ns))
+                expected = names.official_path(names.official_name(file) or filename)
+                contradicts = names.contradicts_folders(file)
             except DataError as error:
                 misplaced.append(f"{file}: {error}")
-            except OSError:  # a dangling link: reading it gives the reason
-                stamps.append((file, 0, 0))
-    if misplaced:
-        found = f"{len(misplaced):,} files do not belong where they lie under {root}; move or remove them"
-        raise DataError(f"{found}:{list_first(sorted(misplaced), len(misplaced))}")
-    if not stamps:
-        raise DataError(f"{root / TREE} holds no images; run `breakhis download`, or name a --data.root")
-    return pd.DataFrame(sorted(stamps), columns=STAMP).astype({name: KEPT[name] for name in STAMP})
+                continue
+            if contradicts:
+                misplaced.append(f"{file}: its name says {expected.rpartition('/')[0]}")
+            elif file.encode(errors="ignore").decode() != file:
+                misplaced.append(f"{file!a}: its path is not UTF-8, so that no table can hold it")
+            else:
+                size, mtime_ns = 0, 0
+                with contextlib.suppress(OSError):  # a dangling link: reading it gives the reason
+                    size, mtime_ns = path.stat().st_size, path.stat().st_mtime_ns
+                stamps.append((expected, file, size, mtime_ns))
+    listed = pd.DataFrame([stamp[1:] for stamp in sorted(stamps)], columns=STAMP)
+    return listed.astype({name: KEPT[name] for name in STAMP}), sorted(misplaced)
