@@ -77,10 +77,12 @@ def test_folds_of_one_experiment_are_pooled(tmp_path: Path, tiny_tree: Path) -> 
     assert (pooled["n_images"], pooled["n_cases"]) == (60, 13)
 
 
-def test_a_bare_run_folder_is_enough(tmp_path: Path) -> None:
+def test_a_bare_run_folder_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
-    made().to_csv(tmp_path / "run" / "predictions.csv", index=False)
+    half_done = [made(seed=seed, fold=fold)[fold::2] for seed, fold in ((0, 0), (0, 1), (1, 0))]
+    pd.concat(half_done).to_csv(tmp_path / "run" / "predictions.csv", index=False)
     assert (evaluate.evaluate_runs([tmp_path / "run"], tmp_path / "out") / "index.html").is_file()
+    assert "warning: run: seed 1 lacks fold 1." in capsys.readouterr().err
 
 
 def test_bad_tables_end_with_2_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

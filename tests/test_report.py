@@ -101,7 +101,9 @@ def test_report_of_two_classes(tiny_tree: Path, tmp_path: Path) -> None:
     """Everything that a report can show: validation rows, history, images, and all three warnings."""
     table = made().assign(protocol="image", data="synthetic-1a2b3c4d", model="<b>net</b>")
     validation = table.assign(part="validation", file="v" + table["file"].str.replace("SOB", "own"))
-    experiment = experiment_of(pd.concat([table, validation]), HISTORY)
+    # Timid probabilities on validation, so that the temperature sharpens those of test too much.
+    timid = {name: 0.5 + 0.4 * (table[name] - 0.5) for name in ("p_benign", "p_malignant")}
+    experiment = experiment_of(pd.concat([table, validation.assign(**timid)]), HISTORY)
     page = draw(experiment, tmp_path, tiny_tree / "BreaKHis_v1")
     check_page(page, tmp_path)
 
@@ -110,6 +112,8 @@ def test_report_of_two_classes(tiny_tree: Path, tmp_path: Path) -> None:
     assert re.search(r'class="banner leaky">Leaky protocol', page)
     assert "&lt;b&gt;net" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
+    assert "Temperature scaling made log loss worse on test." in page
+    assert "promised 60.7 %" in page  # 0.05 ** (1 / 6): six malignant cases
     assert "Thresholds were chosen on validation" in page and "with temperature scaling" in page
     assert {one["chosen_on"] for one in json.loads((tmp_path / "thresholds.json").read_text())} == {"validation"}
     names = {path.name for path in tmp_path.iterdir()}
@@ -124,7 +128,10 @@ def test_report_of_two_classes(tiny_tree: Path, tmp_path: Path) -> None:
 
 
 def test_report_of_eight_classes(tmp_path: Path) -> None:
-    page = draw(experiment_of(subtypes()), tmp_path)
+    table = subtypes()
+    validation = table.assign(part="validation", file="v" + table["file"].str.replace("SOB", "own"))
+    page = draw(experiment_of(pd.concat([table, validation])), tmp_path)
+    assert "fold 0, seed 0: validation has 1 A cases; at least 3 of each class are needed" in page
     check_page(page, tmp_path)
     assert "macro ROC AUC" in page and "Each class against the rest" in page
     assert "undefined: a case may carry two subtypes" in page and 'class="banner' not in page
@@ -161,6 +168,14 @@ def test_caveats_name_few_cases_shared_folders_and_repetitions() -> None:
     assert "spanhol splits by folder" in sentences[0] and "1 of 5 folds" in sentences[2]
     assert any(sentence.startswith("Images are tested more than once") for sentence in sentences)
     assert text.folds(published) == "fold 2 (counted from 0); as published: 3"
+
+
+def test_a_seed_that_lacks_folds_is_named() -> None:
+    folds = [made(seed=seed, fold=fold)[fold::2] for seed, fold in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert text.half_done_seeds(experiment_of(pd.concat(folds))) == ""
+    half_done = experiment_of(pd.concat(folds[:3]))
+    assert "p: seed 1 lacks fold 1." in text.half_done_seeds(half_done)
+    assert text.half_done_seeds(half_done) in text.caveats(half_done)
 
 
 def test_latex_and_markdown_of_a_table() -> None:

@@ -40,7 +40,8 @@ def reliability_curve(table: pd.DataFrame) -> pd.DataFrame:
 def fit_temperature(validation: pd.DataFrame, classes: Collection[str]) -> tuple[float, str]:
     """The T in [0.05, 20] of lowest log loss of softmax(log p / T) (Guo et al. 2017), and why not to use it, or "".
 
-    Above 1 the model is overconfident. `classes` are those that the temperature is for.
+    Above 1 the model is overconfident. Every case weighs the same: else one case of many images sets T, and log loss on
+    test rises. `classes` are those that the temperature is for.
     """
     scores, true = predictions.probabilities(validation), predictions.true_labels(validation)
     names, logits = predictions.class_names(validation), _logits(validation)
@@ -53,9 +54,12 @@ def fit_temperature(validation: pd.DataFrame, classes: Collection[str]) -> tuple
     if all(scores[true == at, at].min() > scores[true != at, at].max() for at in np.unique(true)):
         return 1.0, "validation separates the classes perfectly, so that nothing limits the confidence"
 
+    weights = 1 / validation.groupby("case")["file"].transform("size").to_numpy()
+
     def loss(log_t: float) -> float:
         scaled = logits / np.exp(log_t)
-        return float(np.mean(special.logsumexp(scaled, axis=1) - scaled[np.arange(len(true)), true]))
+        losses = special.logsumexp(scaled, axis=1) - scaled[np.arange(len(true)), true]
+        return float(np.average(losses, weights=weights))
 
     fitted = float(np.exp(optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
     at_bound = np.isclose(fitted, TEMPERATURES, rtol=0.01).any()

@@ -96,7 +96,7 @@ def compare_votes(experiments: list[Experiment], tables: list[pd.DataFrame]) -> 
 
 def few_cases(table: pd.DataFrame, metric: str) -> str:
     """Why so few cases cannot be tested, or an empty string."""
-    rarest = metrics.count_cases_behind(metric, table)[1]
+    rarest = metrics.cases_behind(metric, metrics.count_cases(table))[1]
     return f"too few cases: {rarest}; a test needs {MIN_CASES} of each class" if rarest < MIN_CASES else ""
 
 

@@ -164,23 +164,12 @@ def compute_stratum(
     statistics, cases = compute_statistics(rows, only, against)
     # Each stratum draws its own resamples: with one seed for all, the errors of equally many cases would be linked.
     weights = bootstrap.case_weights(len(cases), n_resamples, bootstrap.named_seed(stratum, seed))
-    groups, counts, results = bootstrap.case_labels(rows, cases), predictions.count_units(rows), {}
-    binary, scores = predictions.is_binary(rows), predictions.probabilities(rows)
-    table = metrics_for(binary)
+    groups, counts = bootstrap.case_labels(rows, cases), predictions.count_units(rows)
+    binary, n_cases, results = predictions.is_binary(rows), count_cases(rows, against), {}
     for name, statistic in statistics.items():
-        metric = table[name]
         value = bootstrap.statistic_value(statistic, len(cases))
         if np.isfinite(value):
-            n_behind, n_rarest = count_cases_behind(name, rows, against)
-            failing = metric.failing(scores) if callable(metric.failing) else metric.failing
-            if n_rarest < bootstrap.MIN_CASES:
-                interval = bootstrap.Interval(None, None, f"too few cases: {n_rarest}")
-            else:
-                interval = bootstrap.bootstrap_interval(
-                    statistic, weights, groups, n_behind, metric.range, failing, metric.share
-                )
-            if name == "log_loss" and interval.high and interval.high > 10 * value:  # its range of 36 nats never fills
-                interval = bootstrap.Interval(None, None, "too few cases: it would end above ten times the value")
+            interval = compute_interval(name, statistic, weights, groups, rows, n_cases)
             reason = {"no_interval": interval.reason} if interval.reason else {}
             results[name] = {"value": value, "low": interval.low, "high": interval.high, **counts, **reason}
             continue
@@ -197,13 +186,44 @@ def compute_stratum(
     return results
 
 
-def count_cases_behind(name: str, rows: pd.DataFrame, against: str = "") -> tuple[int, int]:
+def compute_interval(
+    name: str,
+    statistic: cs.Statistic,
+    weights: np.ndarray,
+    groups: np.ndarray,
+    rows: pd.DataFrame,
+    n_cases: dict[str, int],
+) -> bootstrap.Interval:
+    """The interval of a metric of some rows, of `count_cases`, by bootstrap_interval, or why so few cases have none."""
+    metric = metrics_for(predictions.is_binary(rows))[name]
+    n_behind, n_rarest = cases_behind(name, n_cases)
+    if n_rarest < bootstrap.MIN_CASES:
+        return bootstrap.Interval(None, None, f"too few cases: {n_rarest}")
+    failing = metric.failing(predictions.probabilities(rows)) if callable(metric.failing) else metric.failing
+    found = bootstrap.bootstrap_interval(statistic, weights, groups, n_behind, metric.range, failing, metric.share)
+    # No interval fills the 36 nats of log loss.
+    if name == "log_loss" and found.high and found.high > 10 * bootstrap.statistic_value(statistic, weights.shape[1]):
+        return bootstrap.Interval(None, None, "too few cases: it would end above ten times the value")
+    return found
+
+
+def count_cases(rows: pd.DataFrame, against: str = "") -> dict[str, int]:
+    """Numbers of cases: `all`, and of a task of two classes those of benign and malignant, where there are any.
+
+    against: a subtype, which then counts as malignant and all others as benign.
+    """
+    labels = np.where(rows["subtype"] == against, "malignant", "benign") if against else rows["label"]
+    counts = {"all": rows["case"].nunique()}
+    if against or predictions.is_binary(rows):
+        counts |= rows.groupby(labels)["case"].nunique().to_dict()
+    return counts
+
+
+def cases_behind(name: str, n_cases: dict[str, int]) -> tuple[int, int]:
     """Cases that the metric is about (of the rarest class where it needs both), and cases of the rarest class that it
-    mixes; macro metrics, over classes of a few cases, count all twice."""
-    everything, needs = int(rows["case"].nunique()), METRICS[name].needs
-    if not predictions.is_binary(rows) and not against:
-        return everything, everything
-    is_positive = rows["subtype"] == against if against else rows["label"] == "malignant"
-    n_cases = rows.groupby(is_positive.map({False: "benign", True: "malignant"}))["case"].nunique()
-    rarest = int(n_cases.reindex(needs, fill_value=0).min() if needs else n_cases.min())
-    return rarest if needs else everything, rarest
+    mixes, of `count_cases`; macro metrics, over classes of a few cases, count all twice."""
+    needs, classes = METRICS[name].needs, [label for label in n_cases if label != "all"]
+    if not classes:
+        return n_cases["all"], n_cases["all"]
+    rarest = min(n_cases.get(label, 0) for label in needs or classes)
+    return rarest if needs else n_cases["all"], rarest

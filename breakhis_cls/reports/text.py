@@ -89,7 +89,7 @@ def finding(experiment: Experiment, metrics: dict[str, Any]) -> str:
     if auc["value"] is None:
         return f"{where} {correct}; ROC AUC is undefined: {auc['undefined'].replace(' here', ' in test')}."
     reached = f"ROC AUC {auc['value']:.2f} "
-    reached += f"(95 % interval {interval(auc, digits=2)})" if interval(auc) else "(too few cases for an interval)"
+    reached += f"(95 % interval {interval(auc, digits=2)})" if interval(auc) else f"(no interval: {auc['no_interval']})"
     if predictions.is_binary(experiment.table):
         missed = percent(1 - pooled["sensitivity"]["value"])
         return f"{where} reaches {reached}, {correct} and misses {missed} of the malignant ones."
