@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import config
-from .errors import ANSWER_IS_NO, DONE, ConfigError, exits_cleanly
+from . import config, files
+from .errors import ANSWER_IS_NO, DONE, exits_cleanly
 
 N_CASES_SHOWN = 12  # case numbers in a row of the printed table; the page lists all of them
 
@@ -24,7 +24,7 @@ class Settings(config.Section):
     """Without data.root the official file names are audited, and no image is opened."""
     split: config.Split = config.Split()
     """The split to audit, in all its folds."""
-    out: Path | None = None
+    out: config.UserPath | None = None
     """Output folder; by default reports/audit-<protocol>."""
 
 
@@ -40,13 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     from .data import leakage
     from .reports import audit_report
 
-    audit = leakage.audit_split(settings.data, settings.split)
-    name = Path(audit.protocol).stem
+    name = Path(settings.split.protocol).stem
     out = settings.out or config.Run().reports / f"audit-{name}"
-    try:
-        audit_report.write_audit(audit, out)
-    except OSError as error:
-        raise ConfigError(f"cannot write under {out} ({error}); choose another folder with --out") from None
+    files.check_folder(out, "--out")
+    audit = leakage.audit_split(settings.data, settings.split)
+    audit_report.write_audit(audit, out)
 
     # --- one row per fold; without images there is room for the case numbers in 80 columns ---
     kinds = [kind for kind in leakage.KINDS if audit.with_images or kind in ("slide", "case")]

@@ -7,18 +7,44 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from .errors import ConfigError
 
 Magnification = Literal[40, 100, 200, 400]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+# A shell expands ~ only where it begins a word, and YAML not at all; of a user that does not exist it stays.
+UserText = Annotated[str, AfterValidator(os.path.expanduser)]
+UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111 (Path's raises then)
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[^./\\\s][^/\\\x00-\x1f]*", name) or len(os.fsencode(name)) > MAX_NAME:
+        raise ValueError(f"{name!r} cannot name a folder within run.dir; use a short word without / and \\")
+    return name
+
+
+MAX_NAME = 150  # bytes; file systems allow 255, and fold, seed and hash follow
+Name = Annotated[str, AfterValidator(_check_name)]
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key is given once: of two equal ones PyYAML drops the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
+            where = f"line {node.start_mark.line + 1}"
+            raise yaml.YAMLError(f"{', '.join(twice)} is given twice in one mapping ({where}); join them")
+        return super().construct_mapping(node, deep)
 
 
 class Section(BaseModel):
@@ -34,10 +60,10 @@ class Section(BaseModel):
 class Data(Section):
     """Which images are used."""
 
-    root: str = "data/breakhis"
+    root: UserText = "data/breakhis"
     """Folder of images with their official names, in the official tree at any depth or in folders of any other kind
     (read-only is fine); or `synthetic` for drawn tissue."""
-    cache: Path = Path("data/cache")
+    cache: UserPath = Path("data/cache")
     """Folder for the image index, pixel store, features and synthetic images."""
     magnifications: tuple[Magnification, ...] = (40, 100, 200, 400)
     """Any of 40 100 200 400; one model is trained on all of them."""
@@ -55,7 +81,7 @@ class Data(Section):
 class Split(Section):
     """Which images are for training, validation and test."""
 
-    protocol: str = "case"
+    protocol: UserText = "case"
     """case, slide, spanhol, kaiko_eva, image (leaky), or a CSV file."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Index of the fold, from 0."""
@@ -91,7 +117,7 @@ class Model(Section):
 
     backbone: Literal["ResNet50", "DenseNet121", "EfficientNetV2B0", "ConvNeXtTiny"] = "ResNet50"
     """Network from keras.applications, with its own preprocessing."""
-    weights: str = "imagenet"
+    weights: UserText = "imagenet"
     """imagenet, random, or the path of a .weights.h5 file of the backbone without its top."""
     features: tuple[Literal["conv4", "conv5"], ...] = ("conv5",)
     """Blocks whose pooled output is the input of the head: conv5 is the last block, conv4 the one before it."""
@@ -170,9 +196,9 @@ class Augment(Section):
 class Run(Section):
     """Output folders and repeatability."""
 
-    dir: Path = Path("runs")
+    dir: UserPath = Path("runs")
     """Folder that holds a folder per run."""
-    reports: Path = Path("reports")
+    reports: UserPath = Path("reports")
     """Folder that holds a report per run."""
     seed: int = 0
     """Seed of initial weights, image order, augmentation and dropout."""
@@ -188,7 +214,7 @@ class Run(Section):
 class Config(Section):
     """All settings of one run."""
 
-    name: str = "run"
+    name: Name = "run"
     """Name of the experiment; by default the name of the YAML file."""
     data: Data = Data()
     split: Split = Split()
@@ -228,7 +254,7 @@ def find_config(path: Path | str) -> Path:
     `configs/protocol_case.yaml`, where sweeps were before they moved to `configs/sweeps`, still resolves.
     Raises ConfigError if there is no such file.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_file():
         return path
     named = path if path.suffix in (".yaml", ".yml") else path.with_name(f"{path.name}.yaml")
@@ -252,8 +278,8 @@ def load_config(path: Path | str, kind: type[S] = Config) -> S:
     file = find_config(path)
     try:
         # PyYAML reads 1e-3 as text, because YAML 1.1 wants 1.0e-3; pydantic turns it into a number.
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        content = yaml.load(file.read_bytes(), _UniqueKeys) or {}  # as safe as safe_load; bytes may have a BOM
+    except (yaml.YAMLError, OSError) as error:
         raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds a {type(content).__name__}; expected sections such as 'data:' and 'split:'")

@@ -245,7 +245,7 @@ def check_disk(settings: config.Config, n_images: int | None) -> Check:
         (settings.run.dir, RUN_BYTES, "run"),
     ]
     if n_images is None:
-        root = Path(settings.data.root).expanduser()
+        root = Path(settings.data.root)
         needs += [(cache, kaggle_download.ARCHIVE_BYTES, "archive"), (root, kaggle_download.ARCHIVE_BYTES, "tree")]
     wanted: dict[Path, list[str]] = {}
     for folder, n_bytes, what in needs:

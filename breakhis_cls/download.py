@@ -16,9 +16,9 @@ class Settings(config.Section):
     """Where BreakHis comes from and where it goes."""
 
     data: config.Data = config.Data()
-    from_zip: Path | None = None
+    from_zip: config.UserPath | None = None
     """An archive on this disk: Kaggle's zip, or the authors' BreaKHis_v1.tar.gz. None: download from Kaggle."""
-    from_dir: Path | None = None
+    from_dir: config.UserPath | None = None
     """A folder with an unpacked tree, which is copied."""
     verify: bool = False
     """Download nothing; only check that all 7,909 images exist."""
@@ -57,7 +57,7 @@ def download_tree(settings: Settings) -> int:
     from .data import archive, completeness, index, kaggle_download
 
     # --- is it there already? ---
-    root = Path(settings.data.root).expanduser()
+    root = Path(settings.data.root)
     target = root / archive.FOLDER
     try:
         existing = completeness.check_tree(index.find_root(settings.data))
@@ -73,9 +73,9 @@ def download_tree(settings: Settings) -> int:
 
     # --- archive -> tree ---
     local = settings.from_zip or settings.from_dir
-    source = local or kaggle_download.fetch_archive(settings.data.cache.expanduser() / "archive", root)
+    source = local or kaggle_download.fetch_archive(settings.data.cache / "archive", root)
     try:
-        counted = completeness.check_tree(archive.unpack(source.expanduser(), root))
+        counted = completeness.check_tree(archive.unpack(source, root))
     except archive.DamagedError as error:
         if local:  # the user's own archive is never removed
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import signal
 import sys
@@ -13,13 +14,15 @@ from collections.abc import Callable
 # 1 is an answer and not an error: leaks were found, a tree is not complete, the machine lacks something.
 DONE, ANSWER_IS_NO, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, as shells report Ctrl-C
 RESUMES = "finished work is kept, and the same command continues from there"
-STORAGE_ADVICE = {
-    errno.ENOSPC: "free some space there",
-    errno.EDQUOT: "free some space there",  # a quota: usual for home folders on clusters
-    errno.EFBIG: "raise the file size limit (ulimit -f)",
-    errno.EROFS: "choose a folder that can be written",
-    errno.EACCES: "choose a folder that can be written",
-}
+ADVICE = {   # what an OSError asks for; a disk that lacks a function says so in one of NO_FUNCTION
+    "free some space there": (errno.ENOSPC, errno.EDQUOT),  # a quota: usual for home folders on clusters
+    "raise the file size limit (ulimit -f)": (errno.EFBIG,),
+    "choose a folder that can be written": (errno.EROFS, errno.EACCES, errno.EPERM),
+    "a file is where a folder belongs, or the reverse; choose another path": (
+        errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY),
+    "check the path": (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+}  # fmt: skip
+NO_FUNCTION = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class BreakHisError(Exception):
@@ -52,6 +55,9 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> int:
         # Clusters send SIGTERM some time before SIGKILL: treat it as Ctrl-C. Only the main thread may set handlers.
+        for stream in (sys.stdout, sys.stderr):  # a file's name need not be UTF-8
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         in_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main_thread else None
         try:
@@ -60,11 +66,11 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
             print(f"error: {error}", file=sys.stderr)
             return BAD_INPUT
         except OSError as error:
-            if error.errno not in STORAGE_ADVICE:
-                raise  # a bug, or nothing that a sentence would help with: show the traceback
-            where = f"{error.filename}: " if error.filename else ""  # a failed write names no file
-            what = f"{os.strerror(error.errno)}; {STORAGE_ADVICE[error.errno]}"
-            print(f"error: {where}{what}; {RESUMES}", file=sys.stderr)
+            where = f"{os.fsdecode(error.filename)}: " if error.filename else ""  # a failed write names no file
+            what = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+            advice = [advice for advice, numbers in ADVICE.items() if error.errno in numbers]
+            advice = advice or ["the disk may lack this function or be damaged; try a folder on another one"]
+            print(f"error: {where}{what}; {advice[0]}; {RESUMES}", file=sys.stderr)
             return BAD_INPUT
         except KeyboardInterrupt:
             print(f"interrupted; {RESUMES}", file=sys.stderr)

@@ -18,9 +18,9 @@ from .errors import DONE, DataError, exits_cleanly
 class Arguments(config.Section):
     """Arguments of the command."""
 
-    sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CSV [...]")]
+    sources: Annotated[tuple[config.UserPath, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CSV [...]")]
     """Run folders or predictions.csv files; folds and seeds of one experiment are pooled."""
-    out: Path | None = None
+    out: config.UserPath | None = None
     """Output folder; by default reports/<run>."""
     common: bool = False
     """If the test sets of experiments differ, compare them on the images that all of them tested."""
@@ -49,7 +49,7 @@ def evaluate_runs(
     from .data import index
     from .evaluation import comparison, metrics
     from .evaluation.experiments import group_experiments, read_source
-    from .files import write_json
+    from .files import check_folder, write_json
     from .reports import comparison_report, text
     from .reports.report import write_report
 
@@ -66,6 +66,7 @@ def evaluate_runs(
         # file systems limit a name to 255 bytes
         out = (settings.run.reports if settings else Path("reports")) / name[:120]
     folder = Path(out)
+    check_folder(folder, "--out")
 
     # --- a report for each experiment ---
     numbers = {}

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from . import config
+from . import config, files
 from .errors import DONE, DataError, RunError, exits_cleanly, list_first
 
 N_CHECKED = 16  # test images of the randomisation check; twelve randomised networks see each of them
@@ -20,9 +20,9 @@ N_CHECKED = 16  # test images of the randomisation check; twelve randomised netw
 class Arguments(config.Section):
     """Arguments of the command."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[config.UserPath, tyro.conf.Positional]
     """Folder of a finished run."""
-    out: Path | None = None
+    out: config.UserPath | None = None
     """Output folder; by default `explain` in the run's report folder."""
     n: Annotated[int, tyro.conf.arg(metavar="N")] = 4
     """Number of images for each outcome (such as false positives) and for each subtype."""
@@ -51,6 +51,8 @@ def explain_run(
     from .modeling import devices
 
     # --- the run ---
+    if out:
+        files.check_folder(out, "--out")
     model_file = "head.npz" if (run / "head.npz").is_file() else "model.keras"
     for name in ("config.yaml", "predictions.csv", model_file):
         if not (run / name).is_file():

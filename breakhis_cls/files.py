@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
@@ -13,11 +14,14 @@ import re
 import shutil
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import DataError
+from filelock import AcquireReturnProxy, FileLock, SoftFileLock
+
+from .errors import NO_FUNCTION, ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +40,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")  # several may write one path
     try:
         yield temporary
-        with temporary.open("rb+") as written:
+        with temporary.open("rb+") as written, ignore_missing_function():
             os.fsync(written.fileno())  # the rename must not overtake the data after a power cut
         temporary.replace(path)  # atomic, because both are in one folder and so on one file system
     finally:
@@ -71,7 +75,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path need not be UTF-8
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -82,7 +86,40 @@ def write_json(path: Path, content: Any) -> None:
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write a table atomically; floats keep all their digits, so that equal tables give equal bytes."""
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")  # on Windows too
+        table.to_csv(temporary, index=False, lineterminator="\n", errors="backslashreplace")  # on Windows too
+
+
+@contextlib.contextmanager
+def ignore_missing_function() -> Iterator[None]:
+    """Go on where a disk does not have a function that is good to have."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (*NO_FUNCTION, errno.EINVAL):
+            raise
+
+
+def lock(path: Path, timeout_s: float = -1) -> AcquireReturnProxy:
+    """The lock of a file, held until the end of a `with`; filelock.Timeout if another process keeps it.
+
+    Disks without locks, such as Lustre without `-o flock`, get a file beside it that says who holds it, and a warning.
+    """
+    try:
+        # Its own fallback would take the file that an ordinary lock leaves behind for one that is held.
+        return FileLock(path, timeout=timeout_s, fallback_to_soft=False).acquire()
+    except OSError as error:
+        if error.errno not in NO_FUNCTION:
+            raise
+        held = path.with_name(f"{path.name}.held")
+        warnings.warn(f"the disk of {path.parent} has no locks ({error.strerror}); using {held.name}", stacklevel=2)
+        return SoftFileLock(held, timeout=timeout_s).acquire()
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """ConfigError if a file lies where a folder is to be made, before any work is done for it."""
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"{folder} cannot be a folder: {existing} is a file; choose another with {option}")
 
 
 def sha256_of_file(path: Path) -> str:

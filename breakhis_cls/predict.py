@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class Arguments(config.Section):
     """Arguments of the command."""
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[config.UserPath, tyro.conf.Positional]
     """Folder of a finished run, or a model.keras."""
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    images: Annotated[tuple[config.UserPath, ...], tyro.conf.Positional]
     """Image files of any name and size, or folders of them."""
-    out: Path | None = None
+    out: config.UserPath | None = None
     """CSV file to write; by default the table is printed."""
     skip_broken: bool = False
     """Leave out files that cannot be read, instead of stopping."""
@@ -37,6 +37,10 @@ class Arguments(config.Section):
 def main(argv: list[str] | None = None) -> int:
     """Print or write one row per image: file, a probability for each class, the predicted class."""
     arguments = config.parse_arguments(Arguments, argv, "breakhis predict", __doc__)
+    if arguments.out is not None:
+        if arguments.out.is_dir():
+            raise ConfigError(f"--out {arguments.out} is a folder; name a CSV file in it")
+        files.check_folder(arguments.out.parent, "--out")
     table = predict_images(arguments.model, arguments.images, arguments.skip_broken)
     if arguments.out is None:
         print(table.to_csv(index=False), end="")

@@ -34,6 +34,7 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
     from .modeling import devices
 
     # --- images and split ---
+    files.check_folder(settings.run.reports, "--run.reports")
     dataset = load_dataset(settings)
     for message in dataset.warnings:
         print(f"warning: {message}", file=sys.stderr)
@@ -90,7 +91,11 @@ def _git_commit() -> str | None:
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():  # else git would answer for whatever repository holds site-packages
         return None
-    answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    except OSError as error:  # a container without git
+        print(f"warning: the commit is not recorded, since git cannot be run ({error.strerror})", file=sys.stderr)
+        return None
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 

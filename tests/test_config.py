@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from breakhis_cls import config
 from breakhis_cls.config import Config
@@ -84,6 +85,52 @@ def test_switches_and_their_older_spelling():
         "--split.allow_leaks", "True", "--run.deterministic", "False"
     )
     assert _parse("--split.no_allow_leaks") == _parse("--split.allow_leaks", "False") == Config()
+
+
+@pytest.mark.parametrize(("text", "key"), [
+    ("head: {epochs: 5}\ntune: {part: none}\nhead: {peak_lr: 0.1}\n", "head"),
+    ("head:\n  epochs: 5\n  peak_lr: 0.1\n  epochs: 6\n", "epochs"), ('split: {fold: 1, "fold": 2}', "fold"),
+])  # fmt: skip
+def test_a_yaml_key_given_twice_is_refused(tmp_path, text, key):
+    with pytest.raises(ConfigError, match=f"{key} is given twice in one mapping"):
+        config.load_config(_yaml(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["axes: {split.fold: [0], split.fold: [1]}", "set: {a: 1}\nset: {b: 2}"])
+def test_a_key_given_twice_in_a_sweep_is_refused(tmp_path, text):
+    with pytest.raises(ConfigError, match="is given twice in one mapping"):
+        plan.read_sweep(_yaml(tmp_path, text))
+
+
+def test_yaml_saved_by_an_editor_with_a_mark_is_read(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes("head: {epochs: 7}".encode("utf-8-sig"))
+    assert config.load_config(tmp_path / "mine.yaml").head.epochs == 7
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = {"data.root": "~/d", "data.cache": "~/c", "split.protocol": "~/s.csv", "model.weights": "~/w.weights.h5",
+             "run.dir": "~/r", "run.reports": "~/reports"}  # fmt: skip
+    nested = {section: {} for section in ("data", "split", "model", "run")}
+    for name, value in paths.items():
+        nested[name.partition(".")[0]][name.partition(".")[2]] = value
+    _yaml(tmp_path, yaml.safe_dump(nested))
+    for settings in (
+        config.load_config("~/mine.yaml"),
+        _parse(*(word for name, value in paths.items() for word in (f"--{name}", value))),
+    ):
+        for name, value in paths.items():
+            section, _, key = name.partition(".")
+            assert str(getattr(getattr(settings, section), key)) == str(tmp_path / value[2:])
+    assert config.Data(root="~nobody-of-this-name/x").root == "~nobody-of-this-name/x"
+
+
+@pytest.mark.parametrize("name", ["/tmp/abs", "../up", "a/b", "a\\b", "", ".", ".hidden", "x" * 200, "a\nb"])
+def test_a_name_does_not_leave_the_folder_of_runs(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"cannot name a folder within run\.dir"):
+        config.load_config(_yaml(tmp_path, yaml.safe_dump({"name": name})))
+    with pytest.raises(ConfigError, match=r"cannot name a folder within run\.dir"):
+        plan.read_sweep(_yaml(tmp_path, yaml.safe_dump({"name": name})))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 
+import filelock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +33,30 @@ def test_replaced_leaves_the_old_file_on_any_error(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_links_or_sync_still_keeps_a_second_process_out(tmp_path, monkeypatch, number):
+    fcntl = pytest.importorskip("fcntl")  # not on Windows
+
+    def missing(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    for module, name in ((fcntl, "flock"), (os, "link"), (os, "fsync")):
+        monkeypatch.setattr(module, name, missing)
+    for _ in range(2):  # what an ordinary lock leaves behind, or a killed process, is not held
+        (tmp_path / "lock").touch()
+        with pytest.warns(UserWarning, match="has no locks"), files.lock(tmp_path / "lock", 0):
+            with pytest.raises(filelock.Timeout), pytest.warns(UserWarning, match="has no locks"):
+                files.lock(tmp_path / "lock", 0)
+            files.write_text(tmp_path / "written", "text")
+    assert (tmp_path / "written").read_text() == "text"
+
+
+def test_a_lock_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        files.lock(tmp_path / "file" / "lock", 0)
 
 
 def test_text_and_json_read_back(tmp_path):

@@ -1,11 +1,16 @@
 """The `breakhis` program and the library: quick to start, and nothing heavy is imported before it is needed."""
 
+import errno
+import os
+import re
 import subprocess
 import sys
 
 import pytest
+from test_predictions import made
 
 import breakhis_cls
+from breakhis_cls import errors, train
 from breakhis_cls.__main__ import COMMANDS, main
 
 HEAVY = {"tensorflow", "keras", "kaggle", "matplotlib", "ray", "optuna"}
@@ -58,6 +63,36 @@ def test_the_list_of_commands_imports_neither_numpy_nor_pydantic(capsys):
 def test_an_unknown_command_names_the_nearest(capsys):
     assert main(["trian"]) == 2
     assert "did you mean 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [
+    "ENOSYS", "ENOTSUP", "ENOLCK", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "EIO", "ENOENT", None,
+])  # fmt: skip
+def test_every_error_of_a_disk_is_a_sentence(number, capsys):
+    @errors.exits_cleanly
+    def main() -> int:
+        raise OSError(getattr(errno, number), "it failed", "/some\udce9/file") if number else OSError("it failed")
+
+    assert main() == errors.BAD_INPUT
+    printed = capsys.readouterr().err
+    what = os.strerror(getattr(errno, number)) if number else "it failed"
+    assert printed.startswith("error: ") and f"{what}; " in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["audit", "evaluate", "predict", "explain", "train"])
+def test_an_out_that_is_a_file_is_refused_before_the_work(command, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    out = ["--run.reports" if command == "train" else "--out", str(tmp_path / "file/in")]
+    made().to_csv(tmp_path / "predictions.csv", index=False)
+    argv = {"evaluate": [str(tmp_path)], "predict": ["run", "image.png"], "explain": ["run"]}.get(command, [])
+    assert main([command, *argv, *out]) == errors.BAD_INPUT
+    assert re.search(r"file is a file; choose another with --(out|run\.reports)", capsys.readouterr().err)
+
+
+def test_a_container_without_git_is_a_warning(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    assert train._git_commit() is None
+    assert "commit is not recorded" in capsys.readouterr().err
 
 
 def test_a_full_disk_and_sigterm_end_with_one_sentence():

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from breakhis_cls import config, parallel
+from breakhis_cls import config, files, parallel
 from breakhis_cls.data import index, png
 from breakhis_cls.errors import DataError
 from breakhis_cls.pipeline import pixel_store, stain_normalization
@@ -94,7 +94,7 @@ def test_shuffled_images_share_the_store(data, decoded):
 def test_a_second_opening_decodes_nothing_and_takes_no_lock(data, decoded, monkeypatch):
     first = open_store(data)
     assert len(decoded) == 75
-    monkeypatch.setattr(pixel_store, "FileLock", None)
+    monkeypatch.setattr(files, "lock", None)
     assert open_store(data).key == first.key and len(decoded) == 75
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import filelock
 
+from .. import files
 from ..errors import DataError, list_first
 from ..names import TREE, is_system_file, official_name
 from .index import find_holder, is_image
@@ -43,7 +44,7 @@ def unpack(path: Path, root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     target, unfinished = root / FOLDER, root / f".{FOLDER}.unfinished"
     try:
-        with filelock.FileLock(root / f".{FOLDER}.lock", timeout=0), Progress(console=Console(stderr=True)) as bar:
+        with files.lock(root / f".{FOLDER}.lock", 0), Progress(console=Console(stderr=True)) as bar:
             if target.exists():
                 raise DataError(f"{target} exists already; move it away, or choose another --data.root")
             shutil.rmtree(unfinished, ignore_errors=True)  # a killed process left it
@@ -64,7 +65,7 @@ def unpack(path: Path, root: Path) -> Path:
                             (folder / FOLDS).rename(kept / FOLDS)
                 else:  # folders of another kind stay as they are
                     extracted.rename(kept)
-                if hasattr(os, "sync"):
+                if hasattr(os, "sync"):  # not on Windows
                     os.sync()  # the rename must not overtake the data after a power cut
                 kept.rename(target)
             finally:

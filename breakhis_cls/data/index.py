@@ -99,7 +99,7 @@ def find_root(data: config.Data) -> Path:
         from ..synthetic.tree import default_tree
 
         return find_holder(default_tree(data.cache))
-    return find_holder(Path(data.root).expanduser())
+    return find_holder(Path(data.root))
 
 
 def find_holder(base: Path) -> Path:

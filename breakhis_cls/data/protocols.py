@@ -73,7 +73,7 @@ def read_protocol(protocol: str) -> tuple[pd.DataFrame, list[str]]:
     folder with train.txt and test.txt (a name a line). ConfigError if there is no such file, DataError if it is
     invalid. Do not change the table.
     """
-    path = TABLES / f"{protocol}.csv" if protocol in PUBLISHED else Path(protocol).expanduser()
+    path = TABLES / f"{protocol}.csv" if protocol in PUBLISHED else Path(protocol)
     if not path.exists():
         known = ("case", "slide", *PUBLISHED, "image")
         near = difflib.get_close_matches(protocol, known, n=1)

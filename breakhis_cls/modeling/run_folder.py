@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from .. import config
 from ..errors import RunError
-from ..files import sha256_of_values, write_csv, write_json, write_text
+from ..files import lock, sha256_of_values, write_csv, write_json, write_text
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -85,12 +85,13 @@ def open_run(settings: config.Config, name: str) -> Iterator[RunFolder]:
     run = RunFolder(settings.run.dir / name, settings)
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run.folder / ".lock", timeout=0).acquire()  # the system releases it when a process dies
+        held = lock(run.folder / ".lock", 0)  # the system releases it when a process dies
     except Timeout:
         raise RunError(f"{run.folder} is in use by another process; wait for it, or change a setting") from None
     except OSError as error:
-        raise RunError(f"{run.folder} cannot be written ({error.strerror}); name another place: --run.dir") from None
-    with lock:
+        why = error.strerror or error
+        raise RunError(f"{run.folder} cannot be written ({why}); name another place: --run.dir") from None
+    with held:
         # The name stands for these settings. A config.yaml that was edited would describe another run than this one.
         path = run.folder / "config.yaml"
         if not path.is_file():

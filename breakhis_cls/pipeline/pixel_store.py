@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import AcquireReturnProxy, Timeout
 from PIL import Image
 
 from .. import config, files
@@ -113,12 +113,11 @@ def _wait_for_lock(folder: Path) -> AcquireReturnProxy:
     """The folder's lock, held until the end of a `with`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
         try:
-            return lock.acquire(timeout=0)
+            return files.lock(folder / "lock", 0)
         except Timeout:
             print(f"another process builds {folder}; waiting for it", file=sys.stderr)
-            return lock.acquire()
+            return files.lock(folder / "lock")
     except OSError as error:
         raise DataError(f"cannot write under {folder} ({error}); name another --data.cache") from None
 
@@ -136,7 +135,7 @@ def _write_array(path: Path, shape: tuple[int, ...], images: pd.DataFrame, root:
     array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     if hasattr(os, "posix_fallocate"):
         # Reserve the blocks: on a disk that fills up meanwhile a mapped write ends in SIGBUS, not in an exception.
-        with path.open("rb+") as opened:
+        with path.open("rb+") as opened, files.ignore_missing_function():
             os.posix_fallocate(opened.fileno(), 0, path.stat().st_size)
     sources, hashes = [root / file for file in images["file"]], images["pixel_sha256"].tolist()
 

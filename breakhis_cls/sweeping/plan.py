@@ -26,9 +26,9 @@ WORKER = ("-m", "breakhis_cls.sweeping.worker")
 class Sweep(Section):
     """A base config and what varies over it; settings by their dotted names, as on a command line."""
 
-    name: str = "sweep"
+    name: config.Name = "sweep"
     """Of its runs; by default the name of the YAML file."""
-    base: Path | None = None
+    base: config.UserPath | None = None
     """An ordinary config: a path relative to the sweep's file, or the name of one that ships. None: the defaults."""
     set: dict[str, Any] = Field(default={})
     """Setting -> its value in every run."""

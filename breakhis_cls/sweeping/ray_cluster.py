@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from ..errors import ConfigError
+from ..files import lock
 from . import tasks
 from .tasks import Resources, Task
 
@@ -84,8 +85,8 @@ class RayCluster:
 def run_on_node(task: Task, threads: dict[str, str], cwd: Path) -> int:
     """Run a task in a process that a Ray worker starts, with our threads and in our folder; returns its exit code."""
     environment = {name: value for name, value in os.environ.items() if name not in THREADS} | threads
-    if task.folder is not None and (lock := task.folder / ".lock").is_file():
-        with suppress(Timeout), FileLock(lock, timeout=LOCK_PATIENCE_S):
+    if task.folder is not None and (path := task.folder / ".lock").is_file():
+        with suppress(Timeout), lock(path, LOCK_PATIENCE_S):
             pass  # nobody holds it any more; the run itself takes it
     process = tasks.start_process(task, environment, cwd)
     try:

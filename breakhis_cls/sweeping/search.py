@@ -14,13 +14,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pydantic import Field, model_validator
 
 from .. import config
 from ..config import PositiveInt, Section
 from ..errors import ConfigError, DataError, ModelError
-from ..files import sha256_of_values, write_text
+from ..files import lock, sha256_of_values, write_text
 
 if TYPE_CHECKING:  # every sweep reads the settings below, and only a search imports Optuna
     import optuna
@@ -203,7 +203,7 @@ class SharedStudy:
         It waits while other processes run the last ones, since a process may die: its trials are then tried again.
         """
         while True:
-            with FileLock(self.folder / "study.lock"):
+            with lock(self.folder / "study.lock"):
                 self._requeue_trials_of_dead_workers()
                 running = self.trials("RUNNING")
                 if len(self.trials("COMPLETE", "PRUNED")) + len(running) < n_trials:
@@ -218,7 +218,7 @@ class SharedStudy:
         """Wait while another process tries equal settings: they are one run in one folder, found finished later."""
         while any(twin.params == trial.params and twin.number < trial.number for twin in self.trials("RUNNING")):
             time.sleep(POLL_S)
-            with FileLock(self.folder / "study.lock"):
+            with lock(self.folder / "study.lock"):
                 self._requeue_trials_of_dead_workers()
 
     def trials(self, *states: str) -> list[FrozenTrial]:
@@ -233,7 +233,7 @@ class SharedStudy:
             worker = trial.user_attrs.get("worker", "dead")  # without one its process died while it asked
             try:
                 # A process holds its lock while it lives: the kernel frees it however the process dies.
-                with FileLock(self.folder / f"{worker}.lock", timeout=0):
+                with lock(self.folder / f"{worker}.lock", 0):
                     pass
             except Timeout:
                 continue
@@ -256,8 +256,8 @@ def join_study(
     folder.mkdir(parents=True, exist_ok=True)
     # Files alone, no server: machines need to share no more than the folder.
     journal, worker = str(folder / "journal.log"), f"worker-{uuid.uuid4().hex[:8]}"
-    with FileLock(folder / f"{worker}.lock"):
-        with FileLock(folder / "study.lock"):
+    with lock(folder / f"{worker}.lock"):
+        with lock(folder / "study.lock"):
             storage = optuna.storages.JournalStorage(JournalFileBackend(journal, JournalFileOpenLock(journal)))
             study = optuna.create_study(storage=storage, study_name=NAME, direction=direction, load_if_exists=True)
             if study.user_attrs.get("identity", identity) != identity:
