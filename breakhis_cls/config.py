@@ -90,7 +90,7 @@ class Split(Section):
     seed: int | None = None
     """None: the fixed folds that ship with the package, where they apply. A number: new random folds."""
     validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
-    """Share of the training cases used to choose epochs, thresholds and temperature."""
+    """Share of the training cases used for validation where no other fold's test part can serve."""
     allow_leaks: bool = False
     """Required for the protocol `image`, which puts images of one slide in both training and test."""
 
@@ -119,10 +119,10 @@ class Model(Section):
     """Network from keras.applications, with its own preprocessing."""
     weights: UserText = "imagenet"
     """imagenet, random, or the path of a .weights.h5 file of the backbone without its top."""
-    features: tuple[Literal["conv4", "conv5"], ...] = ("conv5",)
+    features: Annotated[tuple[Literal["conv4", "conv5"], ...], Field(min_length=1)] = ("conv4",)
     """Blocks whose pooled output is the input of the head: conv5 is the last block, conv4 the one before it."""
     dropout: Fraction = 0.2
-    """Dropout rate before the last layer."""
+    """Dropout rate before the last layer, where Keras trains it."""
 
 
 class Phase(Section):
@@ -153,17 +153,22 @@ class Phase(Section):
 class Head(Phase):
     """Phase 1: the last layer on a frozen backbone, whose features are computed once and cached."""
 
+    kind: Literal["logistic", "keras"] = "logistic"
+    """logistic: logistic regression, solved exactly; no epochs, no seed. keras: the same layer trained by Keras from
+    zero, with early stopping; the settings of epochs and learning rate count for it alone."""
+    C: Annotated[float, Field(gt=0)] = 0.05
+    """Inverse strength of the L2 penalty, as in scikit-learn. Every case weighs the same, so it counts cases."""
     epochs: Annotated[int, Field(ge=0)] = 40
+    """Maximum number of epochs of kind keras. 0: no head phase of either kind, as random weights need."""
     peak_lr: Annotated[float, Field(ge=0)] = 2e-3
     batch_size: PositiveInt = 64
-    views: Literal[1, 8] = 1
-    """8: train on all eight flips and quarter turns; feature extraction takes eight times as long."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # head.C is the penalty
 
 
 class Tune(Phase):
     """Phase 2: fine-tuning of a part of the backbone. BatchNorm stays frozen unless the weights are random."""
 
-    part: Literal["none", "conv5", "conv4", "all"] = "conv5"
+    part: Literal["none", "conv5", "conv4", "all"] = "none"
     """Blocks that are trained; conv4 means conv4 and conv5, none skips the phase."""
     epochs: Annotated[int, Field(ge=0)] = 5
     peak_lr: Annotated[float, Field(ge=0)] = 3e-5
@@ -225,14 +230,26 @@ class Config(Section):
     augment: Augment = Augment()
     run: Run = Run()
 
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether a part of the backbone is trained; otherwise it is frozen, and only its head is fitted."""
+        return self.tune.part != "none" and self.tune.epochs > 0
+
+    @property
+    def n_feature_views(self) -> int:
+        """Views of each image whose features are cached: those of the test, view 0 before fine-tuning, or none."""
+        return 0 if not self.head.epochs else 1 if self.fine_tunes else self.augment.test_views
+
     # Otherwise the error would come only after the features of all images are extracted.
     @model_validator(mode="after")
-    def _tuned_blocks_feed_the_head(self) -> Config:
-        if self.tune.epochs and self.tune.part == "conv5" and self.model.features == ("conv4",):
+    def _parts_fit_together(self) -> Config:
+        if self.fine_tunes and self.tune.part == "conv5" and self.model.features == ("conv4",):
             raise ValueError(
                 "tune.part conv5 trains a block that model.features does not use; "
                 "set tune.part to conv4 or none, or add conv5 to model.features"
             )
+        if not self.head.epochs and not self.fine_tunes:
+            raise ValueError("nothing would be trained: head.epochs is 0 and no part of the backbone is fine-tuned")
         return self
 
 

@@ -233,7 +233,7 @@ def check_disk(settings: config.Config, n_images: int | None) -> Check:
 
     from .data import archive, kaggle_download
 
-    cache, image, head = settings.data.cache, settings.image, settings.head
+    cache, image = settings.data.cache, settings.image
     n_rows, n_stored = names.N_IMAGES if n_images is None else n_images, 0
     for path in cache.glob("pixels/*/pixels.npy"):
         with contextlib.suppress(OSError, ValueError):
@@ -241,7 +241,7 @@ def check_disk(settings: config.Config, n_images: int | None) -> Check:
                 n_stored = max(n_stored, path.stat().st_blocks * 512)  # st_size is what it will have when it is full
     needs = [
         (cache, max(0, n_rows * image.height_px * image.width_px * 3 - n_stored), "pixel store"),
-        (cache, n_rows * (head.views if head.epochs else 0) * FEATURE_BYTES, "features"),
+        (cache, n_rows * settings.n_feature_views * FEATURE_BYTES, "features"),
         (settings.run.dir, RUN_BYTES, "run"),
     ]
     if n_images is None:

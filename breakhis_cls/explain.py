@@ -111,9 +111,9 @@ def explain_run(
     check = gradcam.randomization_check(model, store.array[stored[checked]], predicted[checked], settings.run.seed)
 
     # --- features of all test images: cached ones of a frozen backbone, else those of the run's own backbone ---
-    if settings.head.epochs and (settings.tune.part == "none" or not settings.tune.epochs):
+    if not settings.fine_tunes:
         hashes = dataset.images["pixel_sha256"].to_numpy()[rows]
-        pooled = features.backbone_features(settings, hashes, store.array, stored, (0,))[:, 0]
+        pooled = features.backbone_features(settings, hashes, store.array, stored)
     else:
         pixels = batches.ordered_batches(store.array, stored, features.BATCH_SIZE)
         pooled = model.get_layer("backbone").predict(pixels, verbose=0)

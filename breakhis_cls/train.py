@@ -31,7 +31,6 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
     Raises DataError for images or splits that cannot be used, ModelError for weights, RunError if the run is in use.
     """
     from .data.dataset import load_dataset
-    from .modeling import devices
 
     # --- images and split ---
     files.check_folder(settings.run.reports, "--run.reports")
@@ -39,11 +38,9 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
     for message in dataset.warnings:
         print(f"warning: {message}", file=sys.stderr)
 
-    # TensorFlow takes the switches of repeatable arithmetic only before its first import.
-    devices.prepare(settings.run.deterministic, settings.run.precision)
     from .evaluate import evaluate_runs
     from .evaluation import metrics, predictions
-    from .modeling import run_folder, training, weights
+    from .modeling import devices, run_folder, training, weights
     from .pipeline.pixel_store import PixelStore
 
     weights_identity = weights.weights_identity(settings.model)
@@ -58,10 +55,11 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
             job = training.TrainingRun(settings, dataset, store, run)
             model = job.fit()
 
-            # --- predictions of the validation and test parts; training rows are never scored ---
+            # --- predictions by models that were not fitted on the image ---
             probabilities = job.predict(model)
-            tuned = f", {settings.tune.part} fine-tuned" if job.tunes else ""
-            title = f"{weights.weights_title(settings.model)}, head on {'+'.join(settings.model.features)}{tuned}"
+            tuned = f", {settings.tune.part} fine-tuned" if settings.fine_tunes else ""
+            kind = f"{settings.head.kind} head" if settings.head.epochs else "head"
+            title = f"{weights.weights_title(settings.model)}, {kind} on {'+'.join(settings.model.features)}{tuned}"
             run.write_predictions(dataset, probabilities, title)
 
             # --- where and how it was made ---
@@ -70,7 +68,7 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
             # imagenet and random are no file of the user's, and have no SHA-256.
             sha256 = None if weights_identity == settings.model.weights else weights_identity
             origin = {"name": weights.weights_title(settings.model), "sha256": sha256}
-            environment = devices.environment() | {
+            environment = devices.environment(settings.run) | {
                 "git_commit": _git_commit(),
                 "data": dataset.describe(),
                 "weights": origin,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..config import Config
+from ..config import Config, Head
 from ..errors import DataError
 from ..files import sha256_of_values
 from . import index, protocols, splits
@@ -88,7 +88,7 @@ def load_dataset(settings: Config) -> Dataset:
         images = splits.select_images(index.load_images(data), settings.split)
         # Equal pixels under two subtypes (slide 13412): one copy for the binary task, none for subtypes.
         images, dropped = splits.drop_duplicates(images, data.duplicates, data.task)
-        split = splits.assign_split(images, settings.split)
+        split = splits.assign_split(images, settings.split, data.task)
         broken = index.list_unreadable(data)
 
     train = split[split["part"] == "train"]
@@ -98,6 +98,9 @@ def load_dataset(settings: Config) -> Dataset:
         raise DataError(f"{found}; expected at least two classes; choose another split.fold, or more slides")
     messages = list(dict.fromkeys(str(warning.message) for warning in caught))
     messages += splits.split_warnings(split, data.task)
+    ignored = [name for name in ("epochs", "peak_lr") if getattr(settings.head, name) != getattr(Head(), name)]
+    if settings.head.kind == "logistic" and settings.head.epochs and ignored:
+        messages.append(f"head.{ignored[0]} counts for head.kind keras only; the logistic head is solved exactly")
     if settings.model.weights == "random" and settings.head.epochs:
         messages.append("random weights have no features to transfer; set head.epochs to 0 and tune.part to all")
     images, split = images.reset_index(drop=True), split.reset_index(drop=True)

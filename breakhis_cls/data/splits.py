@@ -1,7 +1,7 @@
 """images.csv -> split.csv: which images train, which choose epochs and thresholds (validation), which test.
 
-All magnifications of a slide share its part, except under `image`. Validation is grouped by case number under
-every protocol but `image`, so it is never grouped less strictly than test.
+All magnifications of a slide share its part, except under `image`. Validation is never grouped less strictly than
+test: it is the test part of another fold, or whole case numbers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import linear_sum_assignment
 
 from .. import names
 from ..config import Split
@@ -19,7 +20,8 @@ from .balanced_folds import allocate_groups
 
 COLUMNS = ["file", "slide", "case", "magnification", "label", "subtype", "fold", "part"]  # of split.csv
 KAIKO_EVA_CLASSES = ("TA", "MC", "F", "DC")
-FOLDS, VALIDATION = 0, 1  # the purpose of a random draw, as part of its seed
+FOLDS, VALIDATION, INNER = 0, 1, 2  # the purpose of a random draw, as part of its seed
+N_INNER_FOLDS = 5
 
 
 def class_names(task: str, protocol: str) -> tuple[str, ...]:
@@ -67,38 +69,44 @@ def select_images(images: pd.DataFrame, split: Split, warn: bool = True) -> pd.D
 
 
 def assign_test(images: pd.DataFrame, split: Split) -> pd.DataFrame:
-    """split.csv of one fold before a validation part is cut, in the order of images.
+    """split.csv of one fold before a validation part is chosen, in the order of images.
 
     Part is train or test; validation only where a CSV has one of its own. Images outside the protocol are left
     out. Raises as select_images does. Folds are balanced over labels and subtypes together, so that both tasks
     share them.
     """
-    images = select_images(images, split, warn=False)  # the caller has selected, and lost duplicates since
-    by, shares, seed = split.protocol, [1 / split.n_folds] * split.n_folds, (split.seed or 0, FOLDS)
-    if by not in protocols.COMPUTED:
-        part = protocols.assign_parts(images, by, split.fold)
-        return images.assign(fold=split.fold, part=part)[COLUMNS]
+    return _assign_test(images, split)[0]
 
+
+def _assign_test(images: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """The table of assign_test, and (n,) the fold that tests each image where the protocol is computed."""
+    images = select_images(images, split, warn=False)  # the caller has selected, and lost duplicates since
+    if split.protocol not in protocols.COMPUTED:
+        part = protocols.assign_parts(images, split.protocol, split.fold)
+        return images.assign(fold=split.fold, part=part)[COLUMNS], None
+    by, shares, seed = split.protocol, [1 / split.n_folds] * split.n_folds, (split.seed or 0, FOLDS)
     # The frozen folds let results of different people compare; a seed or foreign slides ask for new ones.
     is_frozen = split.n_folds == protocols.FROZEN_N_FOLDS and split.seed is None
     if by == "image":  # stratified by subtype and magnification, whatever the slide
         folds = _shuffled_ranks(images, seed) % split.n_folds
     elif by == "case" and is_frozen and set(images["slide"]) <= set(protocols.slides()["slide"]):
-        folds = images["case"].map(protocols.frozen_case_folds())
+        folds = images["case"].map(protocols.frozen_case_folds()).to_numpy()
     elif (n_groups := images[by].nunique()) < split.n_folds:
         raise DataError(f"{n_groups} {by}s cannot fill {split.n_folds} folds; lower split.n_folds")
     else:
-        folds = images[by].map(allocate_groups(images, by, shares, seed))
-    return images.assign(fold=split.fold, part=np.where(folds == split.fold, "test", "train"))[COLUMNS]
+        folds = images[by].map(allocate_groups(images, by, shares, seed)).to_numpy()
+    return images.assign(fold=split.fold, part=np.where(folds == split.fold, "test", "train"))[COLUMNS], folds
 
 
-def assign_split(images: pd.DataFrame, split: Split) -> pd.DataFrame:
+def assign_split(images: pd.DataFrame, split: Split, task: str = "binary") -> pd.DataFrame:
     """split.csv (COLUMNS) of fold `split.fold`, rows in the order of images.
 
     Every image of the protocol is in exactly one of train, validation and test. The same images, settings and
-    seed give the same parts, whatever the order of rows. DataError if a part would be empty.
+    seed give the same parts, whatever the order of rows. Validation is the test part of the next fold, so that each
+    image validates once in a cross-validation; a subtype that would leave train stays there, with a warning. DataError
+    if a part would be empty.
     """
-    table = assign_test(images, split)
+    table, groups = _assign_test(images, split)
     for part in ("train", "test"):
         if not (table["part"] == part).any():
             found = f"fold {split.fold} of {split.protocol} has no {part} image among these {len(table):,}"
@@ -106,19 +114,63 @@ def assign_split(images: pd.DataFrame, split: Split) -> pd.DataFrame:
     if (table["part"] == "validation").any():
         return table  # of a CSV that has its own
 
-    # --- cut validation from train: by image under protocol image, by case under every other ---
-    train = table.loc[table["part"] == "train"]
-    share, seed = split.validation_share, (split.seed or 0, VALIDATION, split.fold)
-    if split.protocol == "image":
-        ranks = _shuffled_ranks(train, seed)
-        chosen = np.floor((ranks + 1) * share) > np.floor(ranks * share)  # evenly spaced over all subtypes
-    elif train["case"].nunique() < 2:
-        raise DataError(f"train of fold {split.fold} has one case, so no validation can be cut; add slides")
+    # --- which group of images validates: the next fold's test part, or the next one that has every class ---
+    is_train, n_folds = np.asarray(table["part"] == "train"), count_folds(split)
+    train, column = table.loc[is_train], "label" if task == "binary" else "subtype"
+    first = (split.fold + 1) % n_folds
+    if groups is None and n_folds > 2:
+        # Test parts of published folds overlap. So cases are shared out anew, and every fold gets the group of which
+        # it trains on most images.
+        by_case = allocate_groups(table, "case", [1 / n_folds] * n_folds, (split.seed or 0, VALIDATION))
+        groups = table["case"].map(by_case).to_numpy()
+        parts = [protocols.assign_parts(table, split.protocol, fold) for fold in range(n_folds)]
+        n_images = [[((part == "train") & (groups == group)).sum() for group in range(n_folds)] for part in parts]
+        first = int(linear_sum_assignment(n_images, maximize=True)[1][split.fold])
+    for step in range(n_folds if groups is not None and n_folds > 2 else 0):
+        chosen, kept = _without_leaving(train, groups[is_train] == (first + step) % n_folds)
+        if set(train.loc[chosen, column]) == set(table[column]):
+            break
+
+    # --- otherwise a share of train: by image under protocol image, by case under every other ---
     else:
-        chosen = train["case"].map(allocate_groups(train, "case", [1 - share, share], seed)) == 1
+        share, seed = split.validation_share, (split.seed or 0, VALIDATION, split.fold)
+        if split.protocol == "image":
+            ranks = _shuffled_ranks(train, seed)
+            cut = np.floor((ranks + 1) * share) > np.floor(ranks * share)  # evenly spaced over all subtypes
+        elif train["case"].nunique() < 2:
+            raise DataError(f"train of fold {split.fold} has one case, so no validation can be cut; add slides")
+        else:
+            cut = np.asarray(train["case"].map(allocate_groups(train, "case", [1 - share, share], seed)) == 1)
+        chosen, kept = _without_leaving(train, cut)
+        if not chosen.any():  # so few cases that a validation part matters more
+            chosen, kept = cut, []
+
+    if kept:
+        which = f"{', '.join(kept)} of fold {split.fold} stays in train, which would have no other case of it"
+        warnings.warn(f"{which}; validation has none", stacklevel=2)
     part = table["part"].copy()
-    part.loc[train.index[np.asarray(chosen)]] = "validation"
+    part.loc[train.index[chosen]] = "validation"
     return table.assign(part=part)
+
+
+def _without_leaving(train: pd.DataFrame, chosen: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """(n,) bool: `chosen` without the cases of subtypes of which nothing else would be left; and these subtypes."""
+    leaving = sorted(set(train["subtype"]) - set(train.loc[~chosen, "subtype"]))
+    stays = train["case"].isin(train.loc[chosen & train["subtype"].isin(leaving), "case"])
+    return np.asarray(chosen & ~stays), leaving
+
+
+def assign_inner_folds(seen: pd.DataFrame, split: Split) -> np.ndarray:
+    """(n,) inner fold of each image that a head is fitted on, by case: for predictions of images it was not fitted on.
+
+    As many folds as the rarest label has cases, five at most, so that the others always hold both labels; with a single
+    case of a label all images are in fold 0.
+    """
+    n_folds = min(N_INNER_FOLDS, *seen.groupby("label")["case"].nunique())
+    if n_folds < 2:
+        return np.zeros(len(seen), dtype=int)
+    seed = (split.seed or 0, INNER, split.fold)
+    return seen["case"].map(allocate_groups(seen, "case", [1 / n_folds] * n_folds, seed)).to_numpy()
 
 
 def split_warnings(table: pd.DataFrame, task: str = "binary") -> list[str]:

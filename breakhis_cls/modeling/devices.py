@@ -6,6 +6,8 @@ import contextlib
 import os
 import platform
 import resource
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .. import config
 from ..errors import ModelError
 
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", "breakhis_cls")
@@ -71,11 +74,13 @@ def distribution_strategy(replicas: list[str] | None = None) -> Any:
 @contextlib.contextmanager
 def measure_cost(costs: dict[str, dict[str, float]], phase: str) -> Iterator[None]:
     """Enter seconds and peak GiB of what runs inside as `costs[phase]`: of the process, and what each GPU allocated."""
-    import tensorflow as tf
+    gpus = []
+    if "tensorflow" in sys.modules:  # a head on cached features needs none
+        import tensorflow as tf
 
-    gpus = tf.config.list_logical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.reset_memory_stats(gpu.name)
+        gpus = tf.config.list_logical_devices("GPU")
+        for gpu in gpus:
+            tf.config.experimental.reset_memory_stats(gpu.name)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM on Linux (proc(5)); elsewhere it is the process's
     started = time.monotonic()
@@ -91,20 +96,29 @@ def measure_cost(costs: dict[str, dict[str, float]], phase: str) -> Iterator[Non
         costs[phase][f"peak_gib_{name}"] = round(n_bytes / 2**30, 3)
 
 
-def numerics() -> dict[str, Any]:
-    """All of the machine's side that may change a bit: part of the feature cache's key and of environment.json."""
-    import keras
-    import tensorflow as tf
-
+def numerics(run: config.Run) -> dict[str, Any]:
+    """What a run asks of the machine that may change a bit: part of the feature cache's key. Imports no TensorFlow."""
+    gpus = gpu_names()
+    is_onednn = not run.deterministic and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
     return {
-        "tensorflow": tf.__version__,
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0",
-        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
-        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count(),
+        "tensorflow": metadata.version("tensorflow"),
+        "onednn": is_onednn,
+        "inter_op_threads": 1 if run.deterministic else os.cpu_count(),
+        "intra_op_threads": os.cpu_count(),
         "processor": platform.machine(),
-        "devices": device_names(),
-        "precision": keras.config.dtype_policy().name,
+        "devices": gpus or ["CPU"],
+        "precision": "float32" if run.precision == "auto" and not gpus else run.precision,
     }
+
+
+def gpu_names() -> list[str]:
+    """Names of NVIDIA GPUs that this process may use, as their driver lists them. Imports no TensorFlow."""
+    program = shutil.which("nvidia-smi")
+    if not program or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return []
+    command = [program, "--query-gpu=name", "--format=csv,noheader"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
 def device_names() -> list[str]:
@@ -115,11 +129,11 @@ def device_names() -> list[str]:
     return [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus] or ["CPU"]
 
 
-def environment() -> dict[str, Any]:
+def environment(run: config.Run) -> dict[str, Any]:
     """Versions and machine, for environment.json."""
     return {
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "devices": device_names(),
-        "arithmetic": numerics(),
+        "devices": device_names() if "tensorflow" in sys.modules else gpu_names() or ["CPU"],
+        "arithmetic": numerics(run),
     }

@@ -1,100 +1,112 @@
 """Features of a frozen backbone: computed once for each image, kept on disk, shared by folds, tasks and protocols.
 
 They are kept as shards (.npz of pixel hashes and outputs), each written atomically. A killed extraction loses one
-shard; two at once at worst do the same work twice; a new image costs itself alone.
+shard; two at once at worst do the same work twice; a new image costs itself alone. Reading them imports no TensorFlow.
 """
 
 from __future__ import annotations
 
-import functools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
-import tensorflow as tf
 from rich.console import Console
 from rich.progress import track
 
 from .. import config
 from ..files import atomic_path, sha256_of_values
-from ..pipeline import batches
-from . import devices, network, weights
+from . import devices, weights
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
 
 BATCH_SIZE = 32  # fixed: outputs depend on it; 8 to 64 differ by a tenth in speed on CPU (docs/performance.md)
 SHARD_ROWS = 128  # some ten seconds of work on two cores, which is what a kill may cost
-VERSION = 1  # raise it when the outputs change meaning
-ALL_BLOCKS = tuple(network.BLOCKS)
-Forward = Callable[[tf.Tensor], tf.Tensor]
+VERSION = 2  # raise it when the outputs change meaning
+BLOCKS = ("conv4", "conv5")  # whose pooled outputs may feed the head: extracted together, since they cost one pass
+Forward = Callable[["tf.Tensor"], dict[str, "tf.Tensor"]]
 
 
 def backbone_features(
-    settings: config.Config, pixel_hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, views: tuple[int, ...]
+    settings: config.Config, pixel_hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, view: int = 0
 ) -> np.ndarray:
-    """(n, len(views), d) float32 pooled features of `model.features` for rows `index` of the pixel store.
+    """(n, d) float32 pooled features of `model.features` for rows `index` of the pixel store, seen in one view.
 
-    pixel_hashes: (n,) hex SHA-256 of the rows. All blocks are extracted at once, since they cost one pass together.
+    pixel_hashes: (n,) hex SHA-256 of the rows.
     """
     model = settings.model
     # All that the outputs depend on, but for the pixels, whose hashes name the rows within the folder.
     identity, seed = weights.weights_identity(model), settings.run.seed if model.weights == "random" else None
-    image, machine = settings.image.model_dump(), devices.numerics()
-    key = sha256_of_values(VERSION, BATCH_SIZE, model.backbone, identity, seed, image, ALL_BLOCKS, machine)
-    folder = settings.data.cache / "features" / key[:16]
+    image, machine = settings.image.model_dump(), devices.numerics(settings.run)
+    key = sha256_of_values(VERSION, BATCH_SIZE, model.backbone, identity, seed, image, BLOCKS, machine)
+    folder = settings.data.cache / "features" / key[:16] / f"view-{view}"
 
-    @functools.cache  # built once for all views, and only if something is missing
     def build_forward() -> Forward:
+        devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
+        import keras
+
+        from . import network
+
         keras.utils.set_random_seed(settings.run.seed)  # the only seed that keras.applications uses
-        backbone = network.build_backbone(model, ALL_BLOCKS)
+        backbone = network.build_backbone(model, BLOCKS)
         backbone.trainable = False
-        return compile_forward(backbone)
+        return compile_forward(backbone, network.widths(model))
 
-    rows = pixel_hashes, pixels, index
-    outputs = [cached_outputs(build_forward, *rows, folder / f"view-{view}", view, "features") for view in views]
-
-    # All blocks lie side by side; take the columns of those that feed the head.
-    widths = network.widths(model)
-    starts = dict(zip(ALL_BLOCKS, np.cumsum([0, *widths.values()]), strict=False))
-    columns = np.concatenate([np.arange(widths[block]) + starts[block] for block in model.features])
-    return np.stack(outputs, axis=1)[:, :, columns]
+    return cached_outputs(build_forward, pixel_hashes, pixels, index, folder, view, "features", model.features)
 
 
 def cached_outputs(
     build_forward: Callable[[], Forward], hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path,
-    view: int = 0, title: str = "outputs",
+    view: int = 0, title: str = "outputs", blocks: tuple[str, ...] = ("rows",),
 ) -> np.ndarray:  # fmt: skip
     """(n, d) float32 outputs of a compiled model for rows `index` of `pixels`, from shards in `folder` or computed.
 
     `build_forward` is called only if something is missing. Outputs may depend on pixels and what names `folder` alone.
+    Those of `blocks` lie side by side.
     """
     # --- read what is there ---
     known = {}
     for path in sorted(folder.glob("shard-*.npz")):
         try:
             with np.load(path, allow_pickle=False) as shard:  # checks the zip's CRC
-                known.update(zip(shard["hashes"].tolist(), shard["rows"], strict=True))
+                rows = np.concatenate([shard[block] for block in blocks], axis=1)  # a file in the zip is read when asked
+                known.update(zip(shard["hashes"].tolist(), rows, strict=True))
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             path.unlink(missing_ok=True)  # damaged: its rows are computed again
 
     # --- compute what is missing, a shard at a time ---
-    forward = functools.cache(build_forward)
     missing = [at for at, name in enumerate(hashes) if name not in known]
+    if missing:
+        forward = build_forward()
+        import tensorflow as tf
+
+        from ..pipeline import batches
     shards = [missing[start : start + SHARD_ROWS] for start in range(0, len(missing), SHARD_ROWS)]
     for shard in track(shards, f"{title}, view {view}", console=Console(stderr=True), disable=not shards):
-        rows = []
+        outputs = []
         for batch in batches.ordered_batches(pixels, index[shard], BATCH_SIZE, view):
             # The last batch is filled up with white: every row is computed in one shape, in one trace, to equal bits.
             n_missing = BATCH_SIZE - len(batch)
             full = tf.pad(batch, [[0, n_missing], [0, 0], [0, 0], [0, 0]], constant_values=255)
-            rows.append(forward()(full).numpy()[: len(batch)].astype(np.float32))
-        computed = np.concatenate(rows)
+            output = forward(full).items()
+            outputs.append({block: rows.numpy()[: len(batch)].astype(np.float32) for block, rows in output})
+        computed = {block: np.concatenate([one[block] for one in outputs]) for block in outputs[0]}
         with atomic_path(folder / f"shard-{sha256_of_values(list(hashes[shard]))[:16]}.npz") as temporary:
-            np.savez(temporary, hashes=np.asarray(hashes[shard], dtype="U64"), rows=computed)
-        known.update(zip(hashes[shard], computed, strict=True))
+            np.savez(temporary, hashes=np.asarray(hashes[shard], dtype="U64"), **computed)
+        known.update(zip(hashes[shard], np.concatenate([computed[block] for block in blocks], axis=1), strict=True))
     return np.stack([known[name] for name in hashes])
 
 
-def compile_forward(model: keras.Model) -> Forward:
-    """The model's inference pass as one graph, (n, h, w, 3) uint8 -> (n, d)."""
-    return tf.function(lambda batch: model(batch, training=False))
+def compile_forward(model: keras.Model, widths: dict[str, int] | None = None) -> Forward:
+    """The model's inference pass as one graph: (n, h, w, 3) uint8 -> (n, d) under the name `rows`, or in pieces of
+    these widths, by name."""
+    import tensorflow as tf
+
+    def forward(batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        output = model(batch, training=False)
+        return dict(zip(widths, tf.split(output, [*widths.values()], axis=1), strict=True)) if widths else {"rows": output}
+
+    return tf.function(forward)

@@ -23,11 +23,12 @@ from ..pipeline.batches import TrainingRows
 
 def fit_phase(
     model: keras.Model, phase: config.Phase, rows: TrainingRows, validation: TrainingRows, folder: Path, seed: int,
-    first_epoch: int = 0, checkpoints: bool = False,
+    first_epoch: int = 0, is_fitted: bool = False, checkpoints: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Train `model` for one phase and leave it with its best weights; returns the phase's rows of history.csv.
 
-    Best is the lowest loss on validation; after `first_epoch` epochs of an earlier phase its weights compete too.
+    Best is the lowest loss on validation; the weights of a model that `is_fitted` by an earlier phase, of
+    `first_epoch` epochs, compete too.
     folder: named like the phase; holds TensorBoard's events and, with `checkpoints`, the last epoch, after which a
     killed phase goes on. Under a distribution strategy call it in the scope where the model was made; batch_size is
     that of all replicas together. Raises ModelError when the loss is not finite, or a batch does not fit into memory.
@@ -57,7 +58,7 @@ def fit_phase(
     validation_data = batches.validation_batches(validation, phase.batch_size)  # in order, neither turned nor weighted
     try:
         # Fine-tuning with a rate that is too high would else end worse than the head it began with.
-        if first_epoch and not checkpoint.n_done:
+        if is_fitted and not checkpoint.n_done:
             checkpoint.best = model.evaluate(validation_data, verbose=0, return_dict=True)["loss"]
             checkpoint.best_weights = model.get_weights()
         if not checkpoint.ended:

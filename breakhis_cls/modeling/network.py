@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, tree
 
 from .. import config
-from ..data.splits import class_names
 from ..errors import ModelError
-from ..files import atomic_path
 from .backbones import BACKBONES, stage_output
+from .features import BLOCKS
+from .head import LinearHead, load_head
 from .weights import weights_identity
 
-BLOCKS = ("conv4", "conv5")  # whose pooled outputs may feed the head; part of the feature cache's key
 LAST_FROZEN = {"conv5": "conv4", "conv4": "conv3"}  # tune.part -> the last stage that stays frozen
 SCRATCH_MOMENTUM = 0.9  # Keras's 0.99 needs some 500 steps before BatchNorm's averages mean anything
-HEAD_WEIGHTS = ("mean", "variance", "count", "kernel", "bias")  # in head.npz, in the order of `head.get_weights()`
 
 
 def widths(model: config.Model) -> dict[str, int]:
     """Number of pooled features of each block of BLOCKS; known without building the backbone."""
     return {block: BACKBONES[model.backbone].stages[block][1] for block in BLOCKS}
-
-
-def n_features(model: config.Model) -> int:
-    """Number of inputs of the head: the widths of `model.features` together."""
-    return sum(widths(model)[block] for block in model.features)
 
 
 def build_backbone(model: config.Model, blocks: tuple[str, ...] | None = None) -> keras.Model:
@@ -74,19 +65,20 @@ def build_backbone(model: config.Model, blocks: tuple[str, ...] | None = None) -
     return keras.Model(image, pooled[0] if len(pooled) == 1 else layers.Concatenate()(pooled), name="backbone")
 
 
-def build_head(n_features: int, n_classes: int, dropout: float, seed: int) -> keras.Model:
+def build_head(n_features: int, n_classes: int, dropout: float, seed: int, l2: float = 0.0) -> keras.Model:
     """(n, d) pooled features -> (n, n_classes) probabilities, float32 whatever the precision of the rest.
 
-    The features are standardised first (identity until `adapt`), so that one learning rate suits every block.
+    The features are standardised first (identity until `adapt`), so that one learning rate suits every block. The last
+    layer starts from zero: random weights would never decay, and decide many answers. l2: penalty of its kernel.
     """
-    kernel = keras.initializers.GlorotUniform(seed=seed)
+    start = {"kernel_initializer": "zeros", "kernel_regularizer": keras.regularizers.L2(l2) if l2 else None}
     return keras.Sequential(
         [
             keras.Input((n_features,), name="features"),
             layers.Normalization(name="standardise", dtype="float32"),
             layers.Dropout(dropout, seed=seed, name="dropout"),
             # Mixed precision must not reach the last layer.
-            layers.Dense(n_classes, "softmax", kernel_initializer=kernel, name="probabilities", dtype="float32"),
+            layers.Dense(n_classes, "softmax", name="probabilities", dtype="float32", **start),
         ],
         name="head",
     )
@@ -121,59 +113,35 @@ def set_trainable(backbone: keras.Model, model: config.Model, part: str) -> None
             layer.rate = 0.0
 
 
-def save_head(path: Path, head: keras.Model, settings: config.Config) -> None:
-    """Write head.npz: all that `load_run_model` needs beside the backbone, which many runs share (ResNet50: 95 MB)."""
-    weights = dict(zip(HEAD_WEIGHTS, head.get_weights(), strict=True))
-    with atomic_path(path) as temporary:
-        np.savez(temporary, **weights, settings=json.dumps(_head_settings(settings)))
-
-
 def load_run_model(folder: Path) -> keras.Model:
     """The whole model of a finished run: its model.keras, or its head.npz joined with the backbone of its config.yaml.
 
     Raises ModelError where neither file can be read, or where the backbone's weights or another setting are not those
     that the head was trained with.
     """
-    path = folder / "head.npz"
-    if (folder / "model.keras").is_file() or not path.is_file():
+    if (folder / "model.keras").is_file() or not (folder / "head.npz").is_file():
         return load_model(folder / "model.keras")
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            trained_with = json.loads(str(saved["settings"]))
-            weights = [saved[name] for name in HEAD_WEIGHTS]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} is not a head that can be read: {_first_line(error)}; train the run again") from None
-    # Features of another backbone, size or order would give probabilities without any error.
     settings = config.load_config(folder / "config.yaml")
-    for name, value in _head_settings(settings).items():
-        if trained_with.get(name) != value:
-            raise ModelError(
-                f"{path} was trained with {name} {trained_with.get(name)}, but config.yaml now stands for {value}; "
-                "restore what it was trained with, or train the run again"
-            )
+    trained = load_head(folder / "head.npz", settings)
     keras.utils.set_random_seed(settings.run.seed)  # where the backbone's weights are random
     backbone = build_backbone(settings.model)
-    head = build_head(len(weights[0]), len(weights[-1]), settings.model.dropout, settings.run.seed)
-    set_head_weights(head, weights)
+    head = build_head(*trained.kernel.shape, settings.model.dropout, settings.run.seed)
+    set_head_weights(head, trained)
     return join_model(backbone, head, settings.image)
 
 
-def set_head_weights(head: keras.Model, weights: list[np.ndarray]) -> None:
-    """Give a head the weights of another, standardising included."""
-    head.set_weights(weights)
-    head.get_layer("standardise").finalize_state()  # else it keeps the mean and variance it was built with
+def set_head_weights(head: keras.Model, trained: LinearHead) -> None:
+    """Give Keras's layers the weights of a head, standardising included."""
+    head.get_layer("probabilities").set_weights([trained.kernel, trained.bias])
+    standardise = head.get_layer("standardise")
+    standardise.set_weights([trained.mean, trained.variance, np.zeros((), int)])  # the last counts what was adapted to
+    standardise.finalize_state()  # else it keeps the mean and variance it was built with
 
 
-def _head_settings(settings: config.Config) -> dict[str, Any]:
-    """What a head's inputs and outputs depend on, JSON-able."""
-    return {
-        "model.backbone": settings.model.backbone,
-        "model.weights": weights_identity(settings.model),
-        "run.seed": settings.run.seed if settings.model.weights == "random" else None,
-        "model.features": list(settings.model.features),
-        "image": settings.image.model_dump(mode="json"),
-        "classes": list(class_names(settings.data.task, settings.split.protocol)),
-    }
+def get_head_weights(head: keras.Model) -> LinearHead:
+    """The weights of Keras's layers as a head."""
+    mean, variance, _ = head.get_layer("standardise").get_weights()
+    return LinearHead(mean, variance, *head.get_layer("probabilities").get_weights())
 
 
 def load_model(path: Path) -> keras.Model:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..data.dataset import Dataset
 
 # Part of a run's name: raise it when a change of the code changes results, so that no old run passes for a new one.
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ class RunFolder:
         return pd.concat(tables).drop_duplicates(["phase", "epoch"], ignore_index=True) if tables else pd.DataFrame()
 
     def write_predictions(self, dataset: Dataset, probabilities: np.ndarray, model: str) -> None:
-        """Write predictions.csv of validation and test rows; probabilities: (n, n_classes), raw; model: its title."""
-        rows = dataset.split[dataset.in_part("validation", "test")]
+        """Write predictions.csv of the rows that have probabilities (n, n_classes), raw; NaN elsewhere. Part is test,
+        or validation: predicted by a model that was not fitted on the image, and no test row. model: its title."""
+        rows = dataset.split[np.isfinite(probabilities).all(axis=1)]
+        part = np.where(rows["part"] == "test", "test", "validation")
         protocol, seed = self.settings.split.protocol, self.settings.run.seed
-        table = rows.assign(protocol=protocol, data=dataset.name, model=model, seed=seed)
+        table = rows.assign(part=part, protocol=protocol, data=dataset.name, model=model, seed=seed)
         for at, name in enumerate(dataset.classes):
-            table[f"p_{name}"] = probabilities[:, at].astype(np.float64)  # raw: calibration is the report's business
+            table[f"p_{name}"] = probabilities[rows.index, at].astype(np.float64)
         write_csv(self.folder / "predictions.csv", table)
 
     def finish(self, metrics: dict[str, Any]) -> None:

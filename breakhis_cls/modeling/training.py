@@ -1,23 +1,30 @@
-"""One run, from features to predictions: a head on features that are computed once, then a part of the backbone."""
+"""One run, from features to predictions: a head on features that are computed once, then a part of the backbone.
+
+Keras is imported where it is needed: a logistic head on cached features needs none.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 import pandas as pd
 from sklearn.utils.class_weight import compute_sample_weight
 
-from ..config import Augment, Config
+from ..config import Config
 from ..data.dataset import Dataset
+from ..data.splits import assign_inner_folds
 from ..files import atomic_path, write_csv
-from ..pipeline import batches
 from ..pipeline.pixel_store import PixelStore
-from . import devices, features, fit, network
+from . import devices, features, head
+from .head import LinearHead
 from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass
@@ -31,76 +38,90 @@ class TrainingRun:
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     """Seconds and peak memory of each phase, for environment.json."""
 
-    @property
-    def tunes(self) -> bool:
-        """Whether a part of the backbone is fine-tuned."""
-        return self.settings.tune.part != "none" and self.settings.tune.epochs > 0
+    def fit(self) -> LinearHead | keras.Model:
+        """The head on the frozen backbone, or the whole fine-tuned model; saved in the run's folder.
 
-    def fit(self) -> keras.Model:
-        """The model with its best weights, saved in the run's folder; history.csv holds both phases.
-
-        Saved as model.keras; with `run.save_model` false a run on a frozen backbone saves head.npz, returns the head.
+        A frozen backbone leaves head.npz and, unless `run.save_model` is false, model.keras; fine-tuning the latter.
         """
         settings, folder, seed = self.settings, self.run.folder, self.settings.run.seed
-        size = network.n_features(settings.model), len(self.dataset.classes)
-        build_head = functools.partial(network.build_head, *size, settings.model.dropout, seed)
-        head, history = build_head(), []
+        trained, history = None, []
 
-        # --- features of the frozen backbone, and the head on them ---
+        # --- the head on features of the frozen backbone ---
         if settings.head.epochs:
-            views = batches.ALL_VIEWS[: settings.head.views]
             with devices.measure_cost(self.costs, "features"):
-                pooled = self._features(views)
-            training, validation = self._rows(pooled, np.arange(len(pooled)), views)
-            # Mean and variance come from the unturned training images alone: no look at validation or test.
-            head.get_layer("standardise").adapt(pooled[training.index, 0])
+                pooled = self._features()
             with devices.measure_cost(self.costs, "head"):
-                history.append(fit.fit_phase(head, settings.head, training, validation, folder / "head", seed))
-            write_csv(folder / "history.csv", history[0])  # for those who watch a run that goes on to fine-tuning
-            # A sweep has hundreds of such runs: they need no backbone any more, and share it on disk.
-            if not settings.run.save_model and not self.tunes:
-                network.save_head(folder / "head.npz", head, settings)
-                return head
+                if settings.head.kind == "keras":
+                    trained, epochs = self._fit_keras_head(pooled)
+                    history.append(epochs)
+                    write_csv(folder / "history.csv", epochs)  # for those who watch a run that goes on to fine-tuning
+                else:
+                    # Nothing is chosen on validation here. Fine-tuning stops by it, so it must be new to the head.
+                    rows = self.dataset.in_part("train", *([] if settings.fine_tunes else ["validation"]))
+                    labels, cases = self._labels[rows], self._cases[rows]
+                    weights = head.case_weights(labels, cases, settings.data.balance)
+                    n_classes = len(self.dataset.classes)
+                    trained = head.fit_logistic(pooled[rows], labels, weights, n_classes, settings.head.C)
+            if not settings.fine_tunes:
+                head.save_head(folder / "head.npz", trained, settings)
+                if not settings.run.save_model:  # a sweep has hundreds of such runs, which share the backbone
+                    return trained
 
-        # --- the whole model; its head is built anew, since a distribution strategy wants variables of its own ---
+        # --- the whole model ---
+        devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
+        import keras
+
+        from ..pipeline import batches
+        from . import fit, network
+
         with devices.distribution_strategy().scope():
             keras.utils.set_random_seed(seed)  # the only seed that keras.applications uses
-            backbone, trained = network.build_backbone(settings.model), head
-            head = build_head()
-            network.set_head_weights(head, trained.get_weights())
-            model = network.join_model(backbone, head, settings.image)
+            backbone = network.build_backbone(settings.model)
+            last = network.build_head(
+                backbone.output_shape[-1], len(self.dataset.classes), settings.model.dropout, seed
+            )
+            if trained:
+                network.set_head_weights(last, trained)
+            model = network.join_model(backbone, last, settings.image)
 
             # --- fine-tuning, which has to beat the head on the frozen backbone ---
-            if self.tunes:
+            if settings.fine_tunes:
                 network.set_trainable(backbone, settings.model, settings.tune.part)
-                views = batches.allowed_views(settings.augment)
-                rows = self._rows(self.store.array, self.store.rows, views, settings.augment)
+                rows = self._rows(self.store.array, self.store.rows, batches.allowed_views(settings.augment))
                 n_before = sum(map(len, history))  # epochs of the head; history.csv counts on
                 with devices.measure_cost(self.costs, "tune"):
                     tuned = fit.fit_phase(
-                        model, settings.tune, *rows, folder / "tune", seed, n_before, checkpoints=True
+                        model, settings.tune, *rows, folder / "tune", seed, n_before, trained is not None, True
                     )
                 write_csv(folder / "history.csv", pd.concat([*history, tuned]))
 
         # Written last: whoever finds the file may use it.
         with atomic_path(folder / "model.keras") as temporary:
             model.save(temporary)
-        return model
+        return model if settings.fine_tunes or trained is None else trained
 
-    def predict(self, model: keras.Model) -> np.ndarray:
-        """(n, n_classes) probabilities of validation and test rows, in the order of the split.
+    def predict(self, model: LinearHead | keras.Model) -> np.ndarray:
+        """(n, n_classes) probabilities in the order of the split, the mean over `augment.test_views`; NaN of images
+        that are not evaluated. model: as `fit` returns it.
 
-        They are the mean over `augment.test_views`. model: as `fit` returns it, or `network.load_run_model`.
+        A logistic head is fitted on train and validation. What is chosen later (temperature, thresholds) needs
+        predictions of images that a model was not fitted on: every one of these images is predicted by a head that was
+        fitted without its inner fold of cases.
         """
-        evaluated = self.dataset.in_part("validation", "test")
-        views = batches.ALL_VIEWS[: self.settings.augment.test_views]
+        settings, dataset = self.settings, self.dataset
+        probabilities = np.full((len(dataset.split), len(dataset.classes)), np.nan)
+        evaluated, seen = dataset.in_part("validation", "test"), dataset.in_part("train", "validation")
         with devices.measure_cost(self.costs, "predictions"):
-            # --- frozen backbone: from the features that are kept ---
-            if self.settings.head.epochs and not self.tunes:
-                head = model if model.name == "head" else model.get_layer("head")
-                pooled = self._features(views)[evaluated]
-                outputs = [head.predict(pooled[:, at], batch_size=features.BATCH_SIZE, verbose=0) for at in views]
-                return np.mean(outputs, axis=0)
+            if isinstance(model, LinearHead):
+                views = [self._features(view) for view in range(settings.augment.test_views)]
+                probabilities[evaluated] = np.mean([model.predict(view[evaluated]) for view in views], axis=0)
+                if settings.head.kind == "logistic":
+                    folds = assign_inner_folds(dataset.split[seen], settings.split)
+                    in_views = [view[seen] for view in views]
+                    probabilities[seen] = head.predict_out_of_fold(
+                        in_views, self._labels[seen], self._cases[seen], folds, len(dataset.classes), settings
+                    )
+                return probabilities
 
             # --- fine-tuned: from pixels, in shards under the hash of the weights, so that a kill costs one shard ---
             digest = hashlib.sha256()
@@ -109,27 +130,65 @@ class TrainingRun:
             folder = self.run.folder / "outputs" / digest.hexdigest()[:16]
             build = functools.cache(lambda: features.compile_forward(model))
             rows = self._pixel_hashes[evaluated], self.store.array, self.store.rows[evaluated]
-            in_view = [(folder / f"view-{view}", view, "predictions") for view in views]
-            return np.mean([features.cached_outputs(build, *rows, *where) for where in in_view], axis=0)
+            in_view = [(folder / f"view-{view}", view, "predictions") for view in range(settings.augment.test_views)]
+            probabilities[evaluated] = np.mean(
+                [features.cached_outputs(build, *rows, *where) for where in in_view], axis=0
+            )
+            return probabilities
+
+    def _fit_keras_head(self, pooled: np.ndarray) -> tuple[LinearHead, pd.DataFrame]:
+        """The same layer and penalty as the logistic head's, trained on train alone, with early stopping."""
+        settings, dataset = self.settings, self.dataset
+        devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
+        from . import fit, network
+
+        training, validation = self._rows(pooled, np.arange(len(pooled)))
+        train = training.index
+        # scikit-learn minimises C * sum + |w|^2 / 2, Keras a mean: so divide by C and the number of cases. The kernel
+        # of two classes holds w twice, as -w / 2 and w / 2.
+        n_classes, n_cases = len(dataset.classes), len(np.unique(self._cases[train]))
+        l2 = (2 if n_classes == 2 else 1) / (2 * settings.head.C * n_cases)
+        model = network.build_head(pooled.shape[1], n_classes, settings.model.dropout, settings.run.seed, l2)
+        # Mean and variance come from the training images alone: no look at validation or test.
+        model.get_layer("standardise").adapt(pooled[train])
+        epochs = fit.fit_phase(
+            model, settings.head, training, validation, self.run.folder / "head", settings.run.seed
+        )
+        return network.get_head_weights(model), epochs
+
+    @functools.cached_property
+    def _labels(self) -> np.ndarray:
+        return self.dataset.one_hot_targets().argmax(axis=1)
+
+    @property
+    def _cases(self) -> np.ndarray:
+        return self.dataset.split["case"].to_numpy()
 
     @property
     def _pixel_hashes(self) -> np.ndarray:
         return self.dataset.images["pixel_sha256"].to_numpy()
 
-    def _features(self, views: tuple[int, ...]) -> np.ndarray:
-        return features.backbone_features(self.settings, self._pixel_hashes, self.store.array, self.store.rows, views)
+    def _features(self, view: int = 0) -> np.ndarray:
+        return features.backbone_features(self.settings, self._pixel_hashes, self.store.array, self.store.rows, view)
 
-    def _rows(
-        self, source: np.ndarray, index: np.ndarray, views: tuple[int, ...], augment: Augment | None = None
-    ) -> tuple[batches.TrainingRows, batches.TrainingRows]:
-        """Training and validation rows over one source, pixels or features; balanced as `data.balance` says."""
+    def _rows(self, source: np.ndarray, index: np.ndarray, views: tuple[int, ...] = ()):
+        """Training and validation rows over one source: pixels in some views, or features; with `data.balance`."""
+        from ..pipeline.batches import TrainingRows
+
         dataset, balance = self.dataset, self.settings.data.balance
         targets, train, validation = dataset.one_hot_targets(), dataset.in_part("train"), dataset.in_part("validation")
         # Both are computed on train alone. The loss on validation stays unweighted, so that runs compare.
-        labels, cases = targets[train].argmax(axis=1), dataset.split["case"].to_numpy()[train]
-        weights = compute_sample_weight("balanced", labels) if balance == "class_weights" else None
-        chances = batches.sampling_probabilities(labels, cases) if balance == "sampling" else None
+        labels, cases = self._labels[train], self._cases[train]
+        weights = chances = None
+        if balance == "sampling":
+            chances = head.sampling_probabilities(labels, cases)
+        elif not views:  # the head: every case weighs the same, 1 on average over images
+            weights = head.case_weights(labels, cases, balance)
+            weights *= len(weights) / weights.sum()
+        elif balance == "class_weights":
+            weights = compute_sample_weight("balanced", labels)
+        shown = {"views": views, "augment": self.settings.augment} if views else {}
         return (
-            batches.TrainingRows(source, index[train], targets[train], weights, chances, views, augment),
-            batches.TrainingRows(source, index[validation], targets[validation]),
+            TrainingRows(source, index[train], targets[train], weights, chances, **shown),
+            TrainingRows(source, index[validation], targets[validation]),
         )

@@ -52,21 +52,10 @@ def epoch_views(n: int, seed: int, epoch: int, views: np.ndarray) -> np.ndarray:
     return views[np.random.default_rng((seed, epoch, 1)).integers(len(views), size=n)]
 
 
-def sampling_probabilities(labels: np.ndarray, cases: np.ndarray) -> np.ndarray:
-    """(n,) probabilities under which every class, and within it every case, is drawn equally often. Sums to 1."""
-    probabilities = np.zeros(len(labels))
-    for label in np.unique(labels):
-        has_label = labels == label
-        for case in np.unique(cases[has_label]):
-            chosen = has_label & (cases == case)
-            probabilities[chosen] = 1 / (len(np.unique(cases[has_label])) * chosen.sum())
-    return probabilities / probabilities.sum()
-
-
 def training_batches(rows: TrainingRows, batch_size: int, seed: int, first_epoch: int, epochs: int) -> tf.data.Dataset:
     """Batches (inputs, targets, weights) of epochs first_epoch ... epochs - 1 in one stream.
 
-    inputs: pixels (b, h, w, 3) uint8 in [0, 255], turned and augmented; or features (b, d) float32 in a drawn view.
+    inputs: pixels (b, h, w, 3) uint8 in [0, 255], turned and augmented; or features (b, d) float32.
     targets: (b, n_classes) float32 one-hot. weights: (b,) float32 above 0.
     """
     n_steps = math.ceil(len(rows) / batch_size)  # the last batch may be smaller
@@ -140,18 +129,18 @@ def _build_dataset(
 ) -> tf.data.Dataset:
     """Inputs of the rows and views that `batch` returns for each step, and its float32 tensors of `more_shapes`.
 
-    With augment, the last of them are the draws. Stored views (m, views, d) are picked, pixels are turned.
+    With augment, the last of them are the draws. Pixels are turned.
     """
-    has_views, is_pixels = source.ndim == 3, source.ndim == 4
+    is_pixels = source.ndim == 4
 
     def read(step: np.int64):
-        index, views, *rest = batch(step)
-        return source[index, views] if has_views else source[index], views, *rest
+        index, *rest = batch(step)
+        return source[index], *rest
 
     def fetch(step: tf.Tensor):
         dtypes = [source.dtype, tf.int64] + [tf.float32] * len(more_shapes)
         inputs, views, *rest = tf.numpy_function(read, [step], dtypes, stateful=False)
-        inputs.set_shape((None, *source.shape[2 if has_views else 1 :]))
+        inputs.set_shape((None, *source.shape[1:]))
         for tensor, shape in zip([views, *rest], [(None,), *more_shapes], strict=True):
             tensor.set_shape(shape)
         inputs = apply_views(inputs, views) if is_pixels else inputs

@@ -103,9 +103,8 @@ def train_runs(
     for run in todo:
         one = run.settings
         parts = one.data, one.split.protocol, one.image, one.model.backbone, one.model.weights
-        views = one.head.views if one.head.epochs else 0  # without a head no features are read
         seed = one.run.seed if one.model.weights == "random" else None  # which these weights are drawn from
-        key = sha256_of_values(*map(str, parts), views, seed)
+        key = sha256_of_values(*map(str, parts), one.n_feature_views, seed)
         setup = one.run.deterministic, one.run.precision
         to_prepare.setdefault(setup, {}).setdefault(key, str(files[run.folder.name]))
     shared = [Task("shared work", (*WORKER, "prepare", *paths.values())) for paths in to_prepare.values()]
@@ -115,8 +114,7 @@ def train_runs(
     ]
 
     # --- first what they share, then the runs themselves ---
-    fine_tuned = any(run.settings.tune.part != "none" and run.settings.tune.epochs for run in todo)
-    needs = tasks.TUNE if fine_tuned else tasks.HEAD
+    needs = tasks.TUNE if any(run.settings.fine_tunes for run in todo) else tasks.HEAD
     if kind == "ray":
         from .ray_cluster import RayCluster
 

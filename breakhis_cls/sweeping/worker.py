@@ -30,8 +30,7 @@ def train(settings: config.Config) -> RunFolder:
     from ..train import train_run
 
     # model.keras is some 95 MB; with a frozen backbone head.npz holds all that was trained, and `predict` reads it.
-    is_frozen = bool(settings.head.epochs) and (settings.tune.part == "none" or not settings.tune.epochs)
-    changes = {"run.save_model": False} if is_frozen else {}
+    changes = {} if settings.fine_tunes else {"run.save_model": False}
     return train_run(config.change_settings(settings, changes), report=False)
 
 
@@ -42,16 +41,11 @@ def prepare(settings: config.Config) -> None:
 
     data = dataset.load_dataset(settings)
     store = PixelStore.open(data.images, data.root, settings.image, settings.data.cache)
-    if not settings.head.epochs:
-        return
-    from ..modeling import devices
-
-    devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
     from ..modeling import features
-    from ..pipeline import batches
 
-    hashes, views = data.images["pixel_sha256"].to_numpy(), batches.ALL_VIEWS[: settings.head.views]
-    features.backbone_features(settings, hashes, store.array, store.rows, views)
+    hashes = data.images["pixel_sha256"].to_numpy()
+    for view in range(settings.n_feature_views):
+        features.backbone_features(settings, hashes, store.array, store.rows, view)
 
 
 def end_with_parent() -> None:
