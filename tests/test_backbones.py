@@ -40,7 +40,7 @@ def _build(name, features=("conv5",)):
     """Backbone and the model that is trained; the same weights each time."""
     keras.utils.set_random_seed(0)
     backbone = network.build_backbone(_settings(name, features=features))
-    head = network.build_head(network.n_features(_settings(name, features=features)), 2, 0.2, 0)
+    head = network.build_head(backbone.output_shape[-1], 2, 0.2, 0)
     return backbone, network.join_model(backbone, head, config.Image(height_px=64, width_px=64))
 
 

@@ -68,26 +68,22 @@ def test_a_later_start_gives_the_later_epochs():
     assert len(set(whole)) > 6  # epochs differ
 
 
-def test_stored_views_are_picked_as_pixels_are_turned():
-    features = np.arange(6 * 8, dtype=np.float32).reshape(6, 8, 1)
-    picked = batches.TrainingRows(features, np.arange(6), np.eye(6), views=batches.ALL_VIEWS)
-    order, views = batches.epoch_order(6, 1, 0), batches.epoch_views(6, 1, 0, picked.views)
-    ((inputs, targets, weights),) = batches.training_batches(picked, 6, 1, 0, 1)
-    np.testing.assert_array_equal(inputs[:, 0], features[order, views[order], 0])
+def test_pixels_are_turned_in_the_views_drawn():
+    images = _images(4, 6, 6)
+    rows = batches.TrainingRows(images, np.arange(6), np.eye(6), views=batches.ALL_VIEWS)
+    order, views = batches.epoch_order(6, 1, 0), batches.epoch_views(6, 1, 0, rows.views)
+    ((inputs, targets, weights),) = batches.training_batches(rows, 6, 1, 0, 1)
+    np.testing.assert_array_equal(inputs, batches.apply_views(tf.constant(images[order]), tf.constant(views[order])))
     np.testing.assert_array_equal(targets, np.eye(6)[order])
     assert (weights.numpy() == 1).all()
 
 
-LABELS, CASES = np.array([0, 0, 0, 1]), np.array(["a", "a", "b", "c"])
-
-
-def test_sampling_probabilities_by_hand():
-    np.testing.assert_allclose(batches.sampling_probabilities(LABELS, CASES), [1 / 8, 1 / 8, 1 / 4, 1 / 2])
+LABELS = np.array([0, 0, 0, 1])
 
 
 def drawn_batches(**settings) -> tuple[np.ndarray, np.ndarray]:
     """Labels and weights of all that 200 epochs over four rows yield."""
-    rows = batches.TrainingRows(np.zeros((4, 1, 1), np.float32), np.arange(4), np.eye(2)[LABELS], **settings)
+    rows = batches.TrainingRows(np.zeros((4, 1), np.float32), np.arange(4), np.eye(2)[LABELS], **settings)
     yielded = [(y.numpy(), w.numpy()) for _, y, w in batches.training_batches(rows, 4, 0, 0, 200)]
     targets, weights = (np.concatenate(part) for part in zip(*yielded, strict=True))
     return targets.argmax(axis=1), weights
@@ -100,7 +96,7 @@ def test_class_weights_reach_the_batches():
 
 
 def test_sampling_probabilities_reach_the_batches():
-    labels, _ = drawn_batches(probabilities=batches.sampling_probabilities(LABELS, CASES))
+    labels, _ = drawn_batches(probabilities=[1 / 8, 1 / 8, 1 / 4, 1 / 2])
     assert abs(labels.mean() - 1 / 2) < 0.05  # of 800 draws; the standard error is 0.018
     assert drawn_batches()[0].mean() == 1 / 4
 

@@ -60,7 +60,7 @@ def test_a_shipped_config_is_found_by_name_from_any_folder(tmp_path, monkeypatch
 @pytest.mark.parametrize("name", ["protocol_case", "configs/protocol_case.yaml", "configs/sweeps/protocol_case.yaml"])
 def test_a_shipped_sweep_is_found_by_name_and_by_its_old_path(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    assert len(plan.expand_runs(plan.read_sweep(Path(name)), {})) == 15
+    assert len(plan.expand_runs(plan.read_sweep(Path(name)), {})) == 5
 
 
 def test_a_file_of_the_user_comes_before_a_shipped_config(tmp_path, monkeypatch):
@@ -141,7 +141,10 @@ def test_a_name_does_not_leave_the_folder_of_runs(tmp_path, name):
         ("head: {epochs: many}", "head.epochs is 'many'"),
         ("data: {magnifications: [50]}", "data.magnifications.0 is 50"),
         ("split: {fold: -1}", "split.fold is -1"),
-        ("model: {features: [conv4]}", "mine.yaml: tune.part conv5 trains a block that model.features does not use"),
+        ("tune: {part: conv5}", "mine.yaml: tune.part conv5 trains a block that model.features does not use"),
+        ("head: {epochs: 0}", "nothing would be trained"),
+        ("model: {features: []}", "model.features is []"),
+        ("head: {C: 0}", "head.C is 0"),
         ("head: [", "not readable YAML"),
         ("- 1", "holds a list"),
     ],
@@ -157,7 +160,7 @@ def test_invalid_yaml_gives_one_sentence(tmp_path, text, message):
         (["--split.folt", "3"], "--split.fold"),
         (["--head.epochs", "-1"], "greater than or equal to 0"),
         (["--data.magnifications", "50"], "50"),
-        (["--model.features", "conv4"], "tune.part conv5"),
+        (["--tune.part", "conv5"], "tune.part conv5"),
     ],
 )
 def test_invalid_options_exit_with_2_and_a_short_message(argv, message, capsys):

@@ -24,7 +24,7 @@ def _settings(cache, **model):
         {
             "data": {"cache": cache},
             "image": {"height_px": HEIGHT, "width_px": WIDTH},
-            "model": {"weights": "random"} | model,
+            "model": {"weights": "random", "features": ["conv5"]} | model,
         }
     )
 
@@ -96,17 +96,17 @@ def test_a_damaged_shard_is_computed_again(tmp_path, damage):
 def test_blocks_are_columns_of_one_extraction(tmp_path):
     rows = slice(0, 3)
     both = features.backbone_features(
-        _settings(tmp_path, features=["conv4", "conv5"]), HASHES[rows], PIXELS, np.arange(3), (0, 5)
+        _settings(tmp_path, features=["conv4", "conv5"]), HASHES[rows], PIXELS, np.arange(3)
     )
-    late = features.backbone_features(_settings(tmp_path), HASHES[rows], PIXELS, np.arange(3), (0, 5))
-    assert both.shape == (3, 2, 1024 + 2048)
-    np.testing.assert_array_equal(both[:, :, 1024:], late)
-    assert not np.allclose(late[:, 0], late[:, 1])
+    late = features.backbone_features(_settings(tmp_path), HASHES[rows], PIXELS, np.arange(3))
+    assert both.shape == (3, 1024 + 2048)
+    np.testing.assert_array_equal(both[:, 1024:], late)
+    assert not np.allclose(late, features.backbone_features(_settings(tmp_path), HASHES[rows], PIXELS, np.arange(3), 5))
 
 
 def test_features_equal_the_backbone(tmp_path):
     settings = _settings(tmp_path)
-    pooled = features.backbone_features(settings, HASHES[:5], PIXELS, np.arange(5), (0,))[:, 0]
+    pooled = features.backbone_features(settings, HASHES[:5], PIXELS, np.arange(5))
     keras.utils.set_random_seed(settings.run.seed)
     backbone = network.build_backbone(settings.model)
     np.testing.assert_allclose(pooled, backbone(PIXELS[:5], training=False), rtol=1e-4, atol=1e-5)
@@ -114,19 +114,19 @@ def test_features_equal_the_backbone(tmp_path):
 
 @pytest.mark.slow
 def test_a_head_on_features_trains_as_through_the_backbone(tmp_path):
-    """The same rows, order and views: the same head, within what float32 adds up to."""
+    """The same rows in the same order: the same head, within what float32 adds up to."""
     settings = _settings(tmp_path)
     n, targets = 12, np.eye(2)[np.arange(12) % 2]
     keras.utils.set_random_seed(settings.run.seed)
     backbone = network.build_backbone(settings.model)
     backbone.trainable = False
-    pooled = features.backbone_features(settings, HASHES[:n], PIXELS, np.arange(n), batches.ALL_VIEWS)
+    pooled = features.backbone_features(settings, HASHES[:n], PIXELS, np.arange(n))
     phase = config.Head(epochs=3, batch_size=4, peak_lr=0.01)
     weights = []
     for source, through in ((pooled, False), (PIXELS[:n], True)):
         head = network.build_head(2048, 2, 0.0, seed=0)
         model = network.join_model(backbone, head, settings.image) if through else head
-        rows = batches.TrainingRows(source, np.arange(n), targets, views=batches.ALL_VIEWS)
+        rows = batches.TrainingRows(source, np.arange(n), targets)
         fit.fit_phase(model, phase, rows, rows, tmp_path / "head", seed=0)
         weights.append(head.get_layer("probabilities").get_weights())
     for one, other in zip(*weights, strict=True):
@@ -135,6 +135,6 @@ def test_a_head_on_features_trains_as_through_the_backbone(tmp_path):
 
 def test_the_bits_of_a_row_do_not_depend_on_the_other_rows(tmp_path):
     settings = _settings(tmp_path / "whole")
-    whole = features.backbone_features(settings, HASHES[:40], PIXELS, np.arange(40), (0,))
-    apart = features.backbone_features(_settings(tmp_path / "apart"), HASHES[33:37], PIXELS, np.arange(33, 37), (0,))
+    whole = features.backbone_features(settings, HASHES[:40], PIXELS, np.arange(40))
+    apart = features.backbone_features(_settings(tmp_path / "apart"), HASHES[33:37], PIXELS, np.arange(33, 37))
     np.testing.assert_array_equal(whole[33:37], apart)

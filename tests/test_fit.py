@@ -8,6 +8,7 @@ import tensorflow as tf
 from breakhis_cls import config
 from breakhis_cls.errors import ModelError
 from breakhis_cls.modeling import fit, network
+from breakhis_cls.modeling.head import fit_logistic, l2_of_mean_loss
 from breakhis_cls.pipeline.batches import TrainingRows
 
 PHASE = config.Head(epochs=4, batch_size=4, peak_lr=0.05)
@@ -21,8 +22,8 @@ class Interruption(Exception):
 def _rows(seed, n=10):
     generator = np.random.default_rng(seed)
     truth = generator.integers(0, 2, n)
-    features = generator.normal(size=(n, 8, 6)).astype("float32") + truth[:, None, None]
-    return TrainingRows(features, np.arange(n), np.eye(2)[truth], views=range(8))
+    features = generator.normal(size=(n, 6)).astype("float32") + truth[:, None]
+    return TrainingRows(features, np.arange(n), np.eye(2)[truth])
 
 
 def _fit(folder, phase=PHASE, rows=None, dropout=0.5, **options):
@@ -91,7 +92,7 @@ def test_the_weights_of_the_best_epoch_remain(ema, tmp_path):
     head, history = _fit(tmp_path, PHASE.model_copy(update={"epochs": 12, "peak_lr": 1.0, "ema": ema}))
     head.compile(loss="categorical_crossentropy")
     validation = _rows(2)
-    scores = head.evaluate(validation.source[:, 0], validation.targets, verbose=0, return_dict=True)
+    scores = head.evaluate(validation.source, validation.targets, verbose=0, return_dict=True)
     assert scores["loss"] == pytest.approx(history["val_loss"].min(), rel=1e-4)
 
 
@@ -110,7 +111,7 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path):
 
 def test_weights_before_the_phase_stay_where_no_epoch_is_better(tmp_path):
     too_fast = config.Tune(epochs=2, batch_size=4, peak_lr=500.0, warmup_share=0.0)
-    head, _ = _fit(tmp_path, too_fast, first_epoch=1, checkpoints=True)
+    head, _ = _fit(tmp_path, too_fast, is_fitted=True, checkpoints=True)
     _assert_equal(head, network.build_head(6, 2, 0.5, seed=0))
 
 
@@ -144,7 +145,7 @@ def test_label_smoothing_lowers_the_highest_probability(tmp_path):
     highest = []
     for smoothing in (0.0, 0.4):
         head, _ = _fit(tmp_path, phase.model_copy(update={"label_smoothing": smoothing}))
-        highest.append(head.predict(_rows(1).source[:, 0], verbose=0).max(axis=1).mean())
+        highest.append(head.predict(_rows(1).source, verbose=0).max(axis=1).mean())
     assert highest[1] < highest[0] - 0.05
 
 
@@ -166,3 +167,18 @@ def test_a_batch_too_large_for_memory_is_an_error_with_advice(tmp_path, monkeypa
     monkeypatch.setattr(keras.Model, "fit", exhausted)
     with pytest.raises(ModelError, match=r"--head\.batch_size 2 --head\.accumulate 2 takes the same steps"):
         _fit(tmp_path)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_keras_trains_the_head_to_the_exact_solution(n_classes, tmp_path):
+    """Full batches, no dropout, as many cases as images: the loss that `fit_logistic` minimises."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(30) % n_classes
+    features = (generator.normal(size=(30, 6)) + labels[:, None]).astype("float32")
+    rows = TrainingRows(features, np.arange(30), np.eye(n_classes)[labels])
+    model = network.build_head(6, n_classes, 0.0, seed=0, l2=l2_of_mean_loss(0.3, 30, n_classes))
+    model.get_layer("standardise").adapt(features)
+    phase = config.Head(epochs=200, patience=200, batch_size=30, peak_lr=0.05)
+    fit.fit_phase(model, phase, rows, rows, tmp_path, seed=0)
+    expected = fit_logistic(features, labels, np.ones(30), n_classes, 0.3)
+    np.testing.assert_allclose(network.get_head_weights(model).predict(features), expected.predict(features), atol=2e-3)

@@ -164,7 +164,7 @@ def test_a_randomized_model_keeps_the_standardised_features(linear):
 def test_blocks_of_a_real_backbone_add_up(backbone):
     keras.utils.set_random_seed(0)
     model = config.Model(backbone=backbone, weights="random", features=("conv4", "conv5"))
-    head = network.build_head(network.n_features(model), 2, 0.2, seed=0)
+    head = network.build_head(sum(network.widths(model)[block] for block in model.features), 2, 0.2, seed=0)
     whole = network.join_model(network.build_backbone(model), head, config.Image(height_px=64, width_px=96))
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3)).astype(np.uint8)
     evidence = gradcam.class_evidence(whole, images, np.array([0, 1]))

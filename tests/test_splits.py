@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -146,9 +148,61 @@ def test_promises(protocol, seed, n_folds, magnified, share, data):
     if protocol != "image":
         group = GROUPS[protocol]
         assert not set(test[group]) & set(table.loc[table["part"] != "test", group])
-        assert not set(train["case"]) & set(validation["case"])
+        validated_by = "slide" if protocol == "slide" and n_folds > 2 else "case"
+        assert not set(train[validated_by]) & set(validation[validated_by])
         assert (table.groupby("slide")["part"].nunique() == 1).all()
         assert set(validation["label"]) == set(train["label"]) == {"benign", "malignant"}
+
+
+@pytest.mark.parametrize("protocol", ["case", "slide", "image", "spanhol"])
+def test_validation_rotates_over_the_folds(protocol):
+    tables = []
+    for fold in range(5):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tables.append(splits.assign_split(IMAGES, Split(protocol=protocol, fold=fold, allow_leaks=True)))
+        # Of adenosis one case is tested in fold 1 and the other in fold 2, where fold 1 would validate.
+        stays = [str(warning.message) for warning in caught]
+        assert len(stays) == (protocol == "case" and fold == 1) and all("no image of A: they stay" in s for s in stays)
+        assert set(tables[-1].query("part == 'train'")["subtype"]) == set(IMAGES["subtype"])
+    files = [{part: set(rows["file"]) for part, rows in table.groupby("part")} for table in tables]
+    validated = pd.concat([table.query("part == 'validation'") for table in tables])
+    assert not validated.duplicated("file").any()
+    assert (validated.groupby(["fold", "label"])["case"].nunique() >= 2).all()
+    if protocol == "spanhol":  # whose test parts overlap: cases are shared out anew
+        assert validated.drop_duplicates(["case", "fold"])["case"].is_unique and validated["case"].nunique() == 55
+    for fold in range(5 if protocol != "spanhol" else 0):
+        rotated = files[(fold + 1) % 5]["test"]
+        assert files[fold]["validation"] == rotated or (protocol, fold) == ("case", 1)
+        assert files[fold]["validation"] <= rotated
+    if protocol == "case":
+        assert validated["case"].nunique() == 69
+
+
+def test_the_next_fold_validates_that_has_every_class():
+    """Without the benign cases of fold 1, fold 0 validates on fold 2; two folds, or no such fold: a share by case."""
+    folds = protocols.frozen_case_folds()
+    lacking = IMAGES[~((IMAGES["case"].map(folds) == 1) & (IMAGES["label"] == "benign"))]
+    table = splits.assign_split(lacking, Split())
+    assert set(lacking.loc[table["part"] == "validation", "case"].map(folds)) == {2}
+    for images, split, task in ((IMAGES, Split(n_folds=2), "binary"), (IMAGES, Split(), "subtype")):
+        table = splits.assign_split(images, split, task)
+        of = table.loc[table["part"] == "validation", "case"]
+        share = of.nunique() / table.loc[table["part"] != "test", "case"].nunique()
+        assert 0.1 < share < 0.3 and not set(of) & set(table.loc[table["part"] == "train", "case"])
+        assert set(table.query("part == 'train'")["subtype"]) == set(images["subtype"])
+
+
+def test_inner_folds_are_of_cases_and_hold_both_labels():
+    seen = splits.assign_split(IMAGES, Split()).query("part != 'test'")
+    folds = splits.assign_inner_folds(seen, Split())
+    assert sorted(set(folds)) == [0, 1, 2, 3, 4]
+    assert seen.groupby("case")["file"].size().sum() == len(seen) and (pd.Series(folds, seen.index).groupby(seen["case"]).nunique() == 1).all()
+    for fold in range(5):
+        assert set(seen.loc[folds != fold, "label"]) == {"benign", "malignant"}
+    two_benign = seen[(seen["label"] == "malignant") | seen["case"].isin(["22549", "9133"])]
+    assert set(splits.assign_inner_folds(two_benign, Split())) == {0, 1}
+    assert set(splits.assign_inner_folds(two_benign[two_benign["case"] != "9133"], Split())) == {0}
 
 
 @settings(max_examples=6)
@@ -169,7 +223,9 @@ def test_every_image_is_tested_once(seed, n_folds, magnified):
 def test_small_samples_work_and_report_missing_classes(seed, n_slides):
     chosen = np.random.default_rng(seed).choice(protocols.slides()["slide"], n_slides, replace=False)
     images = IMAGES.loc[IMAGES["slide"].isin(chosen)]
-    table = splits.assign_split(images, Split(n_folds=3, seed=seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # subtypes that stay in train
+        table = splits.assign_split(images, Split(n_folds=3, seed=seed))
     n_labels = table.groupby("part")["label"].nunique()
     lacking = set(n_labels.index[n_labels < images["label"].nunique()])
     messages = splits.split_warnings(table)

@@ -19,7 +19,7 @@ def settings(tree, here, **more):
         "data": {"root": str(tree), "cache": here / "cache", "magnifications": [40, 200]},
         "split": {"n_folds": 3},
         "image": {"height_px": 32, "width_px": 48},
-        "model": {"weights": "random"},
+        "model": {"weights": "random", "features": ["conv5"]},
         "head": {"epochs": 3, "batch_size": 8},
         "tune": {"part": "conv5", "epochs": 2, "batch_size": 8},
         "run": {"dir": here / "runs", "reports": here / "reports"},

@@ -82,7 +82,7 @@ def test_an_invalid_sweep_is_explained_in_one_sentence(tmp_path, text, message):
 
 @pytest.mark.parametrize(
     ("name", "n_runs"),
-    [("protocol_case", 15), ("protocol_spanhol", 150), ("protocol_kaiko_eva", 5), ("leak_penalty", 45)],
+    [("protocol_case", 5), ("protocol_spanhol", 50), ("protocol_kaiko_eva", 1), ("leak_penalty", 15)],
 )
 @pytest.mark.parametrize("place", ["{}", "{}.yaml", "configs/{}.yaml", "configs/sweeps/{}.yaml"])
 def test_sweeps_that_ship_are_found_from_any_folder_by_name_and_by_old_path(tmp_path, monkeypatch, name, n_runs, place):
@@ -269,7 +269,7 @@ def test_the_same_command_trains_what_is_missing_and_then_nothing(swept, capfd, 
     capfd.readouterr()
     assert sweep.main(command) == 0
     output = capfd.readouterr().out
-    assert "nothing to do" in output and "2 of 2 are finished" in output and "result: Binary: ROC AUC 0." in output
+    assert "nothing to do" in output and "2 of 2 are finished" in output and "result: Binary: ROC AUC " in output
     page = Path(re.search(r"report: (.*)", output)[1])
     assert page.is_file() and page.parent.parent == runs[0].settings.run.reports
     assert page.parent.name.startswith("small-sample-14slides-")

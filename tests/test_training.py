@@ -19,7 +19,7 @@ from breakhis_cls.pipeline.pixel_store import PixelStore
 
 HERE = Path(__file__).parent
 EVERYTHING = {
-    "head": {"views": 8},
+    "head": {"kind": "keras"},
     "augment": {"stain": 0.3, "brightness": 0.1, "contrast": 0.1, "scale": 0.1, "test_views": 8},
 }
 FROZEN = {"tune": {"part": "none"}, "run": {"save_model": False}}
@@ -139,31 +139,59 @@ def _fit_head(given):
     dataset = datasets.load_dataset(given)
     store = PixelStore.open(dataset.images, dataset.root, given.image, given.data.cache)
     run = RunFolder(given.run.dir / given.data.balance, given)
-    return training.TrainingRun(given, dataset, store, run).fit(), run.history
+    return training.TrainingRun(given, dataset, store, run).fit()
 
 
 @pytest.mark.parametrize("balance", ["class_weights", "sampling"])
-def test_balance_reaches_the_loss(balance, tiny_tree, tmp_path):
+@pytest.mark.parametrize("kind", ["logistic", "keras"])
+def test_balance_reaches_the_head(kind, balance, tiny_tree, tmp_path):
     """The tree has twice as many malignant images as benign ones, so that balancing classes must change the fit."""
     one, other = (
-        _fit_head(settings(tiny_tree, tmp_path, **FROZEN, data={"balance": kind})) for kind in ("none", balance)
+        _fit_head(settings(tiny_tree, tmp_path, **FROZEN, head={"kind": kind}, data={"balance": balanced}))
+        for balanced in ("none", balance)
     )
-    assert not np.allclose(one[0].get_weights()[-1], other[0].get_weights()[-1], rtol=1e-3)
-    assert not np.isclose(one[1]["loss"].iloc[0], other[1]["loss"].iloc[0], rtol=1e-3)
+    assert not np.allclose(one.bias, other.bias, rtol=1e-3)
 
 
-def test_a_frozen_run_can_save_its_head_alone(tiny_tree, tmp_path):
-    given = settings(tiny_tree, tmp_path, **FROZEN)
+@pytest.mark.parametrize("kind", ["logistic", "keras"])
+def test_a_frozen_run_can_save_its_head_alone(kind, tiny_tree, tmp_path):
+    given = settings(tiny_tree, tmp_path, **FROZEN, head={"kind": kind})
     run = train.train_run(given, report=False)
     assert (run.folder / "head.npz").is_file() and not (run.folder / "model.keras").exists()
 
-    whole = train.train_run(settings(tiny_tree, tmp_path / "whole", tune={"part": "none"}), report=False)
-    assert whole.folder.name == run.folder.name and not (whole.folder / "head.npz").exists()
-    assert (whole.folder / "predictions.csv").read_bytes() == (run.folder / "predictions.csv").read_bytes()
+    whole = train.train_run(settings(tiny_tree, tmp_path / "whole", tune={"part": "none"}, head={"kind": kind}), False)
+    assert whole.folder.name == run.folder.name
+    for name in ("predictions.csv", "head.npz"):
+        assert (whole.folder / name).read_bytes() == (run.folder / name).read_bytes()
 
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), dtype=np.uint8)
     joined, saved = (network.load_run_model(folder)(pixels) for folder in (run.folder, whole.folder))
     np.testing.assert_array_equal(joined, saved)
+
+    # Every image that the logistic head was fitted on is predicted by heads that were not: once, as validation.
+    split, table = (pd.read_csv(run.folder / name) for name in ("split.csv", "predictions.csv"))
+    parts = split.set_index("file")["part"]
+    expected = parts.replace("train", "validation") if kind == "logistic" else parts[parts != "train"]
+    assert table.set_index("file")["part"].to_dict() == expected.to_dict()
+
+
+def test_a_head_on_cached_features_imports_no_tensorflow(tiny_tree, tmp_path):
+    """The second fold of a sweep, in a process of its own."""
+    first = train.train_run(settings(tiny_tree, tmp_path, **FROZEN), report=False)
+    (tmp_path / "second.yaml").write_text(config.dump_config(settings(tiny_tree, tmp_path, **FROZEN, split={"fold": 1})))
+    child = (
+        "import pathlib, sys; from breakhis_cls import config; from breakhis_cls.sweeping import worker; "
+        "run = worker.train(config.load_config(pathlib.Path(sys.argv[1]))); print(run.folder); "
+        "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules), 'imported'"
+    )
+    command = [sys.executable, "-c", child, str(tmp_path / "second.yaml")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert Path(answer.stdout.splitlines()[-1]).name != first.folder.name
+    # In this process, with TensorFlow: the same bytes.
+    again = train.train_run(settings(tiny_tree, tmp_path / "again", **FROZEN, split={"fold": 1}), report=False)
+    path = Path(answer.stdout.splitlines()[-1]) / "predictions.csv"
+    assert path.read_bytes() == (again.folder / "predictions.csv").read_bytes()
 
 
 ON_TWO_DEVICES = """
@@ -187,7 +215,7 @@ def test_two_devices_train_as_one_does(tiny_tree, shared, tmp_path, monkeypatch)
     weights = shared / "weights/resnet50_imagenet_notop.weights.h5"
     plain = {"weights": str(weights), "dropout": 0.0}  # each replica would drop its own
     one, two = (
-        settings(tiny_tree, tmp_path / name, model=plain, head={"epochs": 1}, tune={"epochs": 1, "peak_lr": 1e-3})
+        settings(tiny_tree, tmp_path / name, model=plain, head={"kind": "keras", "epochs": 1}, tune={"epochs": 1, "peak_lr": 1e-3})
         for name in ("one", "two")
     )
     (tmp_path / "two.yaml").write_text(config.dump_config(two))

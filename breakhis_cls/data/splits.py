@@ -142,12 +142,12 @@ def assign_split(images: pd.DataFrame, split: Split, task: str = "binary") -> pd
         else:
             cut = np.asarray(train["case"].map(allocate_groups(train, "case", [1 - share, share], seed)) == 1)
         chosen, kept = _without_leaving(train, cut)
-        if not chosen.any():  # so few cases that a validation part matters more
+        if set(train.loc[chosen, "label"]) < set(train.loc[cut, "label"]):  # so few cases that these matter more
             chosen, kept = cut, []
 
     if kept:
-        which = f"{', '.join(kept)} of fold {split.fold} stays in train, which would have no other case of it"
-        warnings.warn(f"{which}; validation has none", stacklevel=2)
+        where = f"validation of fold {split.fold} has no image of {', '.join(kept)}"
+        warnings.warn(f"{where}: they stay in train, which would have no other case", stacklevel=2)
     part = table["part"].copy()
     part.loc[train.index[chosen]] = "validation"
     return table.assign(part=part)

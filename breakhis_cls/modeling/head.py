@@ -64,6 +64,12 @@ def fit_logistic(
     return LinearHead(np.asarray(scaler.mean_), np.asarray(scaler.scale_) ** 2, kernel, bias)
 
 
+def l2_of_mean_loss(C: float, n_cases: int, n_classes: int) -> float:
+    """The factor of |kernel|^2 that makes Keras, which minimises a mean of losses, agree with `fit_logistic`."""
+    # C * sum + |w|^2 / 2, divided by C and the number of cases. A kernel of two classes is -w / 2 and w / 2.
+    return (2 if n_classes == 2 else 1) / (2 * C * n_cases)
+
+
 def predict_out_of_fold(
     views: list[np.ndarray], labels: np.ndarray, cases: np.ndarray, folds: np.ndarray, n_classes: int,
     settings: config.Config,

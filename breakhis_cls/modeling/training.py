@@ -144,10 +144,8 @@ class TrainingRun:
 
         training, validation = self._rows(pooled, np.arange(len(pooled)))
         train = training.index
-        # scikit-learn minimises C * sum + |w|^2 / 2, Keras a mean: so divide by C and the number of cases. The kernel
-        # of two classes holds w twice, as -w / 2 and w / 2.
         n_classes, n_cases = len(dataset.classes), len(np.unique(self._cases[train]))
-        l2 = (2 if n_classes == 2 else 1) / (2 * settings.head.C * n_cases)
+        l2 = head.l2_of_mean_loss(settings.head.C, n_cases, n_classes)
         model = network.build_head(pooled.shape[1], n_classes, settings.model.dropout, settings.run.seed, l2)
         # Mean and variance come from the training images alone: no look at validation or test.
         model.get_layer("standardise").adapt(pooled[train])
