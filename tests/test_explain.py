@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import keras
+import numpy as np
 import pandas as pd
 import pytest
 from keras import layers
@@ -40,8 +41,9 @@ def run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     finished = RunFolder(folder / "tiny-0-0-00000000", settings)
     write_text(finished.folder / "config.yaml", config.dump_config(settings))
     model.save(finished.folder / "model.keras")
-    rows = store.rows[dataset.in_part("validation", "test")]
-    finished.write_predictions(dataset, model.predict(store.array[rows], verbose=0), "a convolution")
+    probabilities = model.predict(store.array[store.rows], verbose=0)
+    probabilities[dataset.in_part("train")] = np.nan
+    finished.write_predictions(dataset, probabilities, "a convolution")
     return finished.folder
 
 

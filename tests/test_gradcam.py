@@ -26,6 +26,8 @@ def build_tiny_model(trunk_layers, n_features, image_px, n_classes=2):
     pooled = layers.GlobalAveragePooling2D()(trunk(scaled))
     backbone = keras.Model(outer, pooled, name="backbone")
     head = network.build_head(n_features, n_classes, 0.2, seed=1)
+    last = head.get_layer("probabilities")  # starts from zero, which gives no heat at all
+    last.kernel.assign(keras.initializers.GlorotUniform(seed=1)(last.kernel.shape))
     return network.join_model(backbone, head, config.Image(height_px=image_px[0], width_px=image_px[1]))
 
 

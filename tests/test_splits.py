@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-
 import warnings
 
 import numpy as np
@@ -197,7 +196,10 @@ def test_inner_folds_are_of_cases_and_hold_both_labels():
     seen = splits.assign_split(IMAGES, Split()).query("part != 'test'")
     folds = splits.assign_inner_folds(seen, Split())
     assert sorted(set(folds)) == [0, 1, 2, 3, 4]
-    assert seen.groupby("case")["file"].size().sum() == len(seen) and (pd.Series(folds, seen.index).groupby(seen["case"]).nunique() == 1).all()
+    assert (
+        seen.groupby("case")["file"].size().sum() == len(seen)
+        and (pd.Series(folds, seen.index).groupby(seen["case"]).nunique() == 1).all()
+    )
     for fold in range(5):
         assert set(seen.loc[folds != fold, "label"]) == {"benign", "malignant"}
     two_benign = seen[(seen["label"] == "malignant") | seen["case"].isin(["22549", "9133"])]

@@ -178,7 +178,9 @@ def test_a_frozen_run_can_save_its_head_alone(kind, tiny_tree, tmp_path):
 def test_a_head_on_cached_features_imports_no_tensorflow(tiny_tree, tmp_path):
     """The second fold of a sweep, in a process of its own."""
     first = train.train_run(settings(tiny_tree, tmp_path, **FROZEN), report=False)
-    (tmp_path / "second.yaml").write_text(config.dump_config(settings(tiny_tree, tmp_path, **FROZEN, split={"fold": 1})))
+    (tmp_path / "second.yaml").write_text(
+        config.dump_config(settings(tiny_tree, tmp_path, **FROZEN, split={"fold": 1}))
+    )
     child = (
         "import pathlib, sys; from breakhis_cls import config; from breakhis_cls.sweeping import worker; "
         "run = worker.train(config.load_config(pathlib.Path(sys.argv[1]))); print(run.folder); "
@@ -215,7 +217,13 @@ def test_two_devices_train_as_one_does(tiny_tree, shared, tmp_path, monkeypatch)
     weights = shared / "weights/resnet50_imagenet_notop.weights.h5"
     plain = {"weights": str(weights), "dropout": 0.0}  # each replica would drop its own
     one, two = (
-        settings(tiny_tree, tmp_path / name, model=plain, head={"kind": "keras", "epochs": 1}, tune={"epochs": 1, "peak_lr": 1e-3})
+        settings(
+            tiny_tree,
+            tmp_path / name,
+            model=plain,
+            head={"kind": "keras", "epochs": 1},
+            tune={"epochs": 1, "peak_lr": 1e-3},
+        )
         for name in ("one", "two")
     )
     (tmp_path / "two.yaml").write_text(config.dump_config(two))

@@ -118,7 +118,7 @@ def assign_split(images: pd.DataFrame, split: Split, task: str = "binary") -> pd
     is_train, n_folds = np.asarray(table["part"] == "train"), count_folds(split)
     train, column = table.loc[is_train], "label" if task == "binary" else "subtype"
     first = (split.fold + 1) % n_folds
-    if groups is None and n_folds > 2:
+    if groups is None:
         # Test parts of published folds overlap. So cases are shared out anew, and every fold gets the group of which
         # it trains on most images.
         by_case = allocate_groups(table, "case", [1 / n_folds] * n_folds, (split.seed or 0, VALIDATION))
@@ -126,7 +126,7 @@ def assign_split(images: pd.DataFrame, split: Split, task: str = "binary") -> pd
         parts = [protocols.assign_parts(table, split.protocol, fold) for fold in range(n_folds)]
         n_images = [[((part == "train") & (groups == group)).sum() for group in range(n_folds)] for part in parts]
         first = int(linear_sum_assignment(n_images, maximize=True)[1][split.fold])
-    for step in range(n_folds if groups is not None and n_folds > 2 else 0):
+    for step in range(n_folds if n_folds > 2 else 0):
         chosen, kept = _without_leaving(train, groups[is_train] == (first + step) % n_folds)
         if set(train.loc[chosen, column]) == set(table[column]):
             break

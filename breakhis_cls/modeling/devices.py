@@ -74,13 +74,13 @@ def distribution_strategy(replicas: list[str] | None = None) -> Any:
 @contextlib.contextmanager
 def measure_cost(costs: dict[str, dict[str, float]], phase: str) -> Iterator[None]:
     """Enter seconds and peak GiB of what runs inside as `costs[phase]`: of the process, and what each GPU allocated."""
-    gpus = []
+    memory, gpus = None, []
     if "tensorflow" in sys.modules:  # a head on cached features needs none
         import tensorflow as tf
 
-        gpus = tf.config.list_logical_devices("GPU")
+        memory, gpus = tf.config.experimental, tf.config.list_logical_devices("GPU")
         for gpu in gpus:
-            tf.config.experimental.reset_memory_stats(gpu.name)
+            memory.reset_memory_stats(gpu.name)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM on Linux (proc(5)); elsewhere it is the process's
     started = time.monotonic()
@@ -91,7 +91,7 @@ def measure_cost(costs: dict[str, dict[str, float]], phase: str) -> Iterator[Non
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         peak = 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    used = {gpu.name: tf.config.experimental.get_memory_info(gpu.name)["peak"] for gpu in gpus}
+    used = {gpu.name: memory.get_memory_info(gpu.name)["peak"] for gpu in gpus} if memory else {}
     for name, n_bytes in {"process": peak, **used}.items():
         costs[phase][f"peak_gib_{name}"] = round(n_bytes / 2**30, 3)
 

@@ -7,9 +7,9 @@ shard; two at once at worst do the same work twice; a new image costs itself alo
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -71,33 +71,39 @@ def cached_outputs(
     known = {}
     for path in sorted(folder.glob("shard-*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as shard:  # checks the zip's CRC
-                rows = np.concatenate([shard[block] for block in blocks], axis=1)  # a file in the zip is read when asked
-                known.update(zip(shard["hashes"].tolist(), rows, strict=True))
+            with np.load(path, allow_pickle=False) as shard:  # checks the zip's CRC, and reads what is asked for alone
+                known.update(zip(shard["hashes"].tolist(), _join(shard, blocks), strict=True))
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             path.unlink(missing_ok=True)  # damaged: its rows are computed again
+    missing = [at for at, name in enumerate(hashes) if name not in known]
+    if not missing:
+        return np.stack([known[name] for name in hashes])
 
     # --- compute what is missing, a shard at a time ---
-    missing = [at for at, name in enumerate(hashes) if name not in known]
-    if missing:
-        forward = build_forward()
-        import tensorflow as tf
+    forward = build_forward()
+    import tensorflow as tf
 
-        from ..pipeline import batches
+    from ..pipeline import batches
+
     shards = [missing[start : start + SHARD_ROWS] for start in range(0, len(missing), SHARD_ROWS)]
-    for shard in track(shards, f"{title}, view {view}", console=Console(stderr=True), disable=not shards):
+    for at in track(shards, f"{title}, view {view}", console=Console(stderr=True)):
         outputs = []
-        for batch in batches.ordered_batches(pixels, index[shard], BATCH_SIZE, view):
+        for batch in batches.ordered_batches(pixels, index[at], BATCH_SIZE, view):
             # The last batch is filled up with white: every row is computed in one shape, in one trace, to equal bits.
             n_missing = BATCH_SIZE - len(batch)
             full = tf.pad(batch, [[0, n_missing], [0, 0], [0, 0], [0, 0]], constant_values=255)
             output = forward(full).items()
             outputs.append({block: rows.numpy()[: len(batch)].astype(np.float32) for block, rows in output})
-        computed = {block: np.concatenate([one[block] for one in outputs]) for block in outputs[0]}
-        with atomic_path(folder / f"shard-{sha256_of_values(list(hashes[shard]))[:16]}.npz") as temporary:
-            np.savez(temporary, hashes=np.asarray(hashes[shard], dtype="U64"), **computed)
-        known.update(zip(hashes[shard], np.concatenate([computed[block] for block in blocks], axis=1), strict=True))
+        content: dict[str, Any] = {block: np.concatenate([one[block] for one in outputs]) for block in outputs[0]}
+        content["hashes"] = np.asarray(hashes[at], dtype="U64")
+        with atomic_path(folder / f"shard-{sha256_of_values(list(hashes[at]))[:16]}.npz") as temporary:
+            np.savez(temporary, **content)
+        known.update(zip(hashes[at], _join(content, blocks), strict=True))
     return np.stack([known[name] for name in hashes])
+
+
+def _join(content: Mapping[str, np.ndarray], blocks: tuple[str, ...]) -> np.ndarray:
+    return np.concatenate([content[block] for block in blocks], axis=1)
 
 
 def compile_forward(model: keras.Model, widths: dict[str, int] | None = None) -> Forward:
@@ -107,6 +113,8 @@ def compile_forward(model: keras.Model, widths: dict[str, int] | None = None) ->
 
     def forward(batch: tf.Tensor) -> dict[str, tf.Tensor]:
         output = model(batch, training=False)
-        return dict(zip(widths, tf.split(output, [*widths.values()], axis=1), strict=True)) if widths else {"rows": output}
+        if widths is None:
+            return {"rows": output}
+        return dict(zip(widths, tf.split(output, [*widths.values()], axis=1), strict=True))
 
     return tf.function(forward)

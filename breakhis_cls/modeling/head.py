@@ -42,9 +42,7 @@ class LinearHead(NamedTuple):
             return softmax(standardised @ self.kernel + self.bias, axis=1)
 
 
-def fit_logistic(
-    features: np.ndarray, labels: np.ndarray, weights: np.ndarray, n_classes: int, C: float
-) -> LinearHead:
+def fit_logistic(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, n_classes: int, C: float) -> LinearHead:
     """Minimum of C * sum(weights * log loss) + |kernel|^2 / 2 over standardised features (n, d), by L-BFGS.
 
     labels: (n,) index of the class, at least two of which occur. weights: (n,) of `case_weights`.

@@ -125,7 +125,7 @@ def load_run_model(folder: Path) -> keras.Model:
     trained = load_head(folder / "head.npz", settings)
     keras.utils.set_random_seed(settings.run.seed)  # where the backbone's weights are random
     backbone = build_backbone(settings.model)
-    head = build_head(*trained.kernel.shape, settings.model.dropout, settings.run.seed)
+    head = build_head(len(trained.mean), len(trained.bias), settings.model.dropout, settings.run.seed)
     set_head_weights(head, trained)
     return join_model(backbone, head, settings.image)
 

@@ -149,9 +149,7 @@ class TrainingRun:
         model = network.build_head(pooled.shape[1], n_classes, settings.model.dropout, settings.run.seed, l2)
         # Mean and variance come from the training images alone: no look at validation or test.
         model.get_layer("standardise").adapt(pooled[train])
-        epochs = fit.fit_phase(
-            model, settings.head, training, validation, self.run.folder / "head", settings.run.seed
-        )
+        epochs = fit.fit_phase(model, settings.head, training, validation, self.run.folder / "head", settings.run.seed)
         return network.get_head_weights(model), epochs
 
     @functools.cached_property
