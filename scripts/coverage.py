@@ -1,6 +1,6 @@
 """How often do 95 % intervals hold the true value? Simulated cases of BreakHis's sizes: all, a third, one fold of five.
 
-python scripts/coverage.py [--samples 300] [--out DIR]     some 10 minutes on 2 cores; writes coverage.csv, .png, .svg
+python scripts/coverage.py [--samples 300] [--out DIR]     some 9 minutes on 2 cores; writes coverage.csv, .png, .svg
 """
 
 from __future__ import annotations

@@ -73,6 +73,7 @@ def separated(table: pd.DataFrame) -> pd.DataFrame:
     ("change", "expected"),
     [
         (few_benign, "validation has 2 benign cases; at least 3 of each class are needed"),
+        (lambda table: table[table["label"] == "malignant"], "all images are malignant"),
         (separated, "validation separates the classes perfectly"),
         (lambda table: sharpened(table, 1e-3), "the fit ends at a bound of the search, 0.05"),
     ],
@@ -87,4 +88,5 @@ def test_reliability_bins_hold_all_images_and_bands_hold_the_share() -> None:
     curve = calibration.reliability_curve(made())
     assert curve["n_images"].sum() == 60 and len(curve) == 10
     assert (curve["low"] <= curve["observed_frequency"]).all() and (curve["observed_frequency"] <= curve["high"]).all()
+    assert (curve["high"] - curve["low"] >= 0.999 - 0.025 ** (1 / curve["n_cases"])).all()  # also where all cases agree
     assert curve["mean_predicted"].is_monotonic_increasing

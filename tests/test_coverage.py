@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from breakhis_cls.evaluation import bootstrap
+
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("coverage", ROOT / "scripts/coverage.py")
 coverage = importlib.util.module_from_spec(spec)
@@ -37,6 +39,19 @@ def test_the_guard_lowers_an_end_and_one_fold_is_refused():
     assert width["roc_auc"] < plain["high"]["roc_auc"] - plain["low"]["roc_auc"]
     fold = intervals("one fold of five")["in use"]
     assert set(fold.index[fold["low"].notna()]) == {"sensitivity"}  # three benign cases
+
+
+def test_the_page_and_the_report_state_the_worst_cell():
+    """What they say is read from the committed table, worst cells first."""
+    table = pd.read_csv(ROOT / "docs/coverage.csv")
+    assert table["covered"].dropna().is_monotonic_increasing
+    used = table[table["method"] == "in use"]
+    assert list(used.groupby("size")["covered"].min()[list(coverage.SIZES)[:2]]) == list(
+        bootstrap.WORST_COVERAGE.values()
+    )
+    page = (ROOT / "docs/statistics.md").read_text(encoding="utf-8")
+    for row in used.head(5).itertuples():
+        assert f"| {row.metric} | {row.size} | {row.cases}, {row.quality} | {100 * row.covered:.0f} |" in page
 
 
 def test_the_script_writes_its_table_and_figure(tmp_path, monkeypatch, capsys):

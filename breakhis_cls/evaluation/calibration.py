@@ -21,7 +21,8 @@ def reliability_curve(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each bin of equal mass: mean_predicted (probability), observed_frequency, low, high, n_images, n_cases.
 
     Of p_malignant for two classes; for more of the top probability and whether that class is correct. low and high are
-    the 95 % percentile interval of the observed frequency over 2,000 samples of cases.
+    the 95 % percentile interval of the observed frequency over 2,000 samples of cases, and at least as wide as Clopper
+    and Pearson's for a bin whose cases are all alike.
     """
     scores, true = predictions.probabilities(table), predictions.true_labels(table)
     probability, observed = case_statistics.predicted_and_observed(scores, true)
@@ -32,8 +33,10 @@ def reliability_curve(table: pd.DataFrame) -> pd.DataFrame:
     for inside in (bins == at for at in np.unique(bins)):
         drawn = case_statistics.mean_over_rows(observed[inside], case[inside], len(cases))(weights)
         low, high = np.nanquantile(drawn, [bootstrap.TAIL, 1 - bootstrap.TAIL])
-        n_cases = len(np.unique(case[inside]))
-        rows.append((probability[inside].mean(), observed[inside].mean(), low, high, inside.sum(), n_cases))
+        share, n_cases = observed[inside].mean(), len(np.unique(case[inside]))
+        seen = bootstrap.TAIL ** (1 / n_cases)
+        low, high = min(low, share * seen), max(high, 1 - (1 - share) * seen)
+        rows.append((probability[inside].mean(), share, low, high, inside.sum(), n_cases))
     return pd.DataFrame(rows, columns=["mean_predicted", "observed_frequency", "low", "high", "n_images", "n_cases"])
 
 
@@ -49,6 +52,8 @@ def fit_temperature(validation: pd.DataFrame, classes: Collection[str]) -> tuple
     # --- validation that says nothing about calibration ---
     n_cases = {name: validation.loc[true == names.index(name), "case"].nunique() for name in classes}
     rarest = min(n_cases, key=lambda name: n_cases[name])
+    if len(n_cases) < 2:
+        return 1.0, f"all images are {rarest}"
     if n_cases[rarest] < MIN_CASES:
         return 1.0, f"validation has {n_cases[rarest]} {rarest} cases; at least {MIN_CASES} of each class are needed"
     if all(scores[true == at, at].min() > scores[true != at, at].max() for at in np.unique(true)):

@@ -187,13 +187,9 @@ def compute_stratum(
 
 
 def compute_interval(
-    name: str,
-    statistic: cs.Statistic,
-    weights: np.ndarray,
-    groups: np.ndarray,
-    rows: pd.DataFrame,
+    name: str, statistic: cs.Statistic, weights: np.ndarray, groups: np.ndarray, rows: pd.DataFrame,
     n_cases: dict[str, int],
-) -> bootstrap.Interval:
+) -> bootstrap.Interval:  # fmt: skip
     """The interval of a metric of some rows, of `count_cases`, by bootstrap_interval, or why so few cases have none."""
     metric = metrics_for(predictions.is_binary(rows))[name]
     n_behind, n_rarest = cases_behind(name, n_cases)

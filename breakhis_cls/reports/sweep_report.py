@@ -19,7 +19,7 @@ LEAKY_PROTOCOLS = ("image", "slide", "case")  # of the leak penalty, the leakies
 READING = (
     "Ours: mean ± standard deviation (n − 1) over folds, seeds averaged within a fold first, as in the literature; "
     "below it the value of all folds pooled (where they test an image again, the mean over them), with its 95 % "
-    "interval by bootstrap over cases."
+    "interval by bootstrap over cases where they are enough."
 )
 PUBLISHED = " Published: mean ± standard deviation over folds, where the source gives one."
 
@@ -246,14 +246,15 @@ def penalty_sentences(penalties: pd.DataFrame, data: str) -> tuple[str, str]:
         f"{text.estimate(row.to_dict(), 2)} with the split by {protocol}"
         for protocol, row in scores.loc["roc_auc"].iterrows()
     ]
-    sentence = f"One model, one budget, {data}: ROC AUC {', '.join(spans)} (95 % intervals over cases)."
+    lines = "95 % intervals over cases" if penalties["low"].notna().any() else "too few cases for intervals"
+    sentence = f"One model, one budget, {data}: ROC AUC {', '.join(spans)} ({lines})."
     title = "the same model under several protocols."
     if {"image", "case"} <= set(penalties["protocol"]):
         accuracy = scores["value"]["image_accuracy"]
         gap = 100 * (accuracy["image"] - accuracy["case"])
         direction = "higher" if gap >= 0 else "lower"
         title = f"the split by image scores {abs(gap):.1f} points {direction} in accuracy than the split by case."
-    return sentence, f"Leak penalty: {title} {data}; lines: 95 % intervals over cases."
+    return sentence, f"Leak penalty: {title} {data}; lines: {lines}."
 
 
 def write_penalties(experiments: list[Experiment], out: Path) -> list[dict[str, Any]]:

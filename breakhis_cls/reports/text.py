@@ -10,7 +10,7 @@ import pandas as pd
 
 from .. import __version__, names
 from ..config import dump_config
-from ..evaluation import predictions
+from ..evaluation import bootstrap, predictions
 from ..evaluation.experiments import Experiment
 
 PROTOCOLS = {  # from the strictest to the leaky one; the order of a table's rows
@@ -134,6 +134,12 @@ def weights(experiment: Experiment) -> str:
     return f"{name} (SHA-256 {recorded['sha256'][:12]}…)" if recorded.get("sha256") else str(name)
 
 
+def coverage() -> str:
+    """What the intervals are worth in the worst simulated cell."""
+    worst = " and ".join(f"{percent(share)} with {n} cases" for n, share in bootstrap.WORST_COVERAGE.items())
+    return f"In simulations, the worst of these 95 % intervals hold the true value in {worst} (docs/statistics.md)."
+
+
 def banners(protocol: str, data: str) -> list[tuple[str, str]]:
     """(kind, sentence) of what no reader may miss: leaky protocol, synthetic tissue, sample."""
     shown = []
@@ -192,7 +198,7 @@ def render(template: str, content: dict[str, Any]) -> str:
     for form in (number, percent, p_value, interval, count, subtype, protocol, folds, seeds, weights):
         environment.filters[form.__name__] = form
     environment.filters["settings_yaml"] = dump_config
-    environment.globals["version"] = __version__
+    environment.globals |= {"version": __version__, "coverage": coverage}
     return environment.get_template(template).render(content)
 
 
