@@ -138,8 +138,8 @@ plots.roc(test, f"ROC AUC {numbers['roc_auc']['value']:.2f}")
 #
 # Of the images with a predicted probability of 80 %, about 80 % should be malignant. The band
 # is the 95 % interval over cases. Temperature scaling, fitted on validation, can correct a
-# network that is overconfident; it does not change the ranking. With three validation cases, as
-# here, it can also make the calibration worse.
+# network that is overconfident; it does not change the ranking. It is refused where validation
+# has fewer than three cases of a class, or separates the classes perfectly.
 
 # %%
 from breakhis_cls.reports.report import analyze_experiment
@@ -149,12 +149,13 @@ all_images = {"all": analysis["reliability"]["all"]}
 plots.reliability(all_images, f"Expected calibration error (ECE) {numbers['ece']['value']:.2f}")
 
 # %%
-if analysis["calibration"]:
-    temperature = analysis["calibration"]["temperatures"][0]["temperature"]
-    after = analysis["calibration"]["with_temperature"]
-    print(f"temperature {temperature:.2f}")
-    for name in ("ece", "brier", "log_loss"):
-        print(f"{name}: {numbers[name]['value']:.3f} raw, {after[name]['value']:.3f} scaled")
+calibrated = analysis["calibration"]
+for entry in calibrated["refused"]:
+    print(f"no temperature: {entry['reason']}")
+for entry in calibrated["temperatures"]:
+    print(f"temperature {entry['temperature']:.2f}")
+    for name, after in calibrated["with_temperature"].items():
+        print(f"{name}: {numbers[name]['value']:.3f} raw, {after['value']:.3f} scaled")
 
 # %% [markdown]
 # ## Errors
