@@ -48,7 +48,7 @@ def evaluate_runs(
     """
     from .data import index
     from .evaluation import comparison, metrics
-    from .evaluation.experiments import group_experiments, read_source
+    from .evaluation.experiments import group_experiments, read_source, split_contradictions
     from .files import check_folder, write_json
     from .reports import comparison_report, text
     from .reports.report import write_report
@@ -78,6 +78,8 @@ def evaluate_runs(
             with contextlib.suppress(DataError):  # the images are not on this machine
                 root = index.find_root(one.settings.data)
         numbers[one.name] = metrics.compute_metrics(one.table)
+        if contradictions := split_contradictions(one):
+            numbers[one.name]["contradictions"] = contradictions
         write_json(subfolder / "metrics.json", numbers[one.name])
         write_report(one, numbers[one.name], subfolder, root)
 
@@ -89,7 +91,7 @@ def evaluate_runs(
 
 def print_headline(folder: Path) -> None:
     """Print image accuracy and ROC AUC of a folder's metrics.json, with 95 % intervals that resample cases."""
-    from .evaluation.metrics import metrics_for
+    from .evaluation.metrics import SWAPPED, SWAPPED_AUC, metrics_for
 
     content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     for title, metrics in content.get("experiments", {"": content}).items():
@@ -97,6 +99,8 @@ def print_headline(folder: Path) -> None:
         counts = pooled["image_accuracy"]
         tested = f"{counts['n_images']:,} test images, {counts['n_slides']} slides, {counts['n_cases']} cases"
         print(f"{title}: {tested}" if title else tested)
+        for sentence in metrics.get("contradictions", []):
+            print(f"  warning: {sentence}")
         for name in ("image_accuracy", "roc_auc"):
             result = pooled[name]
             if result["value"] is None:
@@ -106,6 +110,8 @@ def print_headline(folder: Path) -> None:
             else:
                 shown = f"{result['value']:.3f}  (95 % interval {result['low']:.3f} to {result['high']:.3f})"
             print(f"  {table[name].label:<16}{shown}")
+        if pooled["roc_auc"]["value"] is not None and pooled["roc_auc"]["value"] < SWAPPED_AUC:
+            print(f"  hint: {SWAPPED}")
 
 
 if __name__ == "__main__":

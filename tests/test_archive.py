@@ -45,7 +45,7 @@ def pack_zip(members: dict[str, bytes], path: Path, packing: int = zipfile.ZIP_D
 
 
 def pack_tar(members: dict[str, bytes], path: Path, extra: Iterable[tarfile.TarInfo] = ()) -> Path:
-    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as opened:
+    with tarfile.open(path, "w:" + path.suffix[1:].replace("tar", "").replace("archive", "")) as opened:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -62,7 +62,7 @@ def write_folder(members: dict[str, bytes], folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["b.zip", "b.tar.gz", "b.tar", "folder"])
+@pytest.mark.parametrize("kind", ["b.zip", "b.tar.gz", "b.tar.xz", "b.tar.bz2", "b.tar", "folder"])
 def test_every_kind_of_source_gives_the_same_tree(tiny_tree: Path, tmp_path: Path, kind: str) -> None:
     tree = read_files(tiny_tree)
     members = {f"BreaKHis_v1/{name}": content for name, content in tree.items()}  # doubled, as in Kaggle's zip
@@ -182,6 +182,16 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.tar.gz").write_bytes(gzip.compress(b"hello"))
     with pytest.raises(archive.DamagedError):
         archive.unpack(tmp_path / "b.tar.gz", tmp_path / "root")
+
+
+@pytest.mark.parametrize(("content", "what"), [
+    (b"Rar!\x1a\x07\x01\x00", "a RAR archive"), (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"\r\n<!DOCTYPE html><html>Sign in</html>", "a web page"), (b'{"code":403}', "an answer in JSON"),
+])  # fmt: skip
+def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "b.zip").write_bytes(content)
+    with pytest.raises(archive.DamagedError, match=what):
+        archive.unpack(tmp_path / "b.zip", tmp_path / "root")
 
 
 @pytest.mark.parametrize("damaged", [IMAGE, "__MACOSX/._x"])

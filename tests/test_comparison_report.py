@@ -27,6 +27,17 @@ def test_page_compares_and_links(tmp_path: Path):
     assert len(list(tmp_path.glob("difference_*.svg"))) == len(comparison.COMPARED)
 
 
+@pytest.mark.slow
+def test_more_experiments_than_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "N_PERMUTATIONS", 99)
+    tables = [made((40,), seed=seed).assign(model=f"m{seed}", seed=0) for seed in range(28)]
+    many = experiments.group_experiments([experiments.Source(Path(f"{at}.csv"), one) for at, one in enumerate(tables)])
+    numbers = {one.name: metrics.compute_metrics(one.table, n_resamples=20) for one in many}
+    comparison_report.write_comparison(many, comparison.align_experiments(many), numbers, tmp_path)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<th>Z <a" in page and "<th>AB <a" in page and "AB minus AA" in page
+
+
 @pytest.mark.parametrize(
     ("entries", "expected"),
     [

@@ -129,12 +129,27 @@ def test_report_of_two_classes(tiny_tree: Path, tmp_path: Path) -> None:
 
 def test_report_of_eight_classes(tmp_path: Path) -> None:
     table = subtypes()
-    validation = table.assign(part="validation", file="v" + table["file"].str.replace("SOB", "own"))
+    others = {name: "v" + table[name] for name in ("slide", "case")}
+    validation = table.assign(part="validation", file="v" + table["file"].str.replace("SOB", "own"), **others)
     page = draw(experiment_of(pd.concat([table, validation])), tmp_path)
     assert "fold 0, seed 0: validation has 1 A cases; at least 3 of each class are needed" in page
     check_page(page, tmp_path)
     assert "macro ROC AUC" in page and "Each class against the rest" in page
     assert "undefined: a case may carry two subtypes" in page and 'class="banner' not in page
+
+
+def test_a_claim_that_the_rows_refute_is_not_repeated(tmp_path: Path) -> None:
+    table = made().assign(part=["test", "validation"] * 30)
+    page = draw(experiment_of(table), tmp_path)
+    assert 'class="banner leaky">Contradiction: The table says protocol case, but 30 of 30 test images share' in page
+    assert "no case has images in training and in test" not in page + (tmp_path / "model_card.md").read_text()
+
+
+def test_swapped_probability_columns_get_a_hint() -> None:
+    table = made().rename(columns={"p_benign": "p_malignant", "p_malignant": "p_benign"})
+    sentence = text.finding(experiment_of(table), metrics.compute_metrics(table, n_resamples=50))
+    assert "the classes are swapped" in sentence
+    assert "swapped" not in text.finding(experiment_of(made()), metrics.compute_metrics(made(), n_resamples=50))
 
 
 def test_finding_says_what_was_measured_on_what() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
+import lzma
 import os
 import re
 import shutil
@@ -23,6 +25,17 @@ from .index import find_holder, is_image
 
 FOLDER = "BreaKHis_v1"  # the top of the authors' tarball; in Kaggle's zip one lies in another
 FOLDS = "Folds.csv"  # the published folds, beside the tree in Kaggle's zip
+
+# How files begin: compressed tarballs, and what is no archive that Python can read
+COMPRESSED = {
+    b"\x1f\x8b": lambda packed: gzip.GzipFile(fileobj=packed),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+}
+FOREIGN = {
+    b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7z archive", b"\x28\xb5\x2f\xfd": "compressed with Zstandard",
+    b"<": "a web page, such as one that asks to log in", b"{": "an answer in JSON", b"%PDF": "a PDF",
+}  # fmt: skip
 
 
 class DamagedError(DataError):
@@ -72,7 +85,7 @@ def unpack(path: Path, root: Path) -> Path:
                 shutil.rmtree(unfinished, ignore_errors=True)
     except filelock.Timeout:
         raise DataError(f"another process unpacks into {target}; wait for it, or stop it") from None
-    except (zipfile.BadZipFile, tarfile.ReadError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.ReadError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         reason = str(error).rstrip(".") or type(error).__name__
         raise DamagedError(f"{path} is damaged, or neither zip nor tar ({reason}); get another copy") from None
     except NotImplementedError as error:
@@ -109,12 +122,16 @@ def _extract(path: Path, folder: Path, bar: Any) -> None:
     """Extract a zip or tarball once all its names have been checked."""
     with contextlib.ExitStack() as stack:
         packed = stack.enter_context(bar.open(path, "rb", description="unpacking and verifying"))
-        start = packed.read(2)
+        start = packed.read(8)
         packed.seek(0)
+        foreign = next((what for magic, what in FOREIGN.items() if start.lstrip().startswith(magic)), None)
+        if foreign:
+            advice = "get a zip or a tarball, or unpack it and use --from_dir"
+            raise DamagedError(f"{path} is {foreign}, which cannot be unpacked here; {advice}")
 
         # --- list the members: name (a folder's ends in /), what is wrong with it, bytes ---
         members: list[tuple[str, str, int]] = []
-        if start == b"PK":
+        if start.startswith(b"PK"):
             if not zipfile.is_zipfile(packed):
                 raise zipfile.BadZipFile("its table of contents, at the end, is missing: it was cut short")
             archive = stack.enter_context(zipfile.ZipFile(packed))
@@ -125,13 +142,13 @@ def _extract(path: Path, folder: Path, bar: Any) -> None:
                 fault = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "a link or device"
                 members.append((info.filename, "an encrypted file" if info.flag_bits & 1 else fault, info.file_size))
         else:
-            raw = gzip.GzipFile(fileobj=packed) if start == b"\x1f\x8b" else packed
+            raw = next((unpack(packed) for magic, unpack in COMPRESSED.items() if start.startswith(magic)), packed)
             archive = stack.enter_context(tarfile.open(fileobj=raw, mode="r:"))
             for info in archive.getmembers():
                 info.name = info.name.replace("\\", "/")
                 fault = "" if info.isfile() or info.isdir() else "a link or device"
                 members.append((info.name + "/" * info.isdir(), fault, info.size))
-            while raw.read(1 << 20):  # gzip's checksum, which covers all members, stands at the end
+            while raw.read(1 << 20):  # the checksum, which covers all members, stands at the end
                 pass
 
         # --- refuse what is unsafe; zipfile would repair such names silently ---

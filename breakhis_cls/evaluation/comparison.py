@@ -12,7 +12,7 @@ from scipy import stats
 
 from ..errors import DataError, list_first
 from . import bootstrap, case_statistics, metrics, predictions
-from .experiments import Experiment
+from .experiments import Experiment, check_agreement
 
 COMPARED = ("roc_auc", "balanced_accuracy", "image_accuracy", "brier", "log_loss")
 SUMS_OVER_IMAGES = ("image_accuracy", "brier", "log_loss")  # exchanging cases between models is an exact test of these
@@ -23,9 +23,10 @@ POWER = 0.8  # of the smallest detectable difference: the usual choice in planni
 
 def align_experiments(experiments: list[Experiment], common: bool = False) -> list[pd.DataFrame]:
     """Test rows of each experiment, of the same images; where test sets differ, DataError, or with `common` those of
-    the images that all of them tested."""
+    the images that all of them tested. DataError, too, where they disagree on what an image is."""
     tables = [experiment.test for experiment in experiments]
-    files = [set(table["file"]) for table in tables]
+    keys = [predictions.image_keys(table) for table in tables]  # whatever folder, slashes or suffix
+    files = [set(each) for each in keys]
     shared = set.intersection(*files)
     if not shared:
         raise DataError("the experiments have no test image in common; compare predictions of the same images")
@@ -36,7 +37,9 @@ def align_experiments(experiments: list[Experiment], common: bool = False) -> li
         raise DataError(fault + list_first(sizes, len(sizes)))
     if len({predictions.class_names(table) for table in tables}) > 1:
         raise DataError("the experiments predict different classes; compare models of one task")
-    return [table[table["file"].isin(shared)].reset_index(drop=True) for table in tables]
+    tables = [table[each.isin(shared)].reset_index(drop=True) for table, each in zip(tables, keys, strict=True)]
+    check_agreement(tables, [experiment.name for experiment in experiments])
+    return tables
 
 
 def compare_experiments(experiments: list[Experiment], tables: list[pd.DataFrame]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from .. import config
-from ..errors import DataError
+from ..data import protocols
+from ..errors import DataError, list_first
 from ..files import sha256_of_values
 from . import predictions
 
@@ -77,6 +79,7 @@ def read_source(path: Path) -> Source:
 def group_experiments(sources: list[Source]) -> list[Experiment]:
     """Sources of one experiment together, in the order given; a table that holds several is split."""
     groups: dict[str, list[Source]] = {}
+    seen: dict[str, list[Any]] = {}  # KEY of the rows of each
     for source in sources:
         # Fold, seed and places do not make another experiment; the config's name does.
         settings = source.settings and config.settings_without(source.settings, ("split.fold", "run", *config.PLACES))
@@ -84,8 +87,10 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
         for identity, rows in source.table.groupby(predictions.IDENTITY, sort=False):
             key = sha256_of_values(identity, predictions.class_names(rows), same)
             # The same row again is another experiment (a repeated run, a copy), not another fold or seed.
-            while key in groups and pd.concat([*(one.table[KEY] for one in groups[key]), rows[KEY]]).duplicated().any():
+            index = pd.MultiIndex.from_frame(rows.assign(file=predictions.image_keys(rows))[KEY])
+            while index.isin(seen.get(key, [])).any():
                 key += "+"
+            seen[key] = [*seen.get(key, []), *index]
             groups.setdefault(key, []).append(replace(source, table=rows))
 
     experiments = []
@@ -94,6 +99,7 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
         first, n = group[0], len(group)
         name = first.name if n == 1 else f"{first.settings.name if first.settings else first.name}-{n}-runs"
         table = pd.concat([source.table for source in group], ignore_index=True)
+        check_agreement([source.table for source in group], [source.name for source in group])
         experiments.append(Experiment(name, tuple(group), table))
 
     # Names that differ: by the parent folder where all tables are called predictions.csv, else by number.
@@ -103,3 +109,70 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
         numbered = [f"{name}-{at}" for at, name in enumerate(names, 1)]
         names = parents if len(set(parents)) == len(names) else numbered
     return [replace(one, name=name) for one, name in zip(experiments, names, strict=True)]
+
+
+def check_agreement(tables: Sequence[pd.DataFrame], sources: Sequence[str]) -> None:
+    """DataError where tables disagree on label, case, slide, subtype or magnification of an image, or on a slide."""
+    if len(tables) < 2:
+        return
+    rows = pd.concat([table.assign(source=source) for table, source in zip(tables, sources, strict=True)])
+    rows = rows.reset_index(drop=True)
+    for what, groups in (("image", predictions.image_keys(rows)), ("slide", rows["slide"])):
+        columns = predictions.NAMED if what == "image" else ("case", "label", "subtype")
+        if not (differs := predictions.differs_within(rows, groups, columns)).any():
+            continue
+        lines = []
+        for name, pair in rows[differs].groupby(groups[differs], sort=False):
+            for column in columns:
+                if len(values := pair.drop_duplicates(column)) > 1:
+                    lines.append(
+                        f"{name}: {column} "
+                        + ", ".join(f"{row[column]} in {row['source']}" for _, row in values.iterrows())
+                    )
+        raise DataError(
+            f"the tables disagree on {groups[differs].nunique():,} {what}s; correct one of them:{list_first(lines)}"
+        )
+
+
+def split_contradictions(experiment: Experiment) -> list[str]:
+    """What the rows say against the split that the table or the run claims, a sentence each."""
+    found, protocol = [], experiment.meta("protocol")
+    table = experiment.table.assign(image=predictions.image_keys(experiment.table))
+    test = table[table["part"] == "test"]
+
+    # --- no slide or case on both sides: seen are the rows of other parts, and what another fold tests ---
+    if unit := {"case": "case", "slide": "slide", "spanhol": "slide", "kaiko_eva": "slide"}.get(protocol):
+        leaks = pd.Series(False, index=test.index)
+        for _, rows in table.groupby("seed"):
+            tested = rows[rows["part"] == "test"]
+            n_images = tested.groupby(unit)["image"].transform("nunique")
+            leaks[tested.index] |= tested.groupby([unit, "fold"])["image"].transform("nunique") < n_images
+            for _, fold in rows.groupby("fold"):
+                seen = fold.loc[fold["part"] != "test", unit]
+                leaks[fold.index[(fold["part"] == "test") & fold[unit].isin(seen)]] = True
+        if leaks.any():
+            shared = f"{leaks.sum():,} of {len(test):,} test images share their {unit} with images that were seen"
+            found.append(f"The table says protocol {protocol}, but {shared}.")
+
+    # --- published folds, and the split that a run wrote down ---
+    if protocol in protocols.PUBLISHED:
+        parts = pd.concat([protocols.assign_parts(rows, protocol, fold) for fold, rows in table.groupby("fold")])
+        found += _compare_parts(table, parts.reindex(table.index), f"protocol {protocol} (folds count from 0)")
+    for source in experiment.sources:
+        if (path := source.path / "split.csv").is_file():
+            split = pd.read_csv(path, dtype={"case": str})
+            parts = split.assign(file=predictions.image_keys(split)).drop_duplicates("file").set_index("file")["part"]
+            rows = source.table
+            keys = predictions.image_keys(rows)
+            found += _compare_parts(rows, keys.map(parts), f"{path.name} of {source.name}")
+            tested = set(keys[rows["part"] == "test"])
+            if missing := len(set(parts.index[parts == "test"]) - tested):
+                found.append(f"{missing:,} test images of {path.name} of {source.name} have no prediction.")
+    return found
+
+
+def _compare_parts(rows: pd.DataFrame, parts: pd.Series, where: str) -> list[str]:
+    # Predictions of part validation may be out of fold, and so of images that train.
+    is_test = rows["part"] == "test"
+    faults = (is_test & (parts != "test")) | (~is_test & ~parts.isin(["train", "validation"]))
+    return [f"{faults.sum():,} of {len(rows):,} rows are in another part than {where} says."] if faults.any() else []

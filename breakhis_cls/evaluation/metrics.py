@@ -88,6 +88,8 @@ METRICS = {
 LEADING = (  # first where people read
     "roc_auc", "roc_auc_within_folds", "balanced_accuracy", "image_accuracy", "sensitivity", "specificity",
 )  # fmt: skip
+SWAPPED_AUC = 0.25  # below it a model knows the classes, and someone has mixed them up
+SWAPPED = "So low a ROC AUC means that the classes are swapped: check the labels and the columns of the probabilities."
 BY_CLASS = ("sensitivity", "specificity", "f1", "roc_auc", "average_precision")  # of the subtype task
 N_GROUPS = 400  # of images at random, for the interval that resamples images
 

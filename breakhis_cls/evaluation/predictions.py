@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def validate_predictions(
     table["label"], table["subtype"] = table["label"].str.lower(), table["subtype"].str.upper()
     table["subtype"] = table["subtype"].mask(files.is_empty(table["subtype"]), "")
     blank = table[["file", "slide", "case"]].apply(files.is_empty)
-    image = table["file"].map(lambda file: names.official_name(file) or file)
+    image = image_keys(table)
 
     # --- faults: which rows, in words, and how to show one ---
     values = table[numbers].to_numpy(np.float64)
@@ -84,8 +85,6 @@ def validate_predictions(
     contradictions = pd.Series(_contradiction(*row) for row in zip(table["file"], *map(table.get, NAMED), strict=True))
     if is_binary(table):  # which is scored without subtypes too
         table["subtype"] = table["subtype"].where(table["subtype"].isin(list(names.SUBTYPES)), "")
-    # Numbers depend on slides and cases: a slide in two cases would count twice.
-    kinds = table.replace({"subtype": {"": np.nan}}).groupby("slide")[["case", "label", "subtype"]].nunique()
     table = table.assign(total=total, contradiction=contradictions.to_numpy())
     faults = [
         (~is_number.all(axis=1), f"with no finite or whole number in {columns}", "{file}"),
@@ -101,8 +100,8 @@ def validate_predictions(
          "whose label is neither benign nor malignant", "{file}: {label}, {subtype}"),
         (table["contradiction"] != "", "that contradict their file name; labels come from names",
          "{file}: {contradiction}"),
-        (table["slide"].isin(kinds.index[(kinds > 1).any(axis=1)]), "of slides that have two cases, labels or subtypes",
-         "{slide}"),
+        # Numbers depend on slides and cases: a slide in two cases would count twice.
+        (differs_within(table, table["slide"]), "of slides that have two cases, labels or subtypes", "{slide}"),
     ]  # fmt: skip
     complaints = []
     for is_wrong, fault, show in faults:
@@ -137,6 +136,21 @@ def _numbers(cells: pd.Series) -> pd.Series:
     if not pd.api.types.is_numeric_dtype(cells):
         cells = cells.astype(str).str.replace(",", ".").str.strip().str.removesuffix("X").str.removesuffix("x")
     return pd.to_numeric(cells, errors="coerce")
+
+
+def image_keys(table: pd.DataFrame) -> pd.Series:
+    """What an image is known by in tables of any origin: its official name, or else its file with plain slashes."""
+    return table["file"].map(
+        {file: names.official_name(file) or file.replace("\\", "/") for file in set(table["file"])}
+    )
+
+
+def differs_within(
+    table: pd.DataFrame, groups: pd.Series, columns: Sequence[str] = ("case", "label", "subtype")
+) -> pd.Series:
+    """Whether the rows of a row's group disagree in one of the columns; a subtype that is not known says nothing."""
+    known = table[list(columns)].mask(table[list(columns)] == "")
+    return (known.groupby(groups).transform("nunique") > 1).any(axis=1)
 
 
 def class_names(table: pd.DataFrame) -> tuple[str, ...]:
@@ -183,5 +197,5 @@ def replicates(table: pd.DataFrame) -> list[pd.DataFrame]:
     Metrics are averaged over pieces, never pooled over them as if they were independent.
     """
     # The published folds test an image up to five times; of a cross-validation each image is tested once.
-    again = table.duplicated(["file", "seed"]).any()
+    again = table.assign(file=image_keys(table)).duplicated(["file", "seed"]).any()
     return [piece for _, piece in table.groupby(["seed", "fold"] if again else ["seed"], sort=True)]

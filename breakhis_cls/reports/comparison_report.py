@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count, product
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -31,13 +32,14 @@ def write_comparison(
 
     words = metric_words(predictions.is_binary(tables[0]))
     # Names of runs are too long for an axis: pairs are `B minus A`.
-    letters = {one.name: letter for one, letter in zip(experiments, ascii_uppercase, strict=False)}
+    lettered = ("".join(letters) for n in count(1) for letters in product(ascii_uppercase, repeat=n))  # A ... Z, AA
+    letters = dict(zip((one.name for one in experiments), lettered, strict=False))
     figures = {}
     for metric in comparison.COMPARED:
         entries = [entry for entry in compared["comparisons"] if entry["metric"] == metric]
         pairs = [f"{letters[entry['b']]} minus {letters[entry['a']]}" for entry in entries]
         figures[f"difference_{metric}"] = plots.differences(entries, pairs, words[metric][0])
-    banners = {banner for one in experiments for banner in text.banners(one.meta("protocol"), one.meta("data"))}
+    banners = {banner for one in experiments for banner in text.experiment_banners(one)}
     content = {
         "experiments": experiments, "numbers": numbers, "letters": letters,
         "finding": finding(compared, words["roc_auc"][0]), "banners": sorted(banners), "words": words,

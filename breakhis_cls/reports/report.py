@@ -69,9 +69,9 @@ def write_report(experiment: Experiment, metrics: dict[str, Any], folder: Path, 
     content = {
         "name": experiment.name, "binary": binary, "metrics": metrics, "words": metric_words(binary),
         "finding": text.finding(experiment, metrics), "caveats": text.caveats(experiment),
-        "banners": text.banners(experiment.meta("protocol"), experiment.meta("data")),
+        "banners": text.experiment_banners(experiment),
         "about": {
-            "Protocol": text.protocol(experiment.meta("protocol")),
+            "Protocol": text.split_claim(experiment),
             "Folds, seeds": f"{text.folds(experiment)}; seed {text.seeds(experiment)}",
             "Data": experiment.meta("data"),
             "Test set": text.sizes(metrics["pooled"]["image_accuracy"]),
@@ -146,7 +146,9 @@ def _paper_table(experiment: Experiment, metrics: dict[str, Any]) -> tuple[pd.Da
     sizes = text.sizes(metrics["pooled"]["image_accuracy"])
     model, data, protocol = (experiment.meta(column) for column in ("model", "data", "protocol"))
     caption = f"{model} on {data}, protocol {protocol}, {text.folds(experiment)}; {sizes}. "
-    caption += "95 % intervals by bootstrap over cases. " + " ".join(line for _, line in text.banners(protocol, data))
+    caption += "95 % intervals by bootstrap over cases. " + " ".join(
+        line for _, line in text.experiment_banners(experiment)
+    )
     return pd.DataFrame(rows, columns=np.array(["Metric", *strata])), caption.strip()
 
 

@@ -100,7 +100,7 @@ def write_saliency_report(
     figures["embedding"] = plots_saliency.embedding(features, test, shares)
 
     content = {
-        "name": experiment.name, "banners": text.banners(experiment.meta("protocol"), experiment.meta("data")),
+        "name": experiment.name, "banners": text.experiment_banners(experiment),
         "figures": report.save_figures(figures, folder),
         "overlays": [name for name in figures if name.startswith("heat_of_")],
     }  # fmt: skip

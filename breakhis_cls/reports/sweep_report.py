@@ -64,8 +64,10 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
     write_text(out / "table.tex", "\n".join(latex))
 
     # --- the page ---
+    contradictions = [banner for one in experiments for banner in text.experiment_banners(one)]
+    shown_banners = [banner for banner in contradictions if banner[1].startswith("Contradiction")] + banners(table)
     content = {
-        "title": title, "finding": finding(table), "banners": banners(table), "notes": notes(table),
+        "title": title, "finding": finding(table), "banners": shown_banners, "notes": notes(table),
         "sections": sections, "citations": cited, "penalties": write_penalties(experiments, out),
         "experiments": experiments,
     }  # fmt: skip

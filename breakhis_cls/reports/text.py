@@ -11,7 +11,8 @@ import pandas as pd
 from .. import __version__, names
 from ..config import dump_config
 from ..evaluation import bootstrap, predictions
-from ..evaluation.experiments import Experiment
+from ..evaluation.experiments import Experiment, split_contradictions
+from ..evaluation.metrics import SWAPPED, SWAPPED_AUC
 
 PROTOCOLS = {  # from the strictest to the leaky one; the order of a table's rows
     "case": "split by case number: no case has images in training and in test",
@@ -90,16 +91,29 @@ def finding(experiment: Experiment, metrics: dict[str, Any]) -> str:
         return f"{where} {correct}; ROC AUC is undefined: {auc['undefined'].replace(' here', ' in test')}."
     reached = f"ROC AUC {auc['value']:.2f} "
     reached += f"(95 % interval {interval(auc, digits=2)})" if interval(auc) else f"(no interval: {auc['no_interval']})"
+    swapped = f" {SWAPPED}" if auc["value"] < SWAPPED_AUC else ""
     if predictions.is_binary(experiment.table):
         missed = percent(1 - pooled["sensitivity"]["value"])
-        return f"{where} reaches {reached}, {correct} and misses {missed} of the malignant ones."
+        return f"{where} reaches {reached}, {correct} and misses {missed} of the malignant ones.{swapped}"
     balanced = pooled["balanced_accuracy"]["value"]
-    return f"{where} reaches macro {reached}, balanced accuracy {balanced:.2f}, and {correct}."
+    return f"{where} reaches macro {reached}, balanced accuracy {balanced:.2f}, and {correct}.{swapped}"
 
 
 def protocol(name: str) -> str:
     """The protocol's name and what it means for the score."""
     return f"{name}: {PROTOCOLS.get(name, 'a custom split; `breakhis audit` lists what it leaks')}"
+
+
+def split_claim(experiment: Experiment) -> str:
+    """What the experiment's protocol means for the score, unless its rows say otherwise."""
+    claim, contradictions = experiment.meta("protocol"), split_contradictions(experiment)
+    return f"{claim}, which is not true of these rows" if contradictions else protocol(claim)
+
+
+def experiment_banners(experiment: Experiment) -> list[tuple[str, str]]:
+    """Of `banners`, and first what the rows say against the split that they claim."""
+    contradictions = [("leaky", f"Contradiction: {sentence}") for sentence in split_contradictions(experiment)]
+    return contradictions + banners(experiment.meta("protocol"), experiment.meta("data"))
 
 
 def folds(experiment: Experiment) -> str:
@@ -195,7 +209,7 @@ def render(template: str, content: dict[str, Any]) -> str:
         autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     # Every form is a filter under its own name: {{ result.value|number }}.
-    for form in (number, percent, p_value, interval, count, subtype, protocol, folds, seeds, weights):
+    for form in (number, percent, p_value, interval, count, subtype, split_claim, folds, seeds, weights):
         environment.filters[form.__name__] = form
     environment.filters["settings_yaml"] = dump_config
     environment.globals |= {"version": __version__, "coverage": coverage}
