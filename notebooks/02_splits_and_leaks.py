@@ -120,9 +120,7 @@ from breakhis_cls.pipeline.pixel_store import PixelStore
 settings = config.Config(
     data=config.Data(root=DATA),
     image=config.Image(height_px=64, width_px=96),
-    model=config.Model(weights="random", features=("conv4",)),
-    head=config.Head(epochs=0),
-    tune=config.Tune(part="conv4"),
+    model=config.Model(weights="random"),
 )
 dataset = load_dataset(settings)
 devices.prepare(deterministic=True)  # before anything imports TensorFlow
@@ -133,7 +131,7 @@ print(dataset.name, f"{len(dataset.images)} images", sep=": ")
 from breakhis_cls.modeling import features
 
 hashes = dataset.images["pixel_sha256"].to_numpy()
-pooled = features.backbone_features(settings, hashes, store.array, store.rows, views=(0,))[:, 0]
+pooled = features.backbone_features(settings, hashes, store.array, store.rows)
 pooled.shape
 
 # %% [markdown]

@@ -178,8 +178,10 @@ pd.DataFrame({name: pooled[name] for name in metrics}).T[list(kinds)].astype(kin
 #
 # With pretrained weights, training has two phases. First, only the **head** is trained. The
 # backbone is frozen, so its features are computed once and kept, and forty epochs take seconds.
-# Then a part of the backbone is unfrozen and **fine-tuned** with a small learning rate. Its
-# BatchNorm layers stay frozen.
+# (`kind="keras"` trains it by epochs, as below. By default it is logistic regression, which is
+# solved exactly: one dense layer on fixed features has one best solution.) Then a part of the
+# backbone is unfrozen and **fine-tuned** with a small learning rate. Its BatchNorm layers stay
+# frozen.
 #
 # This notebook has no ImageNet weights, so it uses the network that was just trained as the
 # pretrained one: from 40X and 200X to 400X. (Fold 0 tests the same cases at all magnifications,
@@ -204,7 +206,7 @@ changes = {
     "name": "notebook_transfer",
     "data": settings.data.model_copy(update={"magnifications": (400,)}),
     "model": config.Model(weights=str(start), features=("conv4",)),
-    "head": config.Head(epochs=15),
+    "head": config.Head(kind="keras", epochs=15),
     "tune": config.Tune(part="conv4", epochs=2),
 }
 settings = settings.model_copy(update=changes)
@@ -231,8 +233,8 @@ if training.returncode:
 # %% [markdown]
 # The dotted line marks the start of fine-tuning. The run keeps the weights of the first phase
 # unless the second phase has a lower validation loss. The training curves are better than the
-# validation curves throughout: the network was trained on the training cases before, and three
-# validation cases are few. More cases would help; more epochs would hardly help.
+# validation curves throughout: the network was trained on the training cases before, and a few
+# validation cases say little. More cases would help; more epochs would hardly help.
 
 # %%
 pooled = json.loads((run.folder / "metrics.json").read_text())["pooled"]
