@@ -264,6 +264,8 @@ PLACES = (
     "name", "data.root", "data.cache", "model.weights", "split.protocol", "run.dir", "run.reports", "run.save_model",
 )  # fmt: skip
 
+RETIRED = (("head", "views"),)  # settings that were removed
+
 
 def find_config(path: Path | str) -> Path:
     """Path of the YAML file that `--config` names: a file, or the name of a shipped config, with or without `.yaml`.
@@ -302,6 +304,10 @@ def load_config(path: Path | str, kind: type[S] = Config) -> S:
         raise ConfigError(f"{file} holds a {type(content).__name__}; expected sections such as 'data:' and 'split:'")
     if "name" in kind.model_fields:
         content.setdefault("name", file.stem)
+    if file.name == "config.yaml":  # of an earlier run, which is still scored; elsewhere these are unknown settings
+        for section, key in RETIRED:
+            if isinstance(content.get(section), dict):
+                content[section].pop(key, None)
     return validate_settings(kind, content, str(file))
 
 

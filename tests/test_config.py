@@ -172,6 +172,13 @@ def test_invalid_options_exit_with_2_and_a_short_message(argv, message, capsys):
     assert len((printed.out + printed.err).splitlines()) < 24
 
 
+def test_the_config_of_an_earlier_run_is_read_without_what_was_removed(tmp_path):
+    (tmp_path / "config.yaml").write_text("name: old\nhead: {views: 8, epochs: 3}")
+    assert config.load_config(tmp_path / "config.yaml") == Config(name="old", head=config.Head(epochs=3))
+    with pytest.raises(ConfigError, match=r"unknown setting 'head.views'"):
+        config.load_config(_yaml(tmp_path, "head: {views: 8}"))
+
+
 def test_settings_are_frozen_and_changed_in_a_copy():
     with pytest.raises(Exception, match="frozen"):
         Config().head.epochs = 3
