@@ -21,7 +21,7 @@ from breakhis_cls.errors import DONE, exits_cleanly
 from breakhis_cls.evaluation import bootstrap
 from breakhis_cls.modeling import devices
 from breakhis_cls.pipeline import pixel_store
-from breakhis_cls.reports import plots
+from breakhis_cls.reports import plots, text
 from breakhis_cls.synthetic import tree
 
 FIRST_CASE = 91_001  # no case of the training tree
@@ -100,10 +100,10 @@ def main(argv: list[str] | None = None) -> int:
     figure, axes = plots.new_figure(plots.PAGE_IN, 1.9)
     ax = axes[0, 0]
     for at, one in enumerate(result.values()):
-        ax.plot([one["low"], one["high"]], [at, at], color=plots.BLUE, linewidth=2)
+        if one["low"] is not None:  # too few cases
+            ax.plot([one["low"], one["high"]], [at, at], color=plots.BLUE, linewidth=2)
         ax.plot(one["value"], at, "o", color=plots.BLACK, markersize=5)
-        numbers = f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
-        ax.text(1.02, at, numbers, transform=ax.get_yaxis_transform(), va="center", fontsize=8)
+        ax.text(1.02, at, text.estimate(one), transform=ax.get_yaxis_transform(), va="center", fontsize=8)
     ax.axvline(0.5, color=plots.GREY, linewidth=0.8, linestyle="--")
     ax.set(yticks=range(len(result)), yticklabels=list(result), ylim=(len(result) - 0.5, -0.5))
     ax.set_xlabel("AUC: probability that a pixel of an epithelial nucleus is hotter than another (dashed: chance)")

@@ -80,8 +80,8 @@ def write_config(root: Path, folder: Path) -> Path:
     settings = {
         "data": {"root": str(root), "cache": str(folder / "cache"), "magnifications": [40, 200]},
         "image": {"height_px": 32, "width_px": 48},
-        "model": {"weights": "random"},
-        "head": {"epochs": 4, "batch_size": 8, "views": 8},
+        "model": {"weights": "random", "features": ["conv5"]},
+        "head": {"kind": "keras", "epochs": 4, "batch_size": 8},
         "tune": {"part": "conv5", "epochs": 3, "batch_size": 8, "peak_lr": 1e-3},
         "augment": {"stain": 0.3, "brightness": 0.1, "contrast": 0.1, "scale": 0.1, "test_views": 8},
         "run": {"dir": str(folder / "runs"), "reports": str(folder / "reports")},

@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tiny_backbone import TINY
 
 from breakhis_cls import predict, train
-from breakhis_cls.config import Config
+from breakhis_cls.config import Config, parse_settings
+from breakhis_cls.modeling import backbones
+from breakhis_cls.synthetic import tree
 
 
 def settings(tree, here, **more):
@@ -139,3 +142,19 @@ def test_commands_speak_in_one_sentence(tmp_path):
     assert answer.returncode == 2
     assert answer.stderr.startswith("error: ") and "Traceback" not in answer.stderr
     assert str(tmp_path / "nowhere") in answer.stderr
+
+
+def test_a_finetune_config_trains_on_drawn_tissue(tmp_path, monkeypatch):
+    """Head on frozen conv5, then conv5 with stain augmentation: what `finetune_200x` says, in small."""
+    monkeypatch.setitem(backbones.BACKBONES, "ResNet50", TINY)
+    tree.write_tree(tmp_path / "drawn", images_per_cell=1, slides=tree.SLIDES[::3])
+    small = {"data.root": tmp_path / "drawn", "data.cache": tmp_path / "cache", "image.height_px": 32,
+             "image.width_px": 48, "model.weights": "random", "tune.epochs": 1, "split.n_folds": 3,
+             "run.dir": tmp_path / "runs"}  # fmt: skip
+    options = [word for name, value in small.items() for word in (f"--{name}", str(value))]
+    given = parse_settings(Config, ["--config", "finetune_200x", *options], "train", "")
+    run = train.train_run(given, report=False)
+    title = "ResNet50 (random), logistic head on conv5, conv5 fine-tuned"
+    assert run.settings.augment.stain == 0.2 and not (run.folder / "head.npz").exists()
+    assert pd.read_csv(run.folder / "predictions.csv")["model"].unique() == [title]
+    assert list(pd.read_csv(run.folder / "history.csv")["phase"]) == ["tune"]
