@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 from .errors import ConfigError
 
 Magnification = Literal[40, 100, 200, 400]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and Keras take
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 # A shell expands ~ only where it begins a word, and YAML not at all; of a user that does not exist it stays.
 UserText = Annotated[str, AfterValidator(os.path.expanduser)]
@@ -87,7 +88,7 @@ class Split(Section):
     """Index of the fold, from 0."""
     n_folds: Annotated[int, Field(ge=2, le=16)] = 5  # 16: some four of the 70 cases in each
     """Number of folds of the protocols case, slide and image."""
-    seed: int | None = None
+    seed: Seed | None = None
     """None: the fixed folds that ship with the package, where they apply. A number: new random folds."""
     validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
     """Share of the training cases used for validation where no other fold's test part can serve."""
@@ -205,7 +206,7 @@ class Run(Section):
     """Folder that holds a folder per run."""
     reports: UserPath = Path("reports")
     """Folder that holds a report per run."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initial weights, image order, augmentation and dropout."""
     deterministic: bool = True
     """Equal commands give equal bytes on one machine. Costs 10 to 25 % of speed on CPU; on GPU it also turns off XLA
@@ -248,8 +249,11 @@ class Config(Section):
                 "tune.part conv5 trains a block that model.features does not use; "
                 "set tune.part to conv4 or none, or add conv5 to model.features"
             )
-        if not self.head.epochs and not self.fine_tunes:
-            raise ValueError("nothing would be trained: head.epochs is 0 and no part of the backbone is fine-tuned")
+        fits_head = self.head.epochs and (self.head.kind == "logistic" or self.head.peak_lr)
+        if not fits_head and not (self.fine_tunes and self.tune.peak_lr):
+            raise ValueError(
+                "nothing would be trained: head.epochs or head.peak_lr is 0 and no part of the backbone is fine-tuned"
+            )
         return self
 
 

@@ -111,11 +111,18 @@ def parse_slide_name(slide: str) -> SlideName:
     return SlideName(label, match["subtype"], match["case"])
 
 
-def official_path(filename: str) -> str:
-    """Path of an image in the official tree, relative to the folder that contains `histology_slides`, POSIX."""
+def official_path(path: str) -> str:
+    """Where an image lies in the official tree, relative to the folder that contains `histology_slides`, POSIX; for a
+    file name or a path of any other tree. DataError if the name is not official."""
+    filename = official_name(path) or path
     name = parse_image_name(filename)
     folder, label = SUBTYPES[name.subtype]
     return f"{TREE}/breast/{label}/SOB/{folder}/{name.slide}/{name.magnification}X/{filename}"
+
+
+def canonical_path(path: str) -> str:
+    """The official path of an official name, in whatever folders it lies; of another file the path as it is."""
+    return official_path(path) if official_name(path) else path
 
 
 def contradicts_folders(path: str) -> bool:

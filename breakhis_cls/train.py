@@ -31,19 +31,20 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
     Raises DataError for images or splits that cannot be used, ModelError for weights, RunError if the run is in use.
     """
     from .data.dataset import load_dataset
+    from .modeling import weights
 
     # --- images and split ---
     files.check_folder(settings.run.reports, "--run.reports")
+    weights_identity = weights.weights_identity(settings.model)  # a file that is missing, before images are decoded
     dataset = load_dataset(settings)
     for message in dataset.warnings:
         print(f"warning: {message}", file=sys.stderr)
 
     from .evaluate import evaluate_runs
     from .evaluation import metrics, predictions
-    from .modeling import devices, run_folder, training, weights
+    from .modeling import devices, run_folder, training
     from .pipeline.pixel_store import PixelStore
 
-    weights_identity = weights.weights_identity(settings.model)
     name = run_folder.run_name(settings, dataset.sha256, weights_identity, dataset.split)
     with run_folder.open_run(settings, name) as run:
         if run.finished:

@@ -13,6 +13,7 @@ from PIL import Image
 from breakhis_cls import audit, names
 from breakhis_cls.config import Data, Split
 from breakhis_cls.data import leakage
+from breakhis_cls.reports import audit_report
 
 
 def audited(tmp_path, *argv: str) -> tuple[int, dict]:
@@ -93,6 +94,16 @@ def test_a_mirrored_jpeg_under_another_name_is_found(tiny_tree, tmp_path):
     data = Data(root=str(root), cache=tmp_path / "cache", magnifications=(40,))
     found = leakage.audit_split(data, Split(protocol=str(tmp_path / "mine.csv"))).leaks
     assert found[["kind", "key", "n_seen"]].to_numpy().tolist() == [["near_duplicate", seen, 1]]
+
+
+def test_near_duplicates_alone_make_the_headline():
+    kinds = {
+        kind: {"keys": [], "test_images": 0, "test_share": 0.0, "benign_test_share": 0.0} for kind in leakage.KINDS
+    }
+    kinds["near_duplicate"] = {"keys": ["x"], "test_images": 3, "test_share": 0.12, "benign_test_share": 0.0}
+    audit = leakage.Audit("mine.csv", True, pd.DataFrame(), pd.DataFrame(), [{"fold": 0, "leaks": kinds}], [])
+    expected = "Leaks in 1 of 1 fold: 12.0 % of the test images are near duplicates of images that it has seen."
+    assert audit_report.headline(audit) == expected
 
 
 def test_a_weak_validation_is_told(tmp_path, capsys):

@@ -96,6 +96,17 @@ def test_a_yaml_key_given_twice_is_refused(tmp_path, text, key):
         config.load_config(_yaml(tmp_path, text))
 
 
+@pytest.mark.parametrize(("text", "said"), [
+    ("run: {seed: -1}", "run.seed is -1"), ("run: {seed: 4294967296}", "run.seed is 4294967296"),
+    ("split: {seed: -1}", "split.seed is -1"), ("model: {features: []}", "model.features is"),
+    ("head: {kind: keras, epochs: 0}", "nothing would be trained"),
+    ("head: {kind: keras, peak_lr: 0}", "nothing would be trained"),
+])  # fmt: skip
+def test_settings_that_cannot_train_are_refused_when_they_are_read(tmp_path, text, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        config.load_config(_yaml(tmp_path, text))
+
+
 @pytest.mark.parametrize("text", ["axes: {split.fold: [0], split.fold: [1]}", "set: {a: 1}\nset: {b: 2}"])
 def test_a_key_given_twice_in_a_sweep_is_refused(tmp_path, text):
     with pytest.raises(ConfigError, match="is given twice in one mapping"):

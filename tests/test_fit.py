@@ -9,6 +9,7 @@ from breakhis_cls import config
 from breakhis_cls.errors import ModelError
 from breakhis_cls.modeling import fit, network
 from breakhis_cls.modeling.head import fit_logistic, l2_of_mean_loss
+from breakhis_cls.pipeline import batches
 from breakhis_cls.pipeline.batches import TrainingRows
 
 PHASE = config.Head(epochs=4, batch_size=4, peak_lr=0.05)
@@ -40,6 +41,30 @@ def _kernel(head):
 def _assert_equal(one, other):
     for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("n_rows", "batch_size", "accumulate"), [(10, 4, 10), (10, 2, 3), (5, 1, 3), (7, 7, 2)])
+def test_every_group_of_accumulated_batches_is_whole(n_rows, batch_size, accumulate):
+    stream = batches.training_batches(_rows(1, n_rows), batch_size, 0, 0, 1, accumulate)
+    sizes = [len(targets) for _, targets, _ in stream]
+    assert sum(sizes) == n_rows and len(sizes) % accumulate == 0 and max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("accumulate", [3, 1000])
+def test_accumulating_over_more_batches_than_there_are_still_trains(tmp_path, accumulate):
+    before = _kernel(network.build_head(6, 2, 0.5, seed=0))
+    head, history = _fit(tmp_path, PHASE.model_copy(update={"epochs": 2, "accumulate": accumulate}))
+    assert abs(_kernel(head) - before).max() > 0.01
+    assert history["learning_rate"].max() <= PHASE.peak_lr
+
+
+@pytest.mark.parametrize(
+    ("loss", "val_loss", "said"), [(0.5, np.inf, "validation loss"), (np.nan, 0.5, "training loss")]
+)
+def test_the_loss_that_is_not_finite_is_named(tmp_path, loss, val_loss, said):
+    logs = {"loss": loss, "accuracy": 0.5, "val_loss": val_loss, "val_accuracy": 0.5}
+    with pytest.raises(ModelError, match=f"the {said} became (inf|nan) "):
+        fit.EpochCheckpoint(tmp_path / "head", PHASE, 0).on_epoch_end(0, logs)
 
 
 @pytest.mark.parametrize(("epoch", "phase"), [(0, PHASE), (1, WITH_ALL)])

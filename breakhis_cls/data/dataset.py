@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .. import names
 from ..config import Config, Head
 from ..errors import DataError
 from ..files import sha256_of_values
+from ..synthetic.tree import SLIDES
 from . import index, protocols, splits
 
 
@@ -28,31 +30,38 @@ class Dataset:
     classes: tuple[str, ...]
     task: str
     warnings: list[str]
+    pool: pd.DataFrame | None = None  # `images` of all folds, where a CSV's folds hold different ones
 
     @property
     def sha256(self) -> str:
         """Of names and pixels, wherever the files are and however they are compressed."""
-        return sha256_of_values(self.images[["file", "pixel_sha256"]].to_numpy().tolist())
+        return _sha256_of_images(self.images)
 
     @property
     def name(self) -> str:
-        """`synthetic-...`, `sample-36slides-...` or `breakhis-...`: the data that a number was measured on."""
+        """`synthetic-...`, `own-83slides-...`, `sample-36slides-...` or `breakhis-...`: the data that a number was
+        measured on, and the same for every fold of a protocol."""
+        pool = self.images if self.pool is None else self.pool
         if self.is_synthetic:
-            return f"synthetic-{self.sha256[:8]}"
-        kind = "breakhis" if self.is_complete else f"sample-{self.images['slide'].nunique()}slides"
-        return f"{kind}-{self.sha256[:8]}"
+            kind = "synthetic"
+        elif not (slides := set(pool["slide"])) <= set(protocols.slides()["slide"]):
+            kind = f"own-{len(slides)}slides"
+        else:
+            kind = "breakhis" if self.is_complete else f"sample-{len(slides)}slides"
+        return f"{kind}-{_sha256_of_images(pool)[:8]}"
 
     @property
     def is_synthetic(self) -> bool:
-        """Drawn tissue has slides that BreakHis does not have."""
-        return not set(self.images["slide"]) <= set(protocols.slides()["slide"])
+        """Whether any tissue is drawn; other slides that BreakHis does not have are someone's own."""
+        return not set(self.images["slide"]).isdisjoint(SLIDES)
 
     @property
     def is_complete(self) -> bool:
         """All official images at these magnifications are here."""
         official = protocols.official_images()
         wanted = official["file"][official["magnification"].isin(set(self.images["magnification"]))]
-        return set(wanted) <= set(self.images["file"]) | set(self.dropped["file"])
+        pool = self.images if self.pool is None else self.pool
+        return set(wanted) <= {names.canonical_path(path) for path in (*pool["file"], *self.dropped["file"])}
 
     def one_hot_targets(self) -> np.ndarray:
         """(n, n_classes) one-hot float32, in the order of classes."""
@@ -83,11 +92,20 @@ def load_dataset(settings: Config) -> Dataset:
     DataError where train has fewer than two classes, and as in load_images, select_images and assign_split.
     """
     data = settings.data
+    splits.check_split(settings.split)  # before any image is decoded
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)  # else one that was shown before is not caught
-        images = splits.select_images(index.load_images(data), settings.split)
+        indexed = index.load_images(data)
+        images = splits.select_images(indexed, settings.split)
         # Equal pixels under two subtypes (slide 13412): one copy for the binary task, none for subtypes.
         images, dropped = splits.drop_duplicates(images, data.duplicates, data.task)
+        pool = None
+        if settings.split.protocol not in (*protocols.COMPUTED, *protocols.PUBLISHED):
+            parts = [
+                protocols.assign_parts(indexed, settings.split.protocol, fold).notna()
+                for fold in range(splits.count_folds(settings.split))
+            ]
+            pool = splits.drop_duplicates(indexed[np.any(parts, axis=0)], data.duplicates, data.task)[0]
         split = splits.assign_split(images, settings.split, data.task)
         broken = index.list_unreadable(data)
 
@@ -105,4 +123,9 @@ def load_dataset(settings: Config) -> Dataset:
         messages.append("random weights have no features to transfer; set head.epochs to 0 and tune.part to all")
     images, split = images.reset_index(drop=True), split.reset_index(drop=True)
     classes = splits.class_names(data.task, settings.split.protocol)
-    return Dataset(index.find_root(data), images, dropped, broken, split, classes, data.task, messages)
+    return Dataset(index.find_root(data), images, dropped, broken, split, classes, data.task, messages, pool)
+
+
+def _sha256_of_images(images: pd.DataFrame) -> str:
+    named = images["file"].map(names.canonical_path)
+    return sha256_of_values(np.stack([named, images["pixel_sha256"]], axis=1).tolist())

@@ -262,7 +262,7 @@ def scan_tree(root: Path) -> tuple[pd.DataFrame, list[str]]:
             path = Path(folder, filename)
             file = path.relative_to(root).as_posix()
             try:
-                expected = names.official_path(names.official_name(file) or filename)
+                expected = names.official_path(file)
                 contradicts = names.contradicts_folders(file)
             except DataError as error:
                 misplaced.append(f"{file}: {error}")

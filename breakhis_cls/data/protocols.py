@@ -84,6 +84,15 @@ def read_protocol(protocol: str) -> tuple[pd.DataFrame, list[str]]:
     return split_files.read_split_file(path, stamp)
 
 
+def protocol_name(protocol: str) -> str:
+    """What tables call a protocol: of a file its stem and a hash of its content, however its path is typed."""
+    if protocol in (*PUBLISHED, *COMPUTED):
+        return protocol
+    path = Path(protocol).resolve()
+    content = hashlib.sha256(read_protocol(protocol)[0].to_csv(index=False).encode()).hexdigest()
+    return f"{path.name if path.is_dir() else path.stem}-{content[:8]}"
+
+
 def assign_parts(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
     """The part of each image in one fold of a protocol that is a table; NaN where the protocol does not name it."""
     table, _ = read_protocol(protocol)

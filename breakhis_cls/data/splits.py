@@ -38,13 +38,8 @@ def count_folds(split: Split) -> int:
     return int(protocols.read_protocol(split.protocol)[0]["fold"].max()) + 1
 
 
-def select_images(images: pd.DataFrame, split: Split, warn: bool = True) -> pd.DataFrame:
-    """The images that this fold contains: 40X of four subtypes for kaiko_eva, the named ones for a CSV.
-
-    Warns of names that are not among the images, and of images that a CSV leaves out. DataError if none is
-    left, or if a CSV has names that BreakHis does not have. ConfigError if there is no such fold, or protocol
-    image is not allowed.
-    """
+def check_split(split: Split) -> None:
+    """ConfigError if there is no such protocol or fold, or protocol image is not allowed; looks at no image."""
     n_folds = count_folds(split)
     if split.fold >= n_folds:
         raise ConfigError(f"split.fold is {split.fold}, but {split.protocol} has {n_folds} fold(s), counted from 0")
@@ -53,6 +48,16 @@ def select_images(images: pd.DataFrame, split: Split, warn: bool = True) -> pd.D
             "split.protocol is 'image', which puts images of one slide in both training and test; "
             "set --split.allow_leaks to measure that leak, or use case"
         )
+
+
+def select_images(images: pd.DataFrame, split: Split, warn: bool = True) -> pd.DataFrame:
+    """The images that this fold contains: 40X of four subtypes for kaiko_eva, the named ones for a CSV.
+
+    Warns of names that are not among the images, and of images that a CSV leaves out. DataError if none is
+    left, or if a CSV has names that BreakHis does not have. ConfigError if there is no such fold, or protocol
+    image is not allowed.
+    """
+    check_split(split)
     if split.protocol in protocols.COMPUTED:
         return images
     messages = protocols.protocol_warnings(images, split.protocol, split.fold)
@@ -204,14 +209,21 @@ def drop_duplicates(images: pd.DataFrame, policy="auto", task="binary") -> tuple
         return images, images.iloc[:0]
     keeps_first = policy == "first" or (policy == "auto" and task == "binary")
     # keep=False: under two subtypes (slide 13412) nobody knows which label is right, so both go.
-    again = images.sort_values("file").duplicated("pixel_sha256", keep="first" if keeps_first else False)
+    again = images.sort_values("file", key=_official_order).duplicated(
+        "pixel_sha256", keep="first" if keeps_first else False
+    )
     dropped = again.reindex(images.index)
     return images.loc[~dropped], images.loc[dropped]
 
 
+def _official_order(files: pd.Series) -> pd.Series:
+    return files.map(names.canonical_path)  # so that splits do not depend on folders
+
+
 def _shuffled_ranks(images: pd.DataFrame, seed: tuple[int, ...]) -> np.ndarray:
     """(n,) ranks in a random order of the images that keeps each subtype and magnification together."""
-    table = images[["file", "label", "subtype", "magnification"]].reset_index(drop=True).sort_values("file")
+    table = images[["file", "label", "subtype", "magnification"]].reset_index(drop=True)
+    table = table.sort_values("file", key=_official_order)
     table = table.assign(draw=np.random.default_rng(seed).permutation(len(table)))
     order = table.sort_values(["label", "subtype", "magnification", "draw"]).index.to_numpy()
     return np.argsort(order)  # the inverse of a permutation

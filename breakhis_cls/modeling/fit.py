@@ -34,15 +34,17 @@ def fit_phase(
     that of all replicas together. Raises ModelError when the loss is not finite, or a batch does not fit into memory.
     """
     # --- optimizer and learning-rate schedule: linear warm-up, then a cosine to zero ---
-    n_steps = math.ceil(len(rows) / phase.batch_size)  # the schedule's length is fixed: early stopping cuts it
-    n_total = max(phase.epochs * n_steps, 1)
-    n_warmup = round(phase.warmup_share * n_total)
-    warmup = {"warmup_target": phase.peak_lr, "warmup_steps": n_warmup} if n_warmup else {}
+    accumulate = min(phase.accumulate, len(rows))
+    n_steps = batches.count_batches(len(rows), phase.batch_size, accumulate)
+    n_total = max(phase.epochs * n_steps, 1)  # the schedule's length is fixed: early stopping cuts it
+    n_warmup = accumulate * round(phase.warmup_share * n_total / accumulate)
     start = 0.0 if n_warmup else phase.peak_lr
+    n_total, n_warmup = n_total + accumulate - 1, n_warmup + accumulate - 1  # a group steps at its last batch
+    warmup = {"warmup_target": phase.peak_lr, "warmup_steps": n_warmup} if n_warmup else {}
     schedule = keras.optimizers.schedules.CosineDecay(start, max(n_total - n_warmup, 1), **warmup)
     optimizer = keras.optimizers.AdamW(
         schedule, weight_decay=phase.weight_decay, global_clipnorm=phase.clip_norm or None, use_ema=phase.ema > 0,
-        ema_momentum=phase.ema, gradient_accumulation_steps=phase.accumulate if phase.accumulate > 1 else None,
+        ema_momentum=phase.ema, gradient_accumulation_steps=accumulate if accumulate > 1 else None,
     )  # fmt: skip
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing)
     accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
@@ -63,7 +65,7 @@ def fit_phase(
             checkpoint.best_weights = model.get_weights()
         if not checkpoint.ended:
             model.fit(
-                batches.training_batches(rows, phase.batch_size, seed, checkpoint.n_done, phase.epochs),
+                batches.training_batches(rows, phase.batch_size, seed, checkpoint.n_done, phase.epochs, accumulate),
                 validation_data=validation_data,
                 shuffle=False,  # the stream is in order already
                 callbacks=[*checkpoint.averaging, checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],
@@ -128,10 +130,12 @@ class EpochCheckpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         """Keep the best weights, write the checkpoint, and stop the phase when patience has run out."""
         scores = {name: float((logs or {})[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
-        if not math.isfinite(scores["loss"]) or not math.isfinite(scores["val_loss"]):
+        for loss, of in (("loss", "training"), ("val_loss", "validation")):
+            if math.isfinite(scores[loss]):
+                continue
             raise ModelError(
-                f"the loss became {scores['loss']} in epoch {epoch} of phase {self.folder.name}, which is not finite; "
-                f"a smaller peak_lr than {self.phase.peak_lr:g} usually helps"
+                f"the {of} loss became {scores[loss]} in epoch {epoch} of phase {self.folder.name}, which is not "
+                f"finite; a smaller peak_lr than {self.phase.peak_lr:g} usually helps"
             )
         if scores["val_loss"] < self.best:
             self.best, self.best_epoch = scores["val_loss"], epoch

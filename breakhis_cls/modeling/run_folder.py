@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from filelock import Timeout
 
-from .. import config
+from .. import config, names
+from ..data import protocols
 from ..errors import RunError
 from ..files import lock, sha256_of_values, write_csv, write_json, write_text
 
@@ -56,7 +57,7 @@ class RunFolder:
         or validation: predicted by a model that was not fitted on the image, and no test row. model: its title."""
         rows = dataset.split[np.isfinite(probabilities).all(axis=1)]
         part = np.where(rows["part"] == "test", "test", "validation")
-        protocol, seed = self.settings.split.protocol, self.settings.run.seed
+        protocol, seed = protocols.protocol_name(self.settings.split.protocol), self.settings.run.seed
         table = rows.assign(part=part, protocol=protocol, data=dataset.name, model=model, seed=seed)
         for at, name in enumerate(dataset.classes):
             table[f"p_{name}"] = probabilities[rows.index, at].astype(np.float64)
@@ -73,7 +74,7 @@ def run_name(settings: config.Config, data_sha256: str, weights_identity: str, s
     """`<config name>-<fold>-<seed>-<8 hex>`: the hex is the hash of all that changes the result, but of no path."""
     # Places are left out. A protocol and weights that are files count by their content: the split and a hash.
     content, protocol = config.settings_without(settings, config.PLACES), Path(settings.split.protocol).name
-    parts = split[["file", "part"]].to_numpy().tolist()
+    parts = np.stack([split["file"].map(names.canonical_path), split["part"]], axis=1).tolist()
     key = sha256_of_values(RESULTS_VERSION, content, protocol, data_sha256, weights_identity, parts)
     return f"{settings.name}-{settings.split.fold}-{settings.run.seed}-{key[:8]}"
 

@@ -52,13 +52,25 @@ def epoch_views(n: int, seed: int, epoch: int, views: np.ndarray) -> np.ndarray:
     return views[np.random.default_rng((seed, epoch, 1)).integers(len(views), size=n)]
 
 
-def training_batches(rows: TrainingRows, batch_size: int, seed: int, first_epoch: int, epochs: int) -> tf.data.Dataset:
+def count_batches(n_rows: int, batch_size: int, accumulate: int = 1) -> int:
+    """Batches of an epoch: for gradients that are accumulated whole groups, so that the last one makes a step too."""
+    n_groups = math.ceil(n_rows / batch_size / accumulate)
+    return (
+        math.ceil(n_rows / batch_size) if accumulate == 1 else accumulate * max(min(n_groups, n_rows // accumulate), 1)
+    )
+
+
+def training_batches(
+    rows: TrainingRows, batch_size: int, seed: int, first_epoch: int, epochs: int, accumulate: int = 1
+) -> tf.data.Dataset:
     """Batches (inputs, targets, weights) of epochs first_epoch ... epochs - 1 in one stream.
 
     inputs: pixels (b, h, w, 3) uint8 in [0, 255], turned and augmented; or features (b, d) float32.
     targets: (b, n_classes) float32 one-hot. weights: (b,) float32 above 0.
     """
-    n_steps = math.ceil(len(rows) / batch_size)  # the last batch may be smaller
+    n_steps = count_batches(len(rows), batch_size, accumulate)
+    # The last batch may be smaller; batches of a group are of one size, give or take one image, to weigh the same.
+    ends = [round(at * len(rows) / n_steps) if accumulate > 1 else at * batch_size for at in range(n_steps + 1)]
 
     @lru_cache(maxsize=2)  # prefetch asks for the next epoch before the last batches of this one
     def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -69,7 +81,7 @@ def training_batches(rows: TrainingRows, batch_size: int, seed: int, first_epoch
     def batch(step: np.int64):
         epoch, at = divmod(int(step), n_steps)
         order, views, draws = plan(epoch)
-        chosen = order[at * batch_size : (at + 1) * batch_size]
+        chosen = order[ends[at] : ends[at + 1]]
         return rows.index[chosen], views[chosen], rows.targets[chosen], rows.weights[chosen], draws[chosen]
 
     steps = tf.data.Dataset.range(first_epoch * n_steps, epochs * n_steps)

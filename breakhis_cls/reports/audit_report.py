@@ -14,6 +14,11 @@ KIND_WORDS = {
     "slide": "slides", "case": "case numbers", "pixels": "equal pixels", "near_duplicate": "near duplicates",
 }  # fmt: skip
 
+LEAKS = {   # in the order of the headline; who shares a slide shares its case
+    "case": "are of case numbers that the model has seen", "pixels": "have the pixels of an image that it has seen",
+    "near_duplicate": "are near duplicates of images that it has seen",
+}  # fmt: skip
+
 
 def write_audit(audit: leakage.Audit, out: Path) -> None:
     """Write audit.json, leaks.csv and index.html, one file that needs nothing else, under `out`."""
@@ -35,10 +40,13 @@ def headline(audit: leakage.Audit) -> str:
     if not n_leaky:
         pixels = ", equal pixels or near duplicate" if audit.with_images else ""
         return f"Clean: no slide or case number{pixels} on both sides in {n_folds}."
-    # None where a fold tests nothing.
-    shares = [entry["leaks"]["case"]["test_share"] or 0.0 for entry in audit.folds]
-    ends = " to ".join(f"{100 * share:.1f} %" for share in sorted({min(shares), max(shares)}))
-    return f"Leaks in {n_leaky} of {n_folds}: {ends} of the test images are of case numbers that the model has seen."
+    found = []
+    for kind, what in LEAKS.items():
+        shares = [entry["leaks"][kind]["test_share"] or 0.0 for entry in audit.folds]  # None where a fold tests nothing
+        if max(shares):
+            ends = " to ".join(f"{100 * share:.1f} %" for share in sorted({min(shares), max(shares)}))
+            found.append(f"{ends} of the test images {what}")
+    return f"Leaks in {n_leaky} of {n_folds}: {'; '.join(found)}."
 
 
 def shared_cases(audit: leakage.Audit) -> pd.DataFrame:

@@ -163,6 +163,9 @@ def banners(protocol: str, data: str) -> list[tuple[str, str]]:
     if data.startswith("synthetic"):
         shown.append(("synthetic", "Synthetic tissue: drawn by a program to try the software. These scores say "
                                    "nothing about real tissue."))  # fmt: skip
+    if data.startswith("own"):
+        shown.append(("sample", "Own slides are among these images. These scores do not compare with scores on "
+                                "BreakHis alone."))  # fmt: skip
     if data.startswith("sample"):
         shown.append(("sample", "Sample: a part of BreakHis. These scores do not compare with scores on the full set."))
     return shown

@@ -70,7 +70,7 @@ class Search(Section):
     """Of the validation part, averaged over the runs of a trial."""
     ranges: Annotated[dict[str, Range], Field(min_length=1)]
     """Setting, such as head.peak_lr -> the values it may have."""
-    seed: int = 0
+    seed: config.Seed = 0
     """Of what is tried; each process that joins a study draws from its own seed, derived from this one."""
 
     def values(self, trial: optuna.Trial | FrozenTrial) -> Values:
