@@ -80,7 +80,7 @@ class TrainingRun:
             last = network.build_head(
                 backbone.output_shape[-1], len(self.dataset.classes), settings.model.dropout, seed
             )
-            if trained:
+            if trained is not None:
                 network.set_head_weights(last, trained)
             model = network.join_model(backbone, last, settings.image)
 
