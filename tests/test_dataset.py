@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from breakhis_cls import names
-from breakhis_cls.config import Config, Data, Split
+from breakhis_cls.config import Config, Data, Head, Split
 from breakhis_cls.data import dataset, index, protocols, splits
 from breakhis_cls.errors import ConfigError, DataError
 
@@ -65,3 +65,12 @@ def test_folds_of_a_csv_that_name_different_images_are_one_experiment(tiny_tree,
 def test_a_split_that_does_not_exist_is_refused_before_images_are_read(tmp_path, split):
     with pytest.raises(ConfigError, match=r"split\.(fold|protocol) is"):
         dataset.load_dataset(Config(data=Data(root=str(tmp_path / "nothing")), split=Split(**split)))
+
+
+def test_epochs_of_a_logistic_head_are_reported_as_without_effect(tiny_tree, tmp_path):
+    data = Data(root=str(tiny_tree), cache=tmp_path)
+    said = [
+        any("head.epochs counts for head.kind keras only" in message for message in dataset.load_dataset(one).warnings)
+        for one in (Config(data=data, head=Head(epochs=5)), Config(data=data, head=Head(kind="keras", epochs=5)))
+    ]
+    assert said == [True, False]
