@@ -268,6 +268,7 @@ PLACES = (
     "name", "data.root", "data.cache", "model.weights", "split.protocol", "run.dir", "run.reports", "run.save_model",
 )  # fmt: skip
 
+IN_MODEL = "breakhis_cls.yaml"  # settings within a model.keras, which is a zip
 RETIRED = (("head", "views"),)  # settings that were removed
 
 
@@ -300,15 +301,26 @@ def load_config(path: Path | str, kind: type[S] = Config) -> S:
     """
     file = find_config(path)
     try:
+        return parse_config(file.read_bytes(), file, kind)
+    except OSError as error:
+        raise ConfigError(f"{file} is not readable YAML: {error}") from None
+
+
+def parse_config(raw: bytes, file: Path, kind: type[S] = Config) -> S:
+    """Settings from the content of a YAML file; raises as load_config does, with the name of `file`."""
+    try:
         # PyYAML reads 1e-3 as text, because YAML 1.1 wants 1.0e-3; pydantic turns it into a number.
-        content = yaml.load(file.read_bytes(), _UniqueKeys) or {}  # as safe as safe_load; bytes may have a BOM
-    except (yaml.YAMLError, OSError) as error:
+        content = yaml.load(raw, _UniqueKeys) or {}  # as safe as safe_load; bytes may have a BOM
+    except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds a {type(content).__name__}; expected sections such as 'data:' and 'split:'")
     if "name" in kind.model_fields:
         content.setdefault("name", file.stem)
-    if file.name == "config.yaml":  # of an earlier run, which is still scored; elsewhere these are unknown settings
+    if file.name in (
+        "config.yaml",
+        "model.keras",
+    ):  # of an earlier run, which is still scored; elsewhere these are unknown settings
         for section, key in RETIRED:
             if isinstance(content.get(section), dict):
                 content[section].pop(key, None)

@@ -6,6 +6,7 @@ A research tool, not a medical device.
 from __future__ import annotations
 
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,53 +72,55 @@ def predict_images(model_path: Path | str, sources: Sequence[Path | str], skip_b
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"no image under {', '.join(map(str, sources))}; expected files that end in {kinds}")
 
-    # --- model, with the settings of its run where they lie beside it ---
+    # --- model, with the settings of its run: of the same size and classes, its images may be fitted in other ways ---
     model_path = Path(model_path)
-    folder = model_path if model_path.is_dir() else model_path.parent
-    settings = config.load_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
-    run = settings.run if settings else config.Run()
-    devices.prepare(run.deterministic, run.precision)  # before anything imports TensorFlow
+    folder, file = model_path, model_path / "model.keras"
+    if not model_path.is_dir():
+        folder, file = model_path.parent, model_path
+    settings = config.Config()
+    if (folder / "config.yaml").is_file():
+        settings = config.load_config(folder / "config.yaml")
+    elif zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if config.IN_MODEL not in archive.namelist():
+                expected = "name the folder of its run, or put the config.yaml of its run beside it"
+                raise ModelError(f"{file} does not say how its images were prepared; {expected}")
+            settings = config.parse_config(archive.read(config.IN_MODEL), file)
+    devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
     import numpy as np
     import pandas as pd
     from PIL import Image
 
-    from .data import splits
-    from .data.png import to_rgb
+    from .data import png, splits
     from .modeling import features, network
     from .pipeline import batches, pixel_store
 
     model = network.load_run_model(model_path) if model_path.is_dir() else network.load_model(model_path)
-    height_px, width_px = model.input_shape[1:3]
-    size = settings.image if settings else config.Image(height_px=height_px, width_px=width_px)
-    if (size.height_px, size.width_px) != (height_px, width_px):  # config.yaml was edited
+    size, classes = settings.image, splits.class_names(settings.data.task, settings.split.protocol)
+    is_of = (*model.input_shape[1:3], model.output_shape[-1])
+    if is_of != (size.height_px, size.width_px, len(classes)):  # config.yaml was edited
+        expected = f"{size.height_px}x{size.width_px} px, {len(classes)} classes"
         raise ConfigError(
-            f"the model's input is {height_px}x{width_px} px; restore the {folder / 'config.yaml'} of its run"
+            f"the model's input is {is_of[0]}x{is_of[1]} px, {is_of[2]} classes, its settings say {expected}; restore "
+            f"the {folder / 'config.yaml'} of its run"
         )
-    # Without a config.yaml the number of outputs says which task it was: two are benign and malignant, eight subtypes.
-    tasks, protocol = ([settings.data.task], settings.split.protocol) if settings else (("binary", "subtype"), "case")
-    by_number = {len(names): names for names in (splits.class_names(task, protocol) for task in tasks)}
-    classes = by_number.get(model.output_shape[-1])
-    if classes is None:
-        raise ModelError(f"{model_path} has {model.output_shape[-1]} outputs; name the folder of its run")
 
     # --- pixels ---
     read, pixels, broken = [], [], []
-    for file in found:
+    for path in found:
         try:
-            with Image.open(file) as opened:
-                rgb = to_rgb(opened)
-        except (OSError, ValueError, DataError, Image.DecompressionBombError) as error:  # over 179 million pixels
-            broken.append(f"{file}: {error}")
+            pixels.append(pixel_store.fit_image(png.decode_any(path), size))
+        except (OSError, ValueError, DataError, Image.DecompressionBombError) as error:
+            broken.append(f"{path}: {error}")
             continue
-        read.append(str(file))
-        pixels.append(pixel_store.fit_image(rgb, size))
+        read.append(str(path))
     if broken and not (skip_broken and read):
         advice = "replace them, or leave them out with --skip_broken:" if read else "no other image is left:"
         raise DataError(f"{len(broken)} of {len(found)} files cannot be read as images; {advice}{list_first(broken)}")
 
     # --- probabilities, the mean over the views of the run's test ---
     images, rows = np.stack(pixels), np.arange(len(pixels))
-    views = range(settings.augment.test_views if settings else 1)
+    views = range(settings.augment.test_views)
     in_view = [batches.ordered_batches(images, rows, features.BATCH_SIZE, view) for view in views]
     probabilities = np.mean([model.predict(batch, verbose=0) for batch in in_view], axis=0)
     columns = {f"p_{name}": probabilities[:, at] for at, name in enumerate(classes)}

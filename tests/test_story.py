@@ -1,19 +1,27 @@
 """The whole way on a tiny tree: index, split, features, head, fine-tuning, predictions, metrics, report, prediction."""
 
 import json
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from test_png import TRUE_16_BIT
 from tiny_backbone import TINY
 
 from breakhis_cls import predict, train
-from breakhis_cls.config import Config, parse_settings
+from breakhis_cls.config import Config, parse_config, parse_settings
 from breakhis_cls.modeling import backbones
 from breakhis_cls.synthetic import tree
+
+
+def picture(scale=46):
+    """A field that is not the same in any other view."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (scale, scale + scale // 2, 3), dtype=np.uint8))
 
 
 def settings(tree, here, **more):
@@ -126,6 +134,44 @@ def test_predict_refuses_what_eight_bits_cannot_hold(story, tmp_path, capsys):
     Image.fromarray(np.full((46, 70), 40_000, np.uint16)).save(tmp_path / "deep.tif")
     assert predict.main([str(run.folder), str(tmp_path)]) == 2
     assert "without loss" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "said"),
+    [
+        ("tiny.png", lambda path: picture(1).save(path), "1x1 px; expected a field of 32 px"),
+        ("pages.tif", lambda path: picture().save(path, save_all=True, append_images=[picture()]), "2 pages or levels"),
+        ("deep.png", lambda path: path.write_bytes(TRUE_16_BIT), "16-bit RGB"),
+        ("clear.png", lambda path: Image.new("RGBA", (70, 46), (200, 100, 150, 9)).save(path), "transparent pixels"),
+    ],
+)
+def test_predict_refuses_what_is_no_single_field_in_eight_bits(story, tmp_path, capsys, name, save, said):
+    save(tmp_path / name)
+    assert predict.main([str(story[2].folder), str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_photograph_turned_by_exif_is_the_one_that_a_viewer_shows(story, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it by 270 degrees
+    picture().save(tmp_path / "plain.tif")
+    picture().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.tif", exif=exif)
+    table = predict.predict_images(story[2].folder, [tmp_path]).set_index("file")
+    np.testing.assert_array_equal(*(table[["p_benign", "p_malignant"]].to_numpy()))
+
+
+def test_a_model_away_from_its_run_is_read_with_its_settings_or_not_at_all(story, tiny_tree, tmp_path, capsys):
+    _, given, run = story
+    shutil.copy(run.folder / "model.keras", tmp_path / "mine.keras")
+    tables = [predict.predict_images(model, [tiny_tree]) for model in (tmp_path / "mine.keras", run.folder)]
+    pd.testing.assert_frame_equal(*tables)
+    with zipfile.ZipFile(tmp_path / "mine.keras") as archive:
+        assert parse_config(archive.read("breakhis_cls.yaml"), tmp_path) == given
+        with zipfile.ZipFile(tmp_path / "bare.keras", "w") as bare:
+            for member in set(archive.namelist()) - {"breakhis_cls.yaml"}:
+                bare.writestr(member, archive.read(member))
+    assert predict.main([str(tmp_path / "bare.keras"), str(tiny_tree)]) == 2
+    assert "does not say how its images were prepared; name the folder of its run" in capsys.readouterr().err
 
 
 def test_commands_speak_in_one_sentence(tmp_path):

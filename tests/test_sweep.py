@@ -14,7 +14,8 @@ import pytest
 
 from breakhis_cls import config, sweep, train
 from breakhis_cls.errors import ConfigError
-from breakhis_cls.sweeping import plan, tasks
+from breakhis_cls.modeling import features
+from breakhis_cls.sweeping import plan, tasks, worker
 from breakhis_cls.sweeping.tasks import LocalExecutor, Resources, SweepProgress, Task
 
 HANGS_S = 600  # no test waits so long unless something hangs
@@ -284,3 +285,22 @@ def test_a_sweeps_run_is_the_one_that_train_makes(swept, tmp_path):
     assert (run.folder / "model.keras").is_file()
     assert run.folder.name == runs[0].folder.name
     assert (run.folder / "predictions.csv").read_bytes() == (runs[0].folder / "predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "prepared"),
+    [
+        ({}, [0]),
+        ({"augment.test_views": 8}, list(range(8))),
+        ({"augment.test_views": 8, "model.features": ("conv5",), "tune.part": "conv5"}, [0]),  # tested from pixels
+        ({"head.epochs": 0, "tune.part": "all"}, []),
+    ],
+)
+def test_a_sweep_prepares_the_views_that_its_runs_read(changes, prepared, tiny_tree, tmp_path, monkeypatch):
+    views = []
+    monkeypatch.setattr(features, "backbone_features", lambda *_: views.append(_[-1]))
+    given = config.Config(
+        data=config.Data(root=str(tiny_tree), cache=tmp_path), image=config.Image(height_px=23, width_px=35)
+    )
+    worker.prepare(config.change_settings(given, changes))
+    assert views == prepared

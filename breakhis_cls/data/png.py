@@ -1,4 +1,4 @@
-"""One PNG file -> 8-bit RGB pixels, exactly, or the reason why not.
+"""One image file -> 8-bit RGB pixels, exactly, or the reason why not.
 
 Decoding with Pillow alone is too lenient for data that results depend on: it skips the checksums of pixel data, halves
 16-bit colours without a word and drops alpha.
@@ -12,11 +12,13 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
 
 MAX_PX = 50_000_000  # 155 fields of BreakHis; more is a decompression bomb or a whole slide
+MIN_PX = 32  # of a side of any other image: the network's last cells are of 32 px
+BITS_PER_SAMPLE = 258  # TIFF's tag
 SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}  # PNG specification, 11.2.1
 N_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -62,6 +64,27 @@ def decode_bytes(raw: bytes) -> np.ndarray:
         raise DataError("damaged: its header cannot be read") from None
     except (OSError, SyntaxError, ValueError, IndexError, zlib.error) as error:  # raised by Pillow for damage
         raise DataError(f"damaged ({error})") from None
+
+
+def decode_any(path: Path) -> np.ndarray:
+    """Any image file as uint8 (height, width, 3) RGB, turned as its EXIF orientation says.
+
+    DataError for what is no single field in 8 bits: several pages, more bits, a whole slide, or fewer than MIN_PX.
+    """
+    raw = path.read_bytes()
+    if raw.startswith(SIGNATURE):
+        decode_bytes(raw)  # as strict as with the data set: checksums, bit depth
+    with Image.open(io.BytesIO(raw)) as opened:
+        width_px, height_px = opened.size
+        if not min(width_px, height_px) >= MIN_PX or width_px * height_px > MAX_PX:
+            expected = f"expected a field of {MIN_PX} px or more on each side and {MAX_PX:,} px at most in all"
+            raise DataError(f"{width_px:,}x{height_px:,} px; {expected}")
+        if (n_pages := getattr(opened, "n_frames", 1)) > 1:
+            raise DataError(f"{n_pages} pages or levels; save the one you mean as a file of its own")
+        bits = getattr(opened, "tag_v2", {}).get(BITS_PER_SAMPLE, 8)
+        if max(np.atleast_1d(bits)) > 8:
+            raise DataError(f"{max(np.atleast_1d(bits))} bits for each colour do not convert to 8 without loss")
+        return to_rgb(ImageOps.exif_transpose(opened))
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:

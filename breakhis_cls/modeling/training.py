@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import zipfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.class_weight import compute_sample_weight
 
-from ..config import Config
+from ..config import IN_MODEL, Config, dump_config
 from ..data.dataset import Dataset
 from ..data.splits import assign_inner_folds
 from ..files import atomic_path, write_csv
@@ -98,6 +99,8 @@ class TrainingRun:
         # Written last: whoever finds the file may use it.
         with atomic_path(folder / "model.keras") as temporary:
             model.save(temporary)
+            with zipfile.ZipFile(temporary, "a") as archive:  # a model away from its run is read with its settings
+                archive.writestr(IN_MODEL, dump_config(settings))
         return model if settings.fine_tunes or trained is None else trained
 
     def predict(self, model: LinearHead | keras.Model) -> np.ndarray:
