@@ -40,7 +40,6 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
     for message in dataset.warnings:
         print(f"warning: {message}", file=sys.stderr)
 
-    from .evaluate import evaluate_runs
     from .evaluation import metrics, predictions
     from .modeling import devices, run_folder, training
     from .pipeline.pixel_store import PixelStore
@@ -81,6 +80,8 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
             # --- metrics.json last: it marks the run as finished ---
             run.finish(metrics.compute_metrics(predictions.read_predictions(run.folder / "predictions.csv")))
         if report and not (run.report / "index.html").is_file():  # a kill may fall between run and report
+            from .evaluate import evaluate_runs
+
             evaluate_runs([run.folder], run.report, images_root=dataset.root)
     return run
 

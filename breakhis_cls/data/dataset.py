@@ -107,7 +107,8 @@ def load_dataset(settings: Config) -> Dataset:
             ]
             pool = splits.drop_duplicates(indexed[np.any(parts, axis=0)], data.duplicates, data.task)[0]
         split = splits.assign_split(images, settings.split, data.task)
-        broken = index.list_unreadable(data)
+        # Without skip_broken the first one was an error; a second look at the tree would cost as much as the first.
+        broken = index.list_unreadable(data) if data.skip_broken else pd.DataFrame(columns=["file", "reason"])
 
     train = split[split["part"] == "train"]
     present = train["label" if data.task == "binary" else "subtype"].unique()
