@@ -224,3 +224,13 @@ def test_leak_penalty_by_hand(tmp_path):
     assert "25.0 points higher" in title
     figure = plots_sweep.leak_penalty(penalties, {"roc_auc": "ROC AUC"}, title)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["image", "case"]
+
+
+def test_every_form_of_the_table_contradicts_a_claim_that_its_rows_refute(tmp_path):
+    """Split by image under the name of the protocol `case`: validation holds the cases of the test rows."""
+    test = predicted(protocol="case", n_folds=1)
+    seen = test.assign(part="validation", file="v" + test["file"])
+    pd.concat([test, seen]).to_csv(tmp_path / "mine.csv", index=False)
+    sweep_report.write_sweep_report([tmp_path / "mine.csv"], tmp_path / "out", "mine")
+    for name in ("index.html", "table.md", "table.tex"):
+        assert "Contradiction: The table says protocol case" in (tmp_path / "out" / name).read_text()

@@ -37,6 +37,8 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
 
     # --- a section for each task; sources are numbered once, for all of them ---
     cited = citations(table)
+    banners_of_all = [banner for one in experiments for banner in text.experiment_banners(one)]
+    contradictions = [banner for banner in banners_of_all if banner[1].startswith("Contradiction")]
     sections, markdown, latex = [], [], ["% \\usepackage{booktabs}"]
     for task, lines in table.groupby("task", sort=False):
         first, second = printed_rows(lines, cited)
@@ -46,7 +48,7 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
         both = pd.concat([first, second]).sort_index(kind="stable")
         both = both[(both != "").any(axis=1)].reset_index(drop=True)
         small = both.index[both["Protocol"] == ""].tolist()
-        warnings = [sentence for _, sentence in banners(lines)]
+        warnings = [sentence for _, sentence in contradictions + banners(lines)]
         sources = [f"[{cited.index(entry) + 1}] {entry}." for entry in citations(lines)]
         caption = " ".join([f"{title}, {task}.", *warnings, *notes(lines), *sources])
         latex.append(text.latex_table(both, caption, "llp{4.2cm}" + "r" * len(METRICS), small, environment="table*"))
@@ -58,16 +60,14 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
         shown = report.save_figures({name: plots_sweep.sweep_figure(lines, labels, heading)}, out)[name]
         pairs = list(zip(first.to_numpy().tolist(), second.to_numpy().tolist(), strict=True))
         sections.append({"task": task, "figure": shown, "header": list(first.columns), "lines": pairs})
-    warnings = [sentence for _, sentence in banners(table)]
+    warnings = [sentence for _, sentence in contradictions + banners(table)]
     references = "\n".join(f"{at}. {entry}" for at, entry in enumerate(cited, 1))
     write_text(out / "table.md", "\n\n".join([f"# {title}", *warnings, *markdown, *notes(table), references]) + "\n")
     write_text(out / "table.tex", "\n".join(latex))
 
     # --- the page ---
-    contradictions = [banner for one in experiments for banner in text.experiment_banners(one)]
-    shown_banners = [banner for banner in contradictions if banner[1].startswith("Contradiction")] + banners(table)
     content = {
-        "title": title, "finding": finding(table), "banners": shown_banners, "notes": notes(table),
+        "title": title, "finding": finding(table), "banners": contradictions + banners(table), "notes": notes(table),
         "sections": sections, "citations": cited, "penalties": write_penalties(experiments, out),
         "experiments": experiments,
     }  # fmt: skip
