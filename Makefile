@@ -27,7 +27,7 @@ notebooks: $(VENV)/.dev   ## run notebooks/*.py into notebooks/*.ipynb, on synth
 benchmark: $(VENV)/.demo   ## measure speed beside stock Keras and the bare limit: no download, under 10 minutes on 2 cores
 	$(BIN)/python scripts/benchmark.py
 
-test: $(VENV)/.dev   ## quick tests, under 8 minutes on 2 cores; lists what it skips, such as tests on real images (see CONTRIBUTING.md)
+test: $(VENV)/.dev   ## quick tests, some 9 minutes on 2 cores; lists what it skips, such as tests on real images (see CONTRIBUTING.md)
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.dev   ## all tests, also those marked slow: soak, coverage simulation, benchmark, ablation, notebooks

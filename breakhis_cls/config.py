@@ -27,13 +27,15 @@ UserText = Annotated[str, AfterValidator(os.path.expanduser)]
 UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111 (Path's raises then)
 
 
+MAX_NAME = 150  # bytes; file systems allow 255, and fold, seed and hash follow
+
+
 def _check_name(name: str) -> str:
     if not re.fullmatch(r"[^./\\\s][^/\\\x00-\x1f]*", name) or len(os.fsencode(name)) > MAX_NAME:
         raise ValueError(f"{name!r} cannot name a folder within run.dir; use a short word without / and \\")
     return name
 
 
-MAX_NAME = 150  # bytes; file systems allow 255, and fold, seed and hash follow
 Name = Annotated[str, AfterValidator(_check_name)]
 
 
@@ -317,10 +319,7 @@ def parse_config(raw: bytes, file: Path, kind: type[S] = Config) -> S:
         raise ConfigError(f"{file} holds a {type(content).__name__}; expected sections such as 'data:' and 'split:'")
     if "name" in kind.model_fields:
         content.setdefault("name", file.stem)
-    if file.name in (
-        "config.yaml",
-        "model.keras",
-    ):  # of an earlier run, which is still scored; elsewhere these are unknown settings
+    if file.name == "config.yaml":  # of an earlier run, which is still scored; elsewhere these are unknown settings
         for section, key in RETIRED:
             if isinstance(content.get(section), dict):
                 content[section].pop(key, None)

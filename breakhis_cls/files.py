@@ -91,7 +91,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 @contextlib.contextmanager
 def ignore_missing_function() -> Iterator[None]:
-    """Go on where a disk does not have a function that is good to have."""
+    """Go on where a file system lacks a function that is optional."""
     try:
         yield
     except OSError as error:
@@ -147,7 +147,7 @@ def read_text(path: Path) -> str:
     encoding = "utf-8-sig"
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
-    elif b"\0" in raw[:2]:  # UTF-16 without its mark: one half of a plain letter is zero
+    elif b"\0" in raw[:2]:  # UTF-16 without a byte-order mark: one byte of a plain letter is zero
         encoding = "utf-16-be" if raw[0] == 0 else "utf-16-le"
     try:
         text = raw.decode(encoding)
@@ -158,7 +158,7 @@ def read_text(path: Path) -> str:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table of text cells, parted by commas, semicolons, tabs or bars; empty cells are "". DataError as read_text."""
+    """A table of text cells, separated by commas, semicolons, tabs or bars; empty ones are "". Raises as read_text."""
     import pandas as pd
 
     text = read_text(path)
@@ -171,5 +171,5 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def is_empty(cells: pd.Series) -> pd.Series:
-    """Whether text cells say nothing: blank, or what programs write for that."""
+    """Whether text cells are empty: blank, or a word that programs write for a missing value."""
     return cells.str.strip().str.lower().isin(EMPTY)

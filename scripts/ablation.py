@@ -11,6 +11,7 @@ the result is <run.reports>/ablation-<arms>-<data>.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     return DONE
 
 
-def write_results(experiments: list[Experiment], out) -> None:
+def write_results(experiments: list[Experiment], out: Path) -> None:
     """arms.csv, differences.csv, ablation.md and a figure for each metric; every arm is compared with the first."""
     # --- differences, corrected over all arms and not over the one pair ---
     first, *others = experiments

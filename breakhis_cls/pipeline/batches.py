@@ -55,9 +55,7 @@ def epoch_views(n: int, seed: int, epoch: int, views: np.ndarray) -> np.ndarray:
 def count_batches(n_rows: int, batch_size: int, accumulate: int = 1) -> int:
     """Batches of an epoch: for gradients that are accumulated whole groups, so that the last one makes a step too."""
     n_groups = math.ceil(n_rows / batch_size / accumulate)
-    return (
-        math.ceil(n_rows / batch_size) if accumulate == 1 else accumulate * max(min(n_groups, n_rows // accumulate), 1)
-    )
+    return accumulate * max(1, min(n_groups, n_rows // accumulate))  # a batch has one row at least
 
 
 def training_batches(

@@ -37,8 +37,7 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
 
     # --- a section for each task; sources are numbered once, for all of them ---
     cited = citations(table)
-    banners_of_all = [banner for one in experiments for banner in text.experiment_banners(one)]
-    contradictions = [banner for banner in banners_of_all if banner[1].startswith("Contradiction")]
+    contradictions = [banner for one in experiments for banner in text.contradictions(one)]
     sections, markdown, latex = [], [], ["% \\usepackage{booktabs}"]
     for task, lines in table.groupby("task", sort=False):
         first, second = printed_rows(lines, cited)

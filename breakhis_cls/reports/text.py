@@ -106,14 +106,18 @@ def protocol(name: str) -> str:
 
 def split_claim(experiment: Experiment) -> str:
     """What the experiment's protocol means for the score, unless its rows say otherwise."""
-    claim, contradictions = experiment.meta("protocol"), split_contradictions(experiment)
-    return f"{claim}, which is not true of these rows" if contradictions else protocol(claim)
+    claim = experiment.meta("protocol")
+    return f"{claim}, which is not true of these rows" if contradictions(experiment) else protocol(claim)
 
 
 def experiment_banners(experiment: Experiment) -> list[tuple[str, str]]:
     """Of `banners`, and first what the rows say against the split that they claim."""
-    contradictions = [("leaky", f"Contradiction: {sentence}") for sentence in split_contradictions(experiment)]
-    return contradictions + banners(experiment.meta("protocol"), experiment.meta("data"))
+    return contradictions(experiment) + banners(experiment.meta("protocol"), experiment.meta("data"))
+
+
+def contradictions(experiment: Experiment) -> list[tuple[str, str]]:
+    """Banners of what the rows say against the split that the table claims."""
+    return [("leaky", f"Contradiction: {sentence}") for sentence in split_contradictions(experiment)]
 
 
 def folds(experiment: Experiment) -> str:
