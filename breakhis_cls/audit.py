@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     name = Path(settings.split.protocol).stem
     out = settings.out or config.Run().reports / f"audit-{name}"
     files.check_folder(out, "--out")
-    audit = leakage.audit_split(settings.data, settings.split)
+    audit = leakage.audit_split(settings.split, settings.data)
     audit_report.write_audit(audit, out)
 
     # --- one row per fold; without images there is room for the case numbers in 80 columns ---

@@ -296,16 +296,18 @@ def find_config(path: Path | str) -> Path:
     raise ConfigError(f"no such config: {path}; {hint}")
 
 
-def load_config(path: Path | str, kind: type[S] = Config) -> S:
-    """Settings from a YAML file; what it does not name keeps its default.
+def load_config(path: Path | str, kind: type[S] = Config, /, **changes: Any) -> S:
+    """Settings from a YAML file, or from a config that ships, such as `demo`; what it does not name keeps its default.
 
+    changes: settings that win over the file, by their dotted names: `load_config("demo", **{"split.fold": 2})`.
     Raises ConfigError if the file is not YAML, or if a setting is unknown or invalid.
     """
     file = find_config(path)
     try:
-        return parse_config(file.read_bytes(), file, kind)
+        settings = parse_config(file.read_bytes(), file, kind)
     except OSError as error:
         raise ConfigError(f"{file} is not readable YAML: {error}") from None
+    return change_settings(settings, changes, f"{path} with changes") if changes else settings
 
 
 def parse_config(raw: bytes, file: Path, kind: type[S] = Config) -> S:

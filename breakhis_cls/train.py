@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import html
+import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import config, files
 from .errors import DONE, exits_cleanly
 
 if TYPE_CHECKING:
-    from .modeling.run_folder import RunFolder
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 
 @exits_cleanly
@@ -21,12 +25,69 @@ def main(argv: list[str] | None = None) -> int:
     from .evaluate import print_headline
 
     print_headline(run.folder)
-    print(f"run:    {run.folder}\nreport: {run.report / 'index.html'}")
+    print(f"run:    {run.folder}\nreport: {run.report()}")
     return DONE
 
 
-def train_run(settings: config.Config, report: bool = True) -> RunFolder:
-    """Train, predict, score and report one run, or what of it is not finished yet. Returns its folder.
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run: its table, numbers, figures and report, all from its files. Shows itself in a notebook."""
+
+    folder: Path
+    settings: config.Config
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """A row for each image of validation and test, with a probability for each class: predictions.csv."""
+        from .evaluation import predictions
+
+        return predictions.read_predictions(self.folder / "predictions.csv")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The content of metrics.json: `metrics["pooled"]["roc_auc"]["value"]`."""
+        return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A row for each epoch: history.csv. Empty where nothing was trained by epochs."""
+        import pandas as pd
+
+        path = self.folder / "history.csv"
+        return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+    def confusion_matrix(self) -> Figure:
+        """Figure of the test images: true label by predicted label."""
+        from .evaluation.predictions import select_part
+        from .reports import plots
+
+        return plots.confusion_matrix(select_part(self.predictions, "test"))
+
+    def report(self) -> Path:
+        """Path of the report's index.html, which is written where it is missing."""
+        from .evaluate import evaluate_runs
+
+        folder = self.settings.run.reports / self.folder.name
+        if not (folder / "index.html").is_file():
+            evaluate_runs([self.folder], folder)
+        return folder / "index.html"
+
+    def _repr_html_(self) -> str:
+        from .evaluation.error_analysis import count_confusions
+        from .evaluation.predictions import select_part
+        from .reports import text
+
+        test, metrics = select_part(self.predictions, "test"), self.metrics
+        tested = f"{test['data'][0]}, protocol {test['protocol'][0]}, fold {self.settings.split.fold}"
+        tables = text.headline_table(metrics), count_confusions(test)
+        cells = "".join(f"<td style='vertical-align: top'>{table.to_html(border=0)}</td>" for table in tables)
+        places = f"run: <code>{html.escape(str(self.folder))}</code><br>report: <code>{html.escape(str(self.report()))}"
+        sizes = html.escape(f"{text.sizes(metrics['pooled']['image_accuracy'])} tested ({tested})")
+        return f"<p>{sizes}</p><table><tr>{cells}</tr></table><p>{places}</code></p>"
+
+
+def train_run(settings: config.Config, report: bool = True) -> TrainedRun:
+    """Train, predict, score and report one run, or what of it is not finished yet.
 
     Raises DataError for images or splits that cannot be used, ModelError for weights, RunError if the run is in use.
     """
@@ -79,11 +140,10 @@ def train_run(settings: config.Config, report: bool = True) -> RunFolder:
 
             # --- metrics.json last: it marks the run as finished ---
             run.finish(metrics.compute_metrics(predictions.read_predictions(run.folder / "predictions.csv")))
-        if report and not (run.report / "index.html").is_file():  # a kill may fall between run and report
-            from .evaluate import evaluate_runs
-
-            evaluate_runs([run.folder], run.report, images_root=dataset.root)
-    return run
+        trained = TrainedRun(run.folder, settings)
+        if report:
+            trained.report()  # also of a finished run: a kill may fall between the two
+    return trained
 
 
 def _git_commit() -> str | None:

@@ -41,8 +41,7 @@ from breakhis_cls.data import leakage
 from breakhis_cls.reports import audit_report
 
 protocols = ("case", "slide", "spanhol", "kaiko_eva", "image")
-data = config.Data(root="")  # the audit of slides and cases needs no images
-audits = {name: leakage.audit_split(data, config.Split(protocol=name)) for name in protocols}
+audits = {name: leakage.audit_split(name) for name in protocols}
 shares = {
     name: pd.Series([fold["leaks"]["case"]["test_share"] for fold in audited.folds])
     for name, audited in audits.items()

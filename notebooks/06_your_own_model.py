@@ -141,7 +141,7 @@ print("\n".join(by_image.read_text().splitlines()[:3]))
 from breakhis_cls.data import leakage
 from breakhis_cls.reports import audit_report
 
-audited = leakage.audit_split(config.Data(root=DATA), config.Split(protocol=str(by_image)))
+audited = leakage.audit_split(by_image, config.Data(root=DATA))
 print(audit_report.headline(audited))
 audited.leaks.groupby("kind").agg(test_images=("file", "nunique"), shared=("key", "nunique"))
 
@@ -154,7 +154,7 @@ test_cases = rng.choice(cases, size=len(cases) // 5, replace=False)
 part = np.where(dataset.images["case"].isin(test_cases), "test", "train")
 by_case = Path("runs/by_case.csv")
 dataset.images[["file"]].assign(part=part).to_csv(by_case, index=False)
-audited = leakage.audit_split(config.Data(root=DATA), config.Split(protocol=str(by_case)))
+audited = leakage.audit_split(by_case, config.Data(root=DATA))
 print(audit_report.headline(audited))
 
 # %% [markdown]

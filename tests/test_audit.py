@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from breakhis_cls import audit, names
-from breakhis_cls.config import Data, Split
+from breakhis_cls.config import Data
 from breakhis_cls.data import leakage
 from breakhis_cls.reports import audit_report
 
@@ -92,7 +92,7 @@ def test_a_mirrored_jpeg_under_another_name_is_found(tiny_tree, tmp_path):
     Image.open(tmp_path / "copy.jpg").save(root / names.official_path(test))
     (tmp_path / "mine.csv").write_text(f"file,part\n{seen},train\n{test},test\n")
     data = Data(root=str(root), cache=tmp_path / "cache", magnifications=(40,))
-    found = leakage.audit_split(data, Split(protocol=str(tmp_path / "mine.csv"))).leaks
+    found = leakage.audit_split(tmp_path / "mine.csv", data).leaks
     assert found[["kind", "key", "n_seen"]].to_numpy().tolist() == [["near_duplicate", seen, 1]]
 
 

@@ -1,6 +1,5 @@
 """A run's name, its lock, and what its folder says. No TensorFlow."""
 
-import json
 import re
 
 import pandas as pd
@@ -115,18 +114,3 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_one_sentence(tmp_path):
     settings = _settings(tmp_path, **{"run.dir": tmp_path / "file" / "runs"})
     with pytest.raises(RunError, match=r"name another place: --run\.dir"), run_folder.open_run(settings, "story"):
         pass
-
-
-def test_history_grows_while_a_run_is_fine_tuned(tmp_path):
-    run = run_folder.RunFolder(tmp_path, config.Config())
-    assert run.history.empty
-    head = pd.DataFrame({"phase": "head", "epoch": [0, 1], "loss": [1.0, 0.5]})
-    head.to_csv(tmp_path / "history.csv", index=False)
-    for n_done in (1, 2):  # the first is not yet removed
-        folder = tmp_path / "tune" / f"epoch-{n_done:05}"
-        folder.mkdir(parents=True)
-        rows = [{"phase": "tune", "epoch": 2 + at, "loss": 0.4} for at in range(n_done)]
-        (folder / "state.json").write_text(json.dumps({"history": rows}))
-    assert run.history["epoch"].tolist() == [0, 1, 2, 3]
-    run.history.to_csv(tmp_path / "history.csv", index=False)
-    assert run.history["phase"].tolist() == ["head", "head", "tune", "tune"]

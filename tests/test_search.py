@@ -19,7 +19,6 @@ from tiny_backbone import TINY
 from breakhis_cls import config, train
 from breakhis_cls.errors import ConfigError, DataError, ModelError
 from breakhis_cls.modeling import backbones
-from breakhis_cls.modeling.run_folder import RunFolder
 from breakhis_cls.sweeping import search
 from breakhis_cls.sweeping.search import Range, Search
 
@@ -77,7 +76,7 @@ class Fake:
         here.mkdir(parents=True)
         off = abs(np.log10(settings.head.peak_lr) + 2) / 4 + 0.01 * settings.split.fold
         table(0.95 - off, self.p_of_test).to_csv(here / "predictions.csv", index=False)
-        return RunFolder(here, settings)
+        return train.TrainedRun(here, settings)
 
 
 def trials(folder):

@@ -56,11 +56,13 @@ class Audit:
         }
 
 
-def audit_split(data: config.Data, split: config.Split) -> Audit:
-    """Audit every fold of `split.protocol` over the images under `data.root`.
+def audit_split(split: config.Split | Path | str, data: config.Data | None = None) -> Audit:
+    """Audit every fold of a split, named by settings, a protocol or a CSV file, over the images under `data.root`.
 
-    With an empty `data.root` the 7,909 official names are audited and no image is opened.
+    Without data, or with an empty `data.root`, the 7,909 official names are audited and no image is opened.
     """
+    data = data or config.Data(root="")
+    split = split if isinstance(split, config.Split) else config.Split(protocol=str(split))
     with_images = data.root != ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)  # else one that was shown before is not caught

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,20 +36,6 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether metrics.json, which is written last, is there."""
         return (self.folder / "metrics.json").is_file()
-
-    @property
-    def report(self) -> Path:
-        """Folder of the run's report."""
-        return self.settings.run.reports / self.folder.name
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """Rows of history.csv; while fine-tuning runs, of its epochs so far. Empty before the first."""
-        tables = [pd.read_csv(path) for path in self.folder.glob("history.csv")]
-        for path in sorted(self.folder.glob("tune/epoch-*/state.json")):
-            with suppress(OSError):  # the run may replace it between the listing and the reading
-                tables.append(pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["history"]))
-        return pd.concat(tables).drop_duplicates(["phase", "epoch"], ignore_index=True) if tables else pd.DataFrame()
 
     def write_predictions(self, dataset: Dataset, probabilities: np.ndarray, model: str) -> None:
         """Write predictions.csv of the rows that have probabilities (n, n_classes), raw; NaN elsewhere. Part is test,

@@ -12,7 +12,7 @@ from .. import __version__, names
 from ..config import dump_config
 from ..evaluation import bootstrap, predictions
 from ..evaluation.experiments import Experiment, split_contradictions
-from ..evaluation.metrics import SWAPPED, SWAPPED_AUC
+from ..evaluation.metrics import LEADING, SWAPPED, SWAPPED_AUC, metric_words
 
 PROTOCOLS = {  # from the strictest to the leaky one; the order of a table's rows
     "case": "split by case number: no case has images in training and in test",
@@ -74,6 +74,16 @@ def sizes(counts: dict[str, Any]) -> str:
 def subtype(code: str) -> str:
     """`DC` -> `DC, ductal carcinoma`."""
     return f"{code}, {names.SUBTYPES[code][0].replace('_', ' ')}" if code in names.SUBTYPES else code
+
+
+def headline_table(metrics: dict[str, Any]) -> pd.DataFrame:
+    """The main metrics of a metrics.json as text: value, and 95 % interval over cases or why there is none."""
+    words, rows = metric_words(binary="by_class" not in metrics), {}
+    for name in LEADING:
+        result = metrics["pooled"][name]
+        why = result.get("undefined") or result.get("no_interval", "none")
+        rows[words[name][0]] = {"Value": number(result["value"]), "95 % interval": interval(result) or why}
+    return pd.DataFrame(rows).T
 
 
 # --- sentences about an experiment ---

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # every sweep reads the settings below, and only a search imp
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from ..modeling.run_folder import RunFolder
+    from ..train import TrainedRun
 
 Number = int | float
 Values = dict[str, Any]  # setting, such as head.peak_lr -> its value
@@ -85,7 +85,7 @@ class Search(Section):
 
 
 def search(
-    name: str, space: Search, expand: Expand, study_folder: Path, train: Callable[[config.Config], RunFolder]
+    name: str, space: Search, expand: Expand, study_folder: Path, train: Callable[[config.Config], TrainedRun]
 ) -> Path:
     """Try settings until `space.trials` are done by all processes of the study; returns the config of the best.
 
@@ -171,7 +171,7 @@ def score(predictions_csv: Path, metric: str) -> float:
 
 
 def _run_trial(
-    trial: optuna.Trial, metric: str, runs: list[config.Config], train: Callable[[config.Config], RunFolder]
+    trial: optuna.Trial, metric: str, runs: list[config.Config], train: Callable[[config.Config], TrainedRun]
 ) -> float:
     """Mean over the runs for which the metric is defined. Raises TrialPruned where the trial falls behind."""
     import optuna

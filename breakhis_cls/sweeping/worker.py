@@ -12,7 +12,7 @@ from .. import config
 from ..errors import DONE, INTERRUPTED, exits_cleanly
 
 if TYPE_CHECKING:
-    from ..modeling.run_folder import RunFolder
+    from ..train import TrainedRun
 
 
 @exits_cleanly
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     return DONE
 
 
-def train(settings: config.Config) -> RunFolder:
+def train(settings: config.Config) -> TrainedRun:
     """Train one run of a sweep. The report is left to the sweep; a frozen backbone is not saved again for each run."""
     from ..train import train_run
 
