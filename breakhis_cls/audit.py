@@ -1,7 +1,8 @@
-"""`breakhis audit`: which test images has a model seen in training? The leaks of any split, in all its folds.
+"""Check a split for leaks: which test images, slides or cases has a model seen in training, in any fold?
 
-    breakhis audit --split.protocol spanhol                        from the 7,909 official names alone
-    breakhis audit --split.protocol mine.csv --data.root DIR       also equal pixels and near duplicates
+examples:
+  breakhis audit --split.protocol spanhol                        from the 7,909 official names alone
+  breakhis audit --split.protocol mine.csv --data.root FOLDER    also equal pixels and near duplicates
 
 Writes audit.json, leaks.csv and index.html. Exit code 0: no leaks, 1: leaks, 2: bad input.
 """

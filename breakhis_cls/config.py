@@ -1,23 +1,25 @@
 """Settings: one frozen type, with every default in this file. A YAML file changes some, the command line wins.
 
-The docstring below a setting is what `--help` shows.
+The docstring below a setting is what `--help` and `--help-all` show.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
-from .errors import ConfigError
+from .errors import DONE, ConfigError
 
 Magnification = Literal[40, 100, 200, 400]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and Keras take
@@ -319,6 +321,11 @@ def parse_config(raw: bytes, file: Path, kind: type[S] = Config) -> S:
         raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds a {type(content).__name__}; expected sections such as 'data:' and 'split:'")
+    shown, is_sweep = file.stem if set(file.parents) & set(SHIPPED) else file, "axes" in kind.model_fields
+    if not is_sweep and {"axes", "search", "base", "set"} & set(content):
+        raise ConfigError(f"{file} is a sweep: breakhis sweep --config {shown}")
+    if is_sweep and set(Config.model_fields) - {"name"} & set(content):
+        raise ConfigError(f"{file} is one run and no sweep: breakhis train --config {shown}")
     if "name" in kind.model_fields:
         content.setdefault("name", file.stem)
     if file.name == "config.yaml":  # of an earlier run, which is still scored; elsewhere these are unknown settings
@@ -336,7 +343,7 @@ def dump_config(settings: BaseModel) -> str:
 
 def change_settings(settings: S, values: Mapping[str, Any], source: str = "settings") -> S:
     """A validated copy with some settings changed, such as `{"split.fold": 2}`. ConfigError names each invalid one."""
-    content = settings.model_dump()  # and not model_copy, which validates nothing
+    content = settings.model_dump(by_alias=True)  # and not model_copy, which validates nothing
     for name, value in values.items():
         section, _, key = name.partition(".")
         if key and isinstance(content.get(section), dict):
@@ -355,43 +362,15 @@ def settings_without(settings: BaseModel, names: Iterable[str]) -> dict[str, Any
     return content
 
 
-def parse_settings(kind: type[S], argv: list[str] | None, prog: str, description: str | None) -> S:
-    """Settings from a command line: `--config FILE` gives the defaults, `--section.name value` overrides them.
-
-    Exits with code 2 and a short message on an invalid option, with 0 after `--help`.
-    """
-    argv, path = split_config_option(argv)
-    default = load_config(path, kind) if path else validate_settings(kind, {}, "defaults")
-    description = f"{description}\n\n--config FILE.yaml changes the defaults shown below."
-    return parse_arguments(kind, argv, prog, description, default)
-
-
-def parse_arguments(
-    kind: type[S], argv: list[str] | None, prog: str, description: str | None, default: S | None = None
-) -> S:
-    """Arguments of a command, by tyro. Exits with code 2 and a short message on an invalid option.
-
-    A switch is `--split.allow_leaks` or `--run.no_deterministic`; the older `--run.deterministic False` is read too.
-    """
-    import tyro  # takes a quarter of a second, which loading a YAML file does not need
-
-    words = list(sys.argv[1:] if argv is None else argv)
-    for at in range(len(words) - 2, -1, -1):  # from the end, because a pair becomes one word
-        if words[at].startswith("--") and words[at + 1] in ("True", "False"):
-            section, dot, key = words[at][2:].rpartition(".")
-            words[at : at + 2] = [f"--{section}{dot}{'' if words[at + 1] == 'True' else 'no_'}{key}"]
-    start = tyro.MISSING_NONPROP if default is None else default
-    # Underscores as in YAML; tyro accepts hyphens too.
-    return tyro.cli(kind, args=words, prog=prog, description=description, default=start, use_underscores=True)
-
-
-def split_config_option(argv: list[str] | None) -> tuple[list[str], Path | None]:
-    """The other words of a command line, and the FILE of its `--config FILE`."""
-    # Read before tyro reads the rest, whose --help shows the file's values as the defaults.
-    parser = argparse.ArgumentParser("breakhis", add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, metavar="FILE")
-    known, others = parser.parse_known_args(argv)
-    return others, known.config
+def list_settings(kind: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Every setting of a type of settings by its dotted name."""
+    found = {}
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= {f"{name}.{key}": each for key, each in list_settings(field.annotation).items()}
+        else:
+            found[field.alias or name] = field
+    return found
 
 
 def validate_settings(kind: type[S], content: dict[str, Any], source: str) -> S:
@@ -401,20 +380,156 @@ def validate_settings(kind: type[S], content: dict[str, Any], source: str) -> S:
     except ValidationError as error:
         problems = error.errors()
 
-    known: list[str] = []
-    for name, default in kind.model_construct():
-        known += [f"{name}.{key}" for key in type(default).model_fields] if isinstance(default, BaseModel) else [name]
-    lines = []
+    known, lines = list(list_settings(kind)), []
     for problem in problems:
-        name = ".".join(map(str, problem["loc"]))
+        name = ".".join(part for part in problem["loc"] if isinstance(part, str))  # and not the place in a list
         if problem["type"] == "extra_forbidden":
             # `epochs` alone probably means head.epochs; otherwise suggest the nearest spelling.
             near = [key for key in known if key.endswith(f".{problem['loc'][-1]}")]
             near = near or difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+            hint = f"did you mean '{near[0]}'?" if near else "`breakhis train --help-all` lists all settings"
             lines.append(f"unknown setting '{name}'; {hint}")
         elif problem["type"] == "value_error":  # a contradiction between settings
             lines.append(problem["msg"].removeprefix("Value error, "))
         else:
-            lines.append(f"{name} is {problem.get('input')!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
+            expected = problem["msg"].partition(", unable")[0].replace("Input should be ", "expected ")
+            expected = re.sub("(?=greater than|less than)", "a number ", expected, count=1)
+            lines.append(f"{name} is {problem.get('input')!r}; {expected[0].lower()}{expected[1:]}")
     raise ConfigError(f"{source}: " + ("\n  " if len(lines) > 1 else "") + "\n  ".join(lines))
+
+
+# --- the command line ---
+
+# What people change, and so what `--help` shows beside a command's own options; `--help-all` shows all settings.
+COMMON = (
+    "name", "data.root", "data.magnifications", "data.task", "split.protocol", "split.fold", "model.backbone",
+    "model.weights", "tune.part", "run.dir",
+)  # fmt: skip
+FORMS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+
+class Positional(NamedTuple):
+    """Marks an argument that has no name on the command line, and says what usage calls it."""
+
+    metavar: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; `{self.prog} --help` shows how")
+
+
+def parse_settings(kind: type[S], argv: list[str] | None, prog: str, description: str | None) -> S:
+    """Settings from a command line: `--config NAME_OR_FILE` gives the defaults, `--section.name value` overrides them.
+
+    Raises ConfigError for an invalid option; exits with 0 after `--help`.
+    """
+    argv, path = split_config_option(argv)
+    return parse_arguments(kind, argv, prog, description, load_config(path, kind) if path else kind())
+
+
+def parse_arguments(
+    kind: type[S], argv: list[str] | None, prog: str, description: str | None, default: S | None = None
+) -> S:
+    """Arguments of a command: positional ones, its own options, and settings by their dotted names."""
+    given = read_options(kind, argv, prog, description, default)
+    return change_settings(kind.model_construct() if default is None else default, given, "the command line")
+
+
+def read_options(
+    kind: type[S], argv: list[str] | None, prog: str, description: str | None, default: S | None = None
+) -> dict[str, Any]:
+    """What a command line gives, by dotted names, before it is validated. Exits with 0 after `--help`.
+
+    Settings are spelled as in YAML, a command's own options with hyphens; both are read either way. A switch takes no
+    value: `--split.allow_leaks`, `--run.no_deterministic`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(
+        prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    groups = {"": parser.add_argument_group("options")}
+    if default is not None:
+        groups[""].add_argument("--config", metavar="NAME_OR_FILE", help="YAML file, or name of a config that ships")
+
+    # --- an option for each setting ---
+    settings, shows_all = list_settings(kind), "--help-all" in words
+    defaults = (kind.model_construct() if default is None else default).model_dump(mode="json", by_alias=True)
+    flags, places, hidden = [], [], []
+    for name, field in settings.items():
+        section, _, key = name.rpartition(".")
+        help_text = (field.description or "").replace("%", "%%")
+        several: dict[str, Any] = {"nargs": "+"} if get_origin(field.annotation) is tuple else {}
+        if place := next((one for one in field.metadata if isinstance(one, Positional)), None):
+            places.append(place.metavar + (" [...]" if several else ""))
+            parser.add_argument(name, metavar=place.metavar, help=help_text, **several)
+            continue
+        value = (defaults.get(section) or {}).get(key) if section else defaults.get(name)
+        if value is True:
+            help_text = f"Switch off: {help_text}"
+        elif not (value is None or value is False or value == ""):
+            help_text += f" (default: {' '.join(map(str, value)) if several else value})"
+        if section and name not in COMMON and not shows_all:
+            hidden.append(name)
+            help_text = argparse.SUPPRESS
+        title = section if shows_all else ""
+        if title not in groups:
+            groups[title] = parser.add_argument_group(f"settings: {title}")
+        flags.append(f"--{name}" if section else f"--{name.replace('_', '-')}")
+        if field.annotation is bool:
+            negative = f"--{section}.no_{key}" if section else f"--no-{key}"
+            flags.append(negative)
+            for flag, switched in ((flags[-2], True), (negative, False)):
+                shown = argparse.SUPPRESS if switched is bool(value) else help_text  # what changes the default
+                groups[title].add_argument(flag, dest=name, action="store_const", const=switched, help=shown)
+        else:
+            form = _value_form(field.annotation)
+            groups[title].add_argument(flags[-1], dest=name, metavar=form, help=help_text, **several)
+
+    # --- help ---
+    parser.usage = " ".join([prog, *places, "[options]"])
+    all_of_them = f"; --help-all: all {len(settings)} settings" if hidden or shows_all else ""
+    groups[""].add_argument("-h", "--help", action="store_true", help=f"this list{all_of_them}")
+    if shows_all or {"-h", "--help"} & {*words}:
+        print(parser.format_help(), end="")
+        raise SystemExit(DONE)
+
+    # --- words -> values ---
+    spelling = {flag.replace("-", "_"): flag for flag in flags}
+    for at, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        words[at] = spelling.get(flag.replace("-", "_"), flag) + equals + value
+    known, others = parser.parse_known_args(words)
+    unknown = {word[2:].partition("=")[0]: None for word in others if word.startswith("--")}
+    if others and not unknown:
+        parser.error(f"'{others[0]}' is not expected there (a switch takes no value)")
+    given = {}
+    for name, value in vars(known).items():
+        is_text = isinstance(value, bool) or _value_form(settings[name].annotation) in ("TEXT", "PATH")
+        given[name] = value if is_text else [*map(_read_word, value)] if isinstance(value, list) else _read_word(value)
+    return given | unknown
+
+
+def _value_form(kind: Any) -> str:
+    """How help shows the values of a type: `{train,test}`, N, X, TEXT or PATH."""
+    if get_origin(kind) is Literal:
+        return f"{{{','.join(map(str, get_args(kind)))}}}"
+    return FORMS[kind] if kind in FORMS else _value_form(get_args(kind)[0])  # of int | None, or tuple[int, ...]: N
+
+
+def _read_word(word: Any) -> Any:
+    """A number, None, or the word itself."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(word)
+    return None if word == "None" else word
+
+
+def split_config_option(argv: list[str] | None) -> tuple[list[str], Path | None]:
+    """The other words of a command line, and what its `--config` names."""
+    # Read before the rest, since help shows the config's values as the defaults.
+    parser = _Parser("breakhis", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    known, others = parser.parse_known_args(argv)
+    return others, known.config

@@ -1,4 +1,8 @@
-"""`breakhis doctor`: can this machine run `train` with these settings, and what to install or change if not?
+"""Check whether this machine can run `train` with these settings, and what to install or change if not.
+
+examples:
+  breakhis doctor
+  breakhis doctor --config finetune_200x
 
 Looks at versions, memory, images, split, weights, disk, folders, credentials and devices. Opens no image, asks no
 network, and imports TensorFlow for the last check only.

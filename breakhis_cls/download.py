@@ -1,4 +1,9 @@
-"""`breakhis download`: BreakHis from Kaggle, an archive or a folder, into `data.root`, checked for completeness."""
+"""Fetch BreakHis from Kaggle, or unpack an archive, into `data.root`, and check that it is complete.
+
+examples:
+  breakhis download                                    needs a Kaggle token, and says how to make one
+  breakhis download --from-zip archive.zip --data.root FOLDER
+"""
 
 from __future__ import annotations
 

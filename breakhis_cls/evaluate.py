@@ -1,4 +1,9 @@
-"""`breakhis evaluate RUN_OR_CSV [...]`: metrics, figures and a report from predictions alone; no TensorFlow."""
+"""Compute metrics, figures and a report from predictions alone; needs no TensorFlow.
+
+examples:
+  breakhis evaluate runs/binary_200x-*     the folds of an experiment, pooled
+  breakhis evaluate mine.csv theirs.csv    two tables of predictions, compared
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from . import config
 from .errors import DONE, DataError, exits_cleanly
 
@@ -18,7 +21,7 @@ from .errors import DONE, DataError, exits_cleanly
 class Arguments(config.Section):
     """Arguments of the command."""
 
-    sources: Annotated[tuple[config.UserPath, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_CSV [...]")]
+    sources: Annotated[tuple[config.UserPath, ...], config.Positional("RUN_OR_CSV")]
     """Run folders or predictions.csv files; folds and seeds of one experiment are pooled."""
     out: config.UserPath | None = None
     """Output folder; by default reports/<run>."""

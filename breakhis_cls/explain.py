@@ -1,6 +1,8 @@
-"""`breakhis explain RUN`: Grad-CAM heat maps of a finished run, their randomisation check, and its features.
+"""Draw Grad-CAM heat maps of a finished run, with a randomisation check. A research tool, not a medical device.
 
-A research tool, not a medical device.
+examples:
+  breakhis explain runs/binary_200x-0-0-1234abcd
+  breakhis explain runs/binary_200x-0-0-1234abcd --n 8 --data.root FOLDER
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
+from pydantic import Field
 
 from . import config, files
 from .errors import DONE, DataError, RunError, exits_cleanly, list_first
@@ -20,13 +22,13 @@ N_CHECKED = 16  # test images of the randomisation check; twelve randomised netw
 class Arguments(config.Section):
     """Arguments of the command."""
 
-    run: Annotated[config.UserPath, tyro.conf.Positional]
+    run: Annotated[config.UserPath, config.Positional("RUN")]
     """Folder of a finished run."""
     out: config.UserPath | None = None
     """Output folder; by default `explain` in the run's report folder."""
-    n: Annotated[int, tyro.conf.arg(metavar="N")] = 4
+    n: int = 4
     """Number of images for each outcome (such as false positives) and for each subtype."""
-    data_root: str | None = None
+    data_root: config.UserText | None = Field(None, alias="data.root")
     """Folder of the images, if it is not the one in the run's config."""
 
 
@@ -65,7 +67,7 @@ def explain_run(
     try:
         dataset = datasets.load_dataset(settings)
     except DataError as error:
-        raise DataError(f"the run's images are needed ({error}); name their folder with --data_root") from None
+        raise DataError(f"the run's images are needed ({error}); name their folder with --data.root") from None
 
     devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
     import numpy as np
@@ -86,7 +88,7 @@ def explain_run(
     if missing := names[rows < 0].tolist():
         raise DataError(
             f"{len(missing):,} of the run's {len(names):,} test images are not under {dataset.root}; name the folder "
-            f"that it was trained on with --data_root. Missing:{list_first(missing)}"
+            f"that it was trained on with --data.root. Missing:{list_first(missing)}"
         )
     model = network.load_run_model(run)
     store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)

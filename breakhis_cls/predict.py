@@ -1,6 +1,8 @@
-"""`breakhis predict RUN_OR_MODEL IMAGE_OR_FOLDER [...]`: a trained model's probabilities for any images.
+"""Predict your own images with a trained model. A research tool, not a medical device.
 
-A research tool, not a medical device.
+examples:
+  breakhis predict runs/binary_200x-0-0-1234abcd field.png              prints a table
+  breakhis predict runs/binary_200x-0-0-1234abcd images --out out.csv
 """
 
 from __future__ import annotations
@@ -10,8 +12,6 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-
-import tyro
 
 from . import config, files
 from .errors import DONE, ConfigError, DataError, ModelError, exits_cleanly, list_first
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Arguments(config.Section):
     """Arguments of the command."""
 
-    model: Annotated[config.UserPath, tyro.conf.Positional]
+    model: Annotated[config.UserPath, config.Positional("RUN_OR_MODEL")]
     """Folder of a finished run, or a model.keras."""
-    images: Annotated[tuple[config.UserPath, ...], tyro.conf.Positional]
+    images: Annotated[tuple[config.UserPath, ...], config.Positional("IMAGE_OR_FOLDER")]
     """Image files of any name and size, or folders of them."""
     out: config.UserPath | None = None
     """CSV file to write; by default the table is printed."""
@@ -115,7 +115,7 @@ def predict_images(model_path: Path | str, sources: Sequence[Path | str], skip_b
             continue
         read.append(str(path))
     if broken and not (skip_broken and read):
-        advice = "replace them, or leave them out with --skip_broken:" if read else "no other image is left:"
+        advice = "replace them, or leave them out with --skip-broken:" if read else "no other image is left:"
         raise DataError(f"{len(broken)} of {len(found)} files cannot be read as images; {advice}{list_first(broken)}")
 
     # --- probabilities, the mean over the views of the run's test ---

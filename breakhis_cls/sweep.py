@@ -1,6 +1,8 @@
-"""Many runs and one report: `python -m breakhis_cls.sweep --config FILE [--executor local|ray] [--section.name value]`.
+"""Train many runs (folds, seeds, any setting) and write one report; docs/scaling.md explains the file of a sweep.
 
-FILE says what varies: a base config and axes, or ranges to search; see docs/scaling.md.
+examples:
+  breakhis sweep --config protocol_case                  five folds, and a report of all of them
+  breakhis sweep --config protocol_case --head.C 0.1     a setting of every run
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ class Arguments(config.Config):
     """What the command line says beside the settings of every run."""
 
     executor: Literal["local", "ray"] = "local"
-    """local: processes of this machine. ray: tasks of a Ray cluster (pip install 'breakhis_cls[sweep]')."""
+    """local: processes of this machine. ray: tasks of a Ray cluster (pip install -e '.[sweep]')."""
     workers: PositiveInt | None = None
     """Runs at a time, at most. None: as many as cores, memory and GPUs allow. A search runs one at a time: start it
     several times instead, and the processes share its study."""
@@ -70,16 +72,13 @@ def read_command(argv: list[str]) -> tuple[plan.Sweep, Arguments, dict[str, Any]
     argv, path = config.split_config_option(argv)
     sweep = plan.read_sweep(path) if path else plan.Sweep()
     default = Arguments.model_validate(plan.expand_runs(sweep, {})[0].model_dump())
-    description = "Many runs and one report. --config FILE.yaml names the sweep; below, the settings of its first run."
-    arguments = config.parse_arguments(Arguments, argv, "breakhis sweep", description, default)
+    given = config.read_options(Arguments, argv, "breakhis sweep", __doc__, default)
+    arguments = config.change_settings(default, given, "the command line")
     if path is None:
-        raise ConfigError("sweep needs --config FILE, such as protocol_case or configs/sweeps/protocol_case.yaml")
+        raise ConfigError("no sweep is named; expected --config FILE, or one that ships: --config protocol_case")
 
-    # An option counts for every run, even where its value is that of the first run: so look at the words themselves.
-    words = [word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")]
-    content = arguments.model_dump()
-    given = [word.replace(".no_", ".").split(".") for word in words if "." in word]
-    overrides = {f"{section}.{key}": content[section][key] for section, key in given}
+    # A setting counts for every run, even where its value is that of the first run.
+    overrides = {name: value for name, value in given.items() if "." in name}
     return sweep.model_copy(update={"name": arguments.name}), arguments, overrides
 
 

@@ -1,4 +1,9 @@
-"""`breakhis train`: one run, from images to a report. The same command again continues it, or finds it finished."""
+"""Train one model, predict, and write its report. The same command again continues it, or finds it finished.
+
+examples:
+  breakhis train --config binary_200x                                        a frozen ResNet50, on a laptop
+  breakhis train --config finetune_200x --split.fold 2 --data.root FOLDER    fine-tuned, on a GPU
+"""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import tyro
 from PIL import Image
+from pydantic import Field
 
 from breakhis_cls import config, names
 from breakhis_cls.data import index, protocols
@@ -94,7 +94,7 @@ class Benchmark(config.Section):
     data: config.Data = config.Data(root="synthetic", magnifications=(200,))
     quick: bool = False
     """Fewer images, folds and rounds: under 60 s on 2 cores, and less precise."""
-    json_file: Annotated[Path, tyro.conf.arg(name="json")] = Path("reports/benchmark/benchmark.json")
+    json_file: Path = Field(Path("reports/benchmark/benchmark.json"), alias="json")
     """Where the numbers go; table (.md) and figure (.png, .svg) lie beside it."""
 
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import tyro
 
 from breakhis_cls import config, names, parallel
 from breakhis_cls.errors import DONE, exits_cleanly
@@ -29,7 +28,7 @@ N_DRAWS = 5  # of random heads
 
 
 class Arguments(config.Section):
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, config.Positional("RUN")]
     """A finished run on synthetic tissue."""
     out: Path = Path("docs")
     """Folder of the figure."""

@@ -318,11 +318,11 @@ def test_an_incomplete_tree_is_unpacked_and_reported(kaggle, tiny_tree, tmp_path
     shutil.copytree(tiny_tree, part)
     next(part.rglob("SOB_B_A-14-22549AB-40-*.png")).unlink()
     expected = "74 of 75 images; missing: SOB_B_A_14-22549AB 40X: 0 of 1"
-    assert download.main(["--from_dir", str(part)]) == 1
+    assert download.main(["--from-dir", str(part)]) == 1
     assert expected in capsys.readouterr().out
     assert download.main(["--verify"]) == 1
     assert expected in capsys.readouterr().out
-    assert download.main(["--from_dir", str(tiny_tree)]) == 2  # what is there is not ours to remove
+    assert download.main(["--from-dir", str(tiny_tree)]) == 2  # what is there is not ours to remove
     assert f"Move {TREE} away" in capsys.readouterr().err
 
 

@@ -82,9 +82,9 @@ def test_missing_images_are_named(run, tiny_tree, tmp_path, capsys):
     gone = table.loc[table["part"] == "test", "file"].iloc[0]
     copy = shutil.copytree(tiny_tree, tmp_path / "tree")
     next(copy.rglob(Path(gone).name)).unlink()
-    assert explain.main([str(run), "--data_root", str(copy)]) == BAD_INPUT
+    assert explain.main([str(run), "--data.root", str(copy)]) == BAD_INPUT
     message = capsys.readouterr().err
     assert "1 of the run's" in message and Path(gone).name in message
     shutil.rmtree(copy)
-    assert explain.main([str(run), "--data_root", str(copy)]) == BAD_INPUT
-    assert "name their folder with --data_root" in capsys.readouterr().err
+    assert explain.main([str(run), "--data.root", str(copy)]) == BAD_INPUT
+    assert "name their folder with --data.root" in capsys.readouterr().err

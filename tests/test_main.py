@@ -35,7 +35,7 @@ def test_help_answers_without_tensorflow(command):
 def test_the_list_of_commands_imports_neither_numpy_nor_pydantic(capsys):
     done = _run_python(
         "import sys; from breakhis_cls.__main__ import main; main([])\n"
-        "assert not {'numpy', 'pandas', 'pydantic', 'tyro'} & set(sys.modules)"
+        "assert not {'numpy', 'pandas', 'pydantic', 'argparse'} & set(sys.modules)"
     )
     assert done.returncode == 0 and all(command in done.stdout for command in COMMANDS)
 

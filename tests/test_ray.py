@@ -56,7 +56,7 @@ def cluster():
 @pytest.mark.slow
 def test_a_cluster_gives_the_bytes_of_one_process(cluster, tiny_tree, tmp_path):
     path = settings_file(tmp_path, tiny_tree)
-    assert sweep.main(["--config", str(path), "--executor", "ray", "--ray_address", cluster[0].address]) == 0
+    assert sweep.main(["--config", str(path), "--executor", "ray", "--ray-address", cluster[0].address]) == 0
     for far in plan.name_runs(plan.expand_runs(plan.read_sweep(path), {})):
         lone = train.train_run(config.change_settings(far.settings, {"run.dir": tmp_path / "lone"}), report=False)
         assert (far.folder / "predictions.csv").read_bytes() == (lone.folder / "predictions.csv").read_bytes()

@@ -126,7 +126,7 @@ def _extract(path: Path, folder: Path, bar: Any) -> None:
         packed.seek(0)
         foreign = next((what for magic, what in FOREIGN.items() if start.lstrip().startswith(magic)), None)
         if foreign:
-            advice = "get a zip or a tarball, or unpack it and use --from_dir"
+            advice = "get a zip or a tarball, or unpack it and use --from-dir"
             raise DamagedError(f"{path} is {foreign}, which cannot be unpacked here; {advice}")
 
         # --- list the members: name (a folder's ends in /), what is wrong with it, bytes ---

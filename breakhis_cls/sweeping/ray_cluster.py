@@ -31,7 +31,7 @@ class RayCluster:
         try:
             import ray
         except ImportError:
-            raise ConfigError("--executor ray needs Ray, which is missing; pip install 'breakhis_cls[sweep]'") from None
+            raise ConfigError("--executor ray needs Ray, which is missing; pip install -e '.[sweep]'") from None
         self._ray, self._limit = ray, workers
         ray.init(address=address or "local", include_dashboard=False, logging_level=logging.WARNING)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -100,7 +100,7 @@ def search(
     try:
         import optuna
     except ImportError:
-        raise ConfigError("a search needs Optuna, which is not installed; pip install 'breakhis_cls[sweep]'") from None
+        raise ConfigError("a search needs Optuna, which is not installed; pip install -e '.[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     # --- what may be tried, in Optuna's terms ---
