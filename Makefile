@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # A file's tests run in one process, the longest files first; -rs lists every skipped test and why.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -rs
 
-.PHONY: help demo pictures notebooks benchmark test test-all lint clean
+.PHONY: help demo pictures notebooks benchmark test test-all lint lock croissant release-check clean
 .DEFAULT_GOAL := help
 
 help:   ## show this list
@@ -37,6 +37,12 @@ lint: $(VENV)/.dev   ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+lock: $(VENV)/.dev   ## resolve uv.lock again after a change of pyproject.toml, and write constraints.txt from it
+	$(BIN)/uv lock --no-config --default-index https://pypi.org/simple
+	@{ echo "# Written by 'make lock' from uv.lock, the versions that the tests run with: pip install -c constraints.txt -e ."; \
+		$(BIN)/uv export --locked --all-extras --all-groups --no-hashes --no-emit-project --no-annotate --no-header -q; \
+	} > constraints.txt
 
 clean:   ## remove the virtual environment; data, runs and reports stay
 	rm -rf $(VENV)

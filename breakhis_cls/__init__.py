@@ -14,7 +14,7 @@ which split), `pipeline` (file -> batch), `modeling` (Keras), `evaluation` (numb
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # name -> the module that defines it, imported on first use: pandas and TensorFlow take seconds. No name is that of a
 # module: `import breakhis_cls.train` would put the module in the place of a function `train`.

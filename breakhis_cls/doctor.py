@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import config, names
+from . import config, names, parallel
 from .errors import ANSWER_IS_NO, DONE, BreakHisError, exits_cleanly
 
 if TYPE_CHECKING:
@@ -116,10 +116,7 @@ def check_versions() -> Iterator[Check]:
 
 def check_memory(tune: config.Tune) -> Check:
     """Memory of the machine, or of the container where that is less, and whether fine-tuning may need more."""
-    # The limit of a container (cgroup v2) is not visible in sysconf.
-    n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-        n_bytes = min(n_bytes, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    n_bytes = parallel.memory_bytes()
     found = f"{n_bytes / 2**30:.1f} GiB, {os.cpu_count()} cores"
     if tune.part == "none" or n_bytes >= ENOUGH_BYTES:
         return Check("memory", OK, found)
@@ -242,7 +239,7 @@ def check_disk(settings: config.Config, n_images: int | None) -> Check:
     for path in cache.glob("pixels/*/pixels.npy"):
         with contextlib.suppress(OSError, ValueError):
             if np.load(path, mmap_mode="r").shape[1:3] == (image.height_px, image.width_px):
-                n_stored = max(n_stored, path.stat().st_blocks * 512)  # st_size is what it will have when it is full
+                n_stored = max(n_stored, path.stat().st_size)
     needs = [
         (cache, max(0, n_rows * image.height_px * image.width_px * 3 - n_stored), "pixel store"),
         (cache, n_rows * settings.n_feature_views * FEATURE_BYTES, "features"),

@@ -17,7 +17,8 @@ RESUMES = "finished work is kept, and the same command continues from there"
 ADVICE = {   # what an OSError asks for; a disk that lacks a function says so in one of NO_FUNCTION
     "free some space there": (errno.ENOSPC, errno.EDQUOT),  # a quota: usual for home folders on clusters
     "raise the file size limit (ulimit -f)": (errno.EFBIG,),
-    "choose a folder that can be written": (errno.EROFS, errno.EACCES, errno.EPERM),
+    "choose a folder that can be written, such as with --data.cache or --run.dir": (
+        errno.EROFS, errno.EACCES, errno.EPERM),
     "a file is where a folder belongs, or the reverse; choose another path": (
         errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY),
     "check the path": (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
@@ -55,9 +56,9 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> int:
         # Clusters send SIGTERM some time before SIGKILL: treat it as Ctrl-C. Only the main thread may set handlers.
-        for stream in (sys.stdout, sys.stderr):  # a file's name need not be UTF-8
+        for stream in (sys.stdout, sys.stderr):  # Windows writes CP1252 to files; a file's name need not be UTF-8
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
         in_main_thread = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main_thread else None
         try:

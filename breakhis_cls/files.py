@@ -104,15 +104,16 @@ def lock(path: Path, timeout_s: float = -1) -> AcquireReturnProxy:
 
     Disks without locks, such as Lustre without `-o flock`, get a file beside it that says who holds it, and a warning.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         # Its own fallback would take the file that an ordinary lock leaves behind for one that is held.
         return FileLock(path, timeout=timeout_s, fallback_to_soft=False).acquire()
     except OSError as error:
         if error.errno not in NO_FUNCTION:
             raise
-        held = path.with_name(f"{path.name}.held")
-        warnings.warn(f"the disk of {path.parent} has no locks ({error.strerror}); using {held.name}", stacklevel=2)
-        return SoftFileLock(held, timeout=timeout_s).acquire()
+        # One text and one place, so that Python shows it once, however many locks a run takes.
+        warnings.warn(f"this disk has no locks ({error.strerror}); files named *.held are used instead", stacklevel=1)
+        return SoftFileLock(path.with_name(f"{path.name}.held"), timeout=timeout_s).acquire()
 
 
 def check_folder(folder: Path, option: str) -> None:

@@ -1,11 +1,14 @@
-"""Threads on all cores, with a progress bar and the remaining time."""
+"""Threads on all cores with a progress bar, and what operating systems say of cores and memory in different ways."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,3 +38,37 @@ def count_cores() -> int:
     """Cores that this process may use, which in a container can be fewer than the machine has."""
     # macOS and Windows have no sched_getaffinity.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of the container where that is less."""
+    if hasattr(os, "sysconf"):
+        n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        import psutil  # a dependency on Windows alone
+
+        n_bytes = psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):  # no such file outside Linux, or "max"
+        n_bytes = min(n_bytes, int(Path("/sys/fs/cgroup/memory.max").read_text("utf-8")))  # cgroup v2
+    return n_bytes
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory_bytes` count from now on, which only Linux can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", "utf-8")  # resets VmHWM, see proc(5)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process had resident."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    if sys.platform == "win32":
+        import psutil
+
+        memory: Any = psutil.Process().memory_info()
+        return memory.peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

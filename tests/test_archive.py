@@ -121,7 +121,7 @@ def test_no_name_lands_outside(tmp_path: Path, pack, name: str) -> None:
     path = pack({IMAGE: b"image", name: b""}, tmp_path / "b.archive")
     try:
         archive.unpack(path, tmp_path / "root")
-    except DataError:
+    except (DataError, OSError):  # a name may be that of a folder
         assert list(read_files(tmp_path)) == ["b.archive"]
         return
     for file in set(read_files(tmp_path)) - {"b.archive"}:
@@ -279,7 +279,7 @@ def test_a_full_disk_is_reported_before_and_during(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfileobj", fail)
-    with pytest.raises(DataError, match="No space left on device"):
+    with pytest.raises(OSError, match="No space left on device"):
         archive.unpack(path, root)
     assert read_files(root) == {}
 

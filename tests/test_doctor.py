@@ -143,7 +143,7 @@ def test_versions_out_of_range(monkeypatch):
 
 
 def test_little_memory_matters_for_fine_tuning(monkeypatch):
-    monkeypatch.setattr(doctor.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096}.get(name, 2**20))
+    monkeypatch.setattr(doctor.parallel, "memory_bytes", lambda: 2**32)
     memory = doctor.check_memory(config.Tune(part="conv5"))
     assert "4.0 GiB" in memory.found and "--tune.batch_size 4 --tune.accumulate 4" in memory.advice
     assert doctor.check_memory(config.Tune(part="none")).state == "ok"

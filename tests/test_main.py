@@ -69,6 +69,16 @@ def test_an_out_that_is_a_file_is_refused_before_the_work(command, tmp_path, cap
     assert re.search(r"file is a file; choose another with --(out|run\.reports)", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("setting", ["data.cache", "run.dir"])
+def test_a_folder_that_is_a_file_is_named(setting, tiny_tree, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    places = {"data.root": tiny_tree, "data.cache": tmp_path / "cache", setting: tmp_path / "file"}
+    argv = [word for name, value in places.items() for word in (f"--{name}", str(value))]
+    assert main(["train", *argv, "--model.weights", "random", "--image.height_px", "32"]) == errors.BAD_INPUT
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {tmp_path / 'file'}") and "a file is where a folder belongs" in error
+
+
 def test_a_container_without_git_is_a_warning(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
     assert train._git_commit() is None

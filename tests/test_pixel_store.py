@@ -183,13 +183,6 @@ def test_an_image_that_changed_since_the_index_is_refused(data):
     assert not list(data.cache.rglob("*.npy"))
 
 
-def test_a_cache_that_cannot_be_written_is_named(data):
-    images, root = index.load_images(data), index.find_root(data)
-    (data.cache / "file").touch()
-    with pytest.raises(DataError, match=r"cannot write .*file.*--data\.cache"):
-        pixel_store.PixelStore.open(images, root, SMALL, data.cache / "file")
-
-
 def test_a_full_disk_is_noticed_before_decoding(data, monkeypatch, decoded):
     usage = namedtuple("usage", "free")(1_000)
     monkeypatch.setattr(pixel_store.shutil, "disk_usage", lambda path: usage)

@@ -90,8 +90,6 @@ def unpack(path: Path, root: Path) -> Path:
         raise DamagedError(f"{path} is damaged, or neither zip nor tar ({reason}); get another copy") from None
     except NotImplementedError as error:
         raise DataError(f"{path} is packed in an unknown way ({error}); pack it as a plain zip") from None
-    except OSError as error:
-        raise DataError(f"unpacking {path} stopped: {error}. Remove the cause and run the command again") from None
     return target
 
 

@@ -154,14 +154,6 @@ def walk_tree(base: Path, refuse: Any = None) -> Iterator[tuple[str, list[str], 
         seen.add(real)
 
 
-def save_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of the cache atomically; DataError if it cannot be written."""
-    try:
-        files.write_csv(path, table)
-    except OSError as error:
-        raise DataError(f"cannot write {path} ({error}); choose another folder with --data.cache") from None
-
-
 def _check_magnifications(images: pd.DataFrame, data: config.Data) -> None:
     absent = sorted(set(data.magnifications) - set(images["magnification"]))
     if absent or images.empty:
@@ -186,14 +178,14 @@ def _update_table(data: config.Data) -> pd.DataFrame:
     table = kept.merge(listed, on=STAMP)
     todo = listed[~listed["file"].isin(table["file"])]
     if len(todo) or len(table) != len(kept):
-        save_table(table, kept_at)  # fails before minutes of work if the cache cannot be written
+        files.write_csv(kept_at, table)  # fails before minutes of work if the cache cannot be written
 
     # --- read the others; save every few seconds, on interruption and at the end ---
     fresh: list[dict[str, Any]] = []
 
     def save() -> pd.DataFrame:
         grown = pd.concat([table, pd.DataFrame(fresh, columns=list(KEPT)).astype(KEPT)])
-        save_table(grown, kept_at)
+        files.write_csv(kept_at, grown)
         return grown
 
     if len(todo):

@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image
 from scipy.fft import dctn
 
-from .. import config
+from .. import config, files
 from ..parallel import map_in_threads
 from . import index, protocols, splits
 from .png import decode
@@ -178,7 +178,7 @@ def compute_fingerprints(images: pd.DataFrame, root: Path, cache: Path) -> pd.Da
         paths = [root / file for file in todo["file"]]
         signs = list(map_in_threads(lambda path: fingerprint(decode(path)), paths, "fingerprints"))
         kept = pd.concat([kept, pd.DataFrame({"pixel_sha256": todo["pixel_sha256"], "signs": signs})])
-        index.save_table(kept, kept_at)
+        files.write_csv(kept_at, kept)
     return images[["file", "pixel_sha256"]].merge(kept, on="pixel_sha256", how="left", validate="many_to_one")
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from .. import config
 from ..errors import ModelError
+from ..parallel import peak_memory_bytes, reset_peak_memory
 
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", "breakhis_cls")
 
@@ -81,18 +80,12 @@ def measure_cost(costs: dict[str, dict[str, float]], phase: str) -> Iterator[Non
         memory, gpus = tf.config.experimental, tf.config.list_logical_devices("GPU")
         for gpu in gpus:
             memory.reset_memory_stats(gpu.name)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM on Linux (proc(5)); elsewhere it is the process's
+    reset_peak_memory()
     started = time.monotonic()
     yield
     costs[phase] = {"seconds": round(time.monotonic() - started, 2)}
-    # ru_maxrss counts bytes on macOS and KiB on Linux, where VmHWM is better: it can be reset.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        peak = 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
     used = {gpu.name: memory.get_memory_info(gpu.name)["peak"] for gpu in gpus} if memory else {}
-    for name, n_bytes in {"process": peak, **used}.items():
+    for name, n_bytes in {"process": peak_memory_bytes(), **used}.items():
         costs[phase][f"peak_gib_{name}"] = round(n_bytes / 2**30, 3)
 
 

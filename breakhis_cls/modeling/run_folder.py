@@ -68,17 +68,13 @@ def run_name(settings: config.Config, data_sha256: str, weights_identity: str, s
 def open_run(settings: config.Config, name: str) -> Iterator[RunFolder]:
     """The run's folder, created where it is missing and locked while open.
 
-    Raises RunError where it cannot be written, another process has it open, or its config.yaml was changed.
+    Raises RunError where another process has it open, or its config.yaml was changed.
     """
     run = RunFolder(settings.run.dir / name, settings)
     try:
-        run.folder.mkdir(parents=True, exist_ok=True)
         held = lock(run.folder / ".lock", 0)  # the system releases it when a process dies
     except Timeout:
         raise RunError(f"{run.folder} is in use by another process; wait for it, or change a setting") from None
-    except OSError as error:
-        why = error.strerror or error
-        raise RunError(f"{run.folder} cannot be written ({why}); name another place: --run.dir") from None
     with held:
         # The name stands for these settings. A config.yaml that was edited would describe another run than this one.
         path = run.folder / "config.yaml"

@@ -14,10 +14,11 @@ import sys
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import AcquireReturnProxy, Timeout
+from filelock import Timeout
 from PIL import Image
 
 from .. import config, files
@@ -63,7 +64,12 @@ class PixelStore:
         shape = len(images), image.height_px, image.width_px, 3
         array = _map_array(path, shape)
         if array is None:
-            with _wait_for_lock(path.parent):
+            try:
+                held = files.lock(path.parent / "lock", 0)
+            except Timeout:
+                print(f"another process builds {path.parent}; waiting for it", file=sys.stderr)
+                held = files.lock(path.parent / "lock")
+            with held:
                 array = _map_array(path, shape)  # another process may have built it meanwhile
                 if array is None:
                     with files.atomic_path(path) as temporary:
@@ -109,19 +115,6 @@ def _map_array(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
     return array if (array.shape, array.dtype) == (shape, np.uint8) else None
 
 
-def _wait_for_lock(folder: Path) -> AcquireReturnProxy:
-    """The folder's lock, held until the end of a `with`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            return files.lock(folder / "lock", 0)
-        except Timeout:
-            print(f"another process builds {folder}; waiting for it", file=sys.stderr)
-            return files.lock(folder / "lock")
-    except OSError as error:
-        raise DataError(f"cannot write under {folder} ({error}); name another --data.cache") from None
-
-
 def _write_array(path: Path, shape: tuple[int, ...], images: pd.DataFrame, root: Path, image: config.Image) -> None:
     """Decode and fit all images into a new .npy file, a thread per core; call it under the lock."""
     for leftover in path.parent.glob(".pixels.*.npy"):
@@ -132,7 +125,7 @@ def _write_array(path: Path, shape: tuple[int, ...], images: pd.DataFrame, root:
             f"the pixel store needs {needed_gb:.1f} GB under {path.parent}, where {free_gb:.1f} GB are free; "
             "name another place with --data.cache"
         )
-    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    array: Any = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     if hasattr(os, "posix_fallocate"):
         # Reserve the blocks: on a disk that fills up meanwhile a mapped write ends in SIGBUS, not in an exception.
         with path.open("rb+") as opened, files.ignore_missing_function():
@@ -146,6 +139,9 @@ def _write_array(path: Path, shape: tuple[int, ...], images: pd.DataFrame, root:
         array[row] = fit_image(rgb, image)
 
     # Closing stops the threads after an error, before their file is removed.
-    with contextlib.closing(map_in_threads(store_row, range(len(sources)), "storing pixels")) as stored:
-        deque(stored, maxlen=0)
-    array.flush()
+    try:
+        with contextlib.closing(map_in_threads(store_row, range(len(sources)), "storing pixels")) as stored:
+            deque(stored, maxlen=0)
+        array.flush()
+    finally:
+        array = None  # Windows neither renames nor removes a file that is mapped

@@ -253,7 +253,6 @@ def join_study(
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-    folder.mkdir(parents=True, exist_ok=True)
     # Files alone, no server: machines need to share no more than the folder.
     journal, worker = str(folder / "journal.log"), f"worker-{uuid.uuid4().hex[:8]}"
     with lock(folder / f"{worker}.lock"):

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress
 
 from ..errors import BAD_INPUT, DONE
-from ..parallel import count_cores
+from ..parallel import count_cores, memory_bytes
 
 if TYPE_CHECKING:
     from .ray_cluster import RayCluster
@@ -128,8 +128,12 @@ def start_process(
     with nullcontext() if task.log is None else task.log.open("ab") as log:
         command = [sys.executable, *task.arguments]
         streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT if log else None}
-        # stdin stays open as long as we live, see worker.end_with_parent. In a new session Ctrl-C reaches only us.
-        return subprocess.Popen(command, **streams, env=environment, cwd=cwd, start_new_session=True)
+        # stdin stays open as long as we live, see worker.end_with_parent. Ctrl-C reaches only us: Windows has process
+        # groups for it and ignores sessions, other systems have no such flag.
+        group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+        return subprocess.Popen(
+            command, **streams, env=environment, cwd=cwd, start_new_session=True, creationflags=group
+        )
 
 
 class LocalExecutor:
@@ -138,8 +142,8 @@ class LocalExecutor:
     def __init__(self, workers: int | None, needs: Resources) -> None:
         """workers: at most so many at a time; None for as many as cores, memory and GPUs allow."""
         self._gpus = list_gpus()
-        gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        self._free = deque(range(workers or default_workers(needs, count_cores(), gib, len(self._gpus))))
+        n_default = default_workers(needs, count_cores(), memory_bytes() / 2**30, len(self._gpus))
+        self._free = deque(range(workers or n_default))
         self._running: dict[int, tuple[Task, subprocess.Popen]] = {}  # by place, which says which GPU
 
     def __enter__(self) -> LocalExecutor:
