@@ -44,6 +44,12 @@ lock: $(VENV)/.dev   ## resolve uv.lock again after a change of pyproject.toml, 
 		$(BIN)/uv export --locked --all-extras --all-groups --no-hashes --no-emit-project --no-annotate --no-header -q; \
 	} > constraints.txt
 
+croissant: $(VENV)/.dev   ## write docs/croissant.json, the data set's description for machines, from the package's tables
+	$(BIN)/python scripts/croissant.py
+
+release-check: $(BIN)/python   ## build sdist and wheel, install the wheel elsewhere and train with it: some 5 minutes
+	$(BIN)/python scripts/release_check.py
+
 clean:   ## remove the virtual environment; data, runs and reports stay
 	rm -rf $(VENV)
 

@@ -77,6 +77,7 @@ def download_tree(settings: Settings) -> int:
         raise DataError(f"{found}. Move {target} away and run the same command again")
 
     # --- archive -> tree ---
+    print(kaggle_download.LICENCE, flush=True)
     local = settings.from_zip or settings.from_dir
     source = local or kaggle_download.fetch_archive(settings.data.cache / "archive", root)
     try:

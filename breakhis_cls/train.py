@@ -157,7 +157,9 @@ def _git_commit() -> str | None:
     if not (here.parent / ".git").exists():  # else git would answer for whatever repository holds site-packages
         return None
     try:
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, encoding="utf-8", check=False
+        )
     except OSError as error:  # a container without git
         print(f"warning: the commit is not recorded, since git cannot be run ({error.strerror})", file=sys.stderr)
         return None

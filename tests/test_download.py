@@ -149,6 +149,7 @@ def test_from_nothing_to_a_whole_tree_and_then_nothing_to_do(kaggle, tiny_tree, 
     assert "75 of 75 images: it is complete" in message.out
     size = archive.format_bytes(len(kaggle.archive))
     assert f"The archive is kept: {ZIP}, {size}. To remove it: rm -r {ZIP.parent}" in message.out
+    assert message.out.startswith("licence of the images: CC BY 4.0 according to https://kaiko-ai")
     assert "token" not in message.out and "unpacking and verifying" in message.err
     kaggle.seen.clear()
     assert download.main([]) == 0
@@ -339,9 +340,11 @@ def test_contradictions_and_missing_files_are_refused(kaggle, capsys, argv, expe
 
 
 def test_the_config_of_a_run_names_the_data_folder(kaggle, tiny_tree, capsys) -> None:
-    Path("run.yaml").write_text(f"split: {{fold: 2}}\ndata: {{root: {tiny_tree}, magnifications: [200]}}\n")
+    Path("run.yaml").write_text(
+        f"split: {{fold: 2}}\ndata: {{root: {tiny_tree}, magnifications: [200]}}\n", encoding="utf-8"
+    )
     assert download.main(["--config", "run.yaml", "--verify"]) == 0
-    Path("run.yaml").write_text("dta: {root: a}\n")
+    Path("run.yaml").write_text("dta: {root: a}\n", encoding="utf-8")
     assert download.main(["--config", "run.yaml"]) == 2
     assert "unknown setting 'dta'" in capsys.readouterr().err
 

@@ -201,7 +201,7 @@ def sleeper_pid(folder):
 def is_alive(pid):
     """A zombie is not: in a container an orphan may never be collected."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 

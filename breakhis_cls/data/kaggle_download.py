@@ -20,6 +20,11 @@ OWNER, DATASET = "ambarish", "breakhis"
 URL = f"https://www.kaggle.com/datasets/{OWNER}/{DATASET}"
 AUTHORS = "https://web.inf.ufpr.br/vri/databases/breast-cancer-histopathological-database-breakhis/"
 BY_HAND = f"download the authors' tarball from\n  {AUTHORS}\nand name it with --from-zip"
+LICENCE = (
+    "licence of the images: CC BY 4.0 according to https://kaiko-ai.github.io/eva/main/datasets/breakhis\n"
+    f"  we do not know what the authors say; their page is the authority: {AUTHORS}\n"
+    "  cite Spanhol, Oliveira, Petitjean, Heutte, IEEE TBME 63(7), 2016, doi 10.1109/TBME.2015.2496264."
+)
 # If Kaggle does not say; "4 GB" according to https://kaiko-ai.github.io/eva/main/datasets/breakhis
 ARCHIVE_BYTES = 4_300_000_000
 

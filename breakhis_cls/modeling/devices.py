@@ -110,7 +110,7 @@ def gpu_names() -> list[str]:
     if not program or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return []
     command = [program, "--query-gpu=name", "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 

@@ -198,5 +198,5 @@ def list_gpus() -> list[str]:
     if not (program := shutil.which("nvidia-smi")):
         return []
     command = [program, "--query-gpu=index", "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     return answer.stdout.split() if answer.returncode == 0 else []
