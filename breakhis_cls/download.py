@@ -23,8 +23,6 @@ class Settings(config.Section):
     data: config.Data = config.Data()
     from_zip: config.UserPath | None = None
     """An archive on this disk: Kaggle's zip, or the authors' BreaKHis_v1.tar.gz. None: download from Kaggle."""
-    from_dir: config.UserPath | None = None
-    """A folder with an unpacked tree, which is copied."""
     verify: bool = False
     """Download nothing; only check that all 7,909 images exist."""
 
@@ -42,9 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = config.parse_settings(Settings, argv, "breakhis download", __doc__)
     if settings.data.root == "synthetic":
         raise ConfigError("data.root is 'synthetic', which is drawn and not downloaded; name a folder instead")
-    chosen = [name for name in ("from_zip", "from_dir", "verify") if getattr(settings, name)]
-    if len(chosen) > 1:
-        raise ConfigError(f"--{chosen[0]} and --{chosen[1]} exclude each other; use one of them")
+    if settings.from_zip and settings.verify:
+        raise ConfigError("--from-zip and --verify exclude each other; use one of them")
     return verify_tree(settings.data) if settings.verify else download_tree(settings)
 
 
@@ -78,7 +75,7 @@ def download_tree(settings: Settings) -> int:
 
     # --- archive -> tree ---
     print(kaggle_download.LICENCE, flush=True)
-    local = settings.from_zip or settings.from_dir
+    local = settings.from_zip
     source = local or kaggle_download.fetch_archive(settings.data.cache / "archive", root)
     try:
         counted = completeness.check_tree(archive.unpack(source, root))

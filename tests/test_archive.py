@@ -62,20 +62,15 @@ def write_folder(members: dict[str, bytes], folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["b.zip", "b.tar.gz", "b.tar.xz", "b.tar.bz2", "b.tar", "folder"])
+@pytest.mark.parametrize("kind", ["b.zip", "b.tar.gz", "b.tar.xz", "b.tar.bz2", "b.tar"])
 def test_every_kind_of_source_gives_the_same_tree(tiny_tree: Path, tmp_path: Path, kind: str) -> None:
     tree = read_files(tiny_tree)
     members = {f"BreaKHis_v1/{name}": content for name, content in tree.items()}  # doubled, as in Kaggle's zip
     members |= {"Folds.csv": b"mag,grp\n"} | dict.fromkeys(SYSTEM_FILES, b"stray")
-    pack = {"b.zip": pack_zip, "folder": write_folder}.get(kind, pack_tar)
+    pack = pack_zip if kind == "b.zip" else pack_tar
     unpacked = archive.unpack(pack(members, tmp_path / kind), tmp_path / "root")
     assert unpacked == tmp_path / "root" / "BreaKHis_v1"
     assert read_files(tmp_path / "root") == tree | {"BreaKHis_v1/Folds.csv": b"mag,grp\n"}
-
-
-def test_a_folder_may_be_the_tree_itself(tiny_tree: Path, tmp_path: Path) -> None:
-    archive.unpack(tiny_tree / "BreaKHis_v1" / "histology_slides", tmp_path)
-    assert read_files(tmp_path) == read_files(tiny_tree)
 
 
 def test_backslashes_in_names_are_read_as_slashes(tmp_path: Path) -> None:
@@ -83,18 +78,16 @@ def test_backslashes_in_names_are_read_as_slashes(tmp_path: Path) -> None:
     assert read_files(archive.unpack(path, tmp_path / "root").parent) == {IMAGE: b"image"}
 
 
-@pytest.mark.parametrize("pack", [pack_zip, write_folder])
-def test_several_trees_are_refused(tmp_path: Path, pack) -> None:
+def test_several_trees_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"several trees of BreakHis.*\n.*BreaKHis_v1\n.*copy/BreaKHis_v1"):
-        archive.unpack(pack({f"copy/{IMAGE}": b"old", IMAGE: b"new"}, tmp_path / "b.zip"), tmp_path / "root")
+        archive.unpack(pack_zip({f"copy/{IMAGE}": b"old", IMAGE: b"new"}, tmp_path / "b.zip"), tmp_path / "root")
     assert read_files(tmp_path / "root") == {}
 
 
-@pytest.mark.parametrize("pack", [pack_zip, write_folder])
-def test_folders_of_another_kind_stay_as_they_are(tmp_path: Path, pack) -> None:
+def test_folders_of_another_kind_stay_as_they_are(tmp_path: Path) -> None:
     name = IMAGE.rpartition("/")[2]
     members = {f"BreaKHis 400X/train/benign/{name}": b"image", "BreaKHis 400X/train/README.txt": b"read me"}
-    unpacked = archive.unpack(pack(members | {"__MACOSX/._x.png": b""}, tmp_path / "b.zip"), tmp_path / "root")
+    unpacked = archive.unpack(pack_zip(members | {"__MACOSX/._x.png": b""}, tmp_path / "b.zip"), tmp_path / "root")
     assert read_files(unpacked) == members
 
 
@@ -147,16 +140,6 @@ def test_a_link_or_device_in_a_zip_is_refused(tmp_path: Path, kind: int) -> None
     with pytest.raises(DataError, match=r"holds a link or device, .*odd.png"):
         archive.unpack(path, tmp_path / "root")
     assert read_files(tmp_path / "root") == {}
-
-
-def test_a_link_in_a_folder_is_refused_only_in_its_tree(tmp_path: Path) -> None:
-    folder = write_folder({IMAGE: b"image"}, tmp_path / "folder")
-    (folder / "elsewhere").symlink_to("/etc")
-    assert len(read_files(archive.unpack(folder, tmp_path / "root"))) == 1
-    (folder / IMAGE).with_name("link.png").symlink_to("/etc/passwd")
-    with pytest.raises(DataError, match=r"link.png.*--data.root"):
-        archive.unpack(folder, tmp_path / "root_2")
-    assert read_files(tmp_path / "root_2") == {}
 
 
 def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -226,9 +209,9 @@ def test_a_truncated_archive_is_found(tmp_path: Path, kind: str, share: float) -
     assert read_files(tmp_path / "root") == {}
 
 
-@pytest.mark.parametrize("kind", ["b.zip", "b.tar", "folder"])
+@pytest.mark.parametrize("kind", ["b.zip", "b.tar"])
 def test_an_interruption_leaves_nothing(tiny_tree: Path, tmp_path: Path, monkeypatch, kind: str) -> None:
-    pack = {"b.zip": pack_zip, "folder": write_folder}.get(kind, pack_tar)
+    pack, module = (pack_zip, shutil) if kind == "b.zip" else (pack_tar, tarfile)
     path, root = pack(read_files(tiny_tree), tmp_path / kind), tmp_path / "root"
     n_written = []
 
@@ -239,9 +222,8 @@ def test_an_interruption_leaves_nothing(tiny_tree: Path, tmp_path: Path, monkeyp
         if len(n_written) == 20:
             raise KeyboardInterrupt
 
-    module, name = {"b.zip": (shutil, "copyfileobj"), "b.tar": (tarfile, "copyfileobj")}.get(kind, (shutil, "copyfile"))
     with monkeypatch.context() as patched:
-        patched.setattr(module, name, interrupt)
+        patched.setattr(module, "copyfileobj", interrupt)
         with pytest.raises(KeyboardInterrupt):
             archive.unpack(path, root)
     assert len(n_written) == 20 and read_files(root) == {}

@@ -302,12 +302,11 @@ def test_a_full_disk_is_reported_before_the_download(kaggle, capsys, monkeypatch
     assert not ZIP.exists()
 
 
-def test_an_archive_or_folder_that_is_here_needs_no_kaggle(kaggle, tiny_tree, tmp_path, capsys) -> None:
+def test_an_archive_that_is_here_needs_no_kaggle(kaggle, tiny_tree, tmp_path, capsys) -> None:
     given = tmp_path / "given.zip"
     given.write_bytes(kaggle.archive)
     assert download.main(["--from-zip", str(given), "--data.root", "a"]) == 0
-    assert download.main(["--from-dir", str(tiny_tree), "--data.root", "b"]) == 0
-    assert pngs(Path("a")) == pngs(Path("b")) == pngs(tiny_tree)
+    assert pngs(Path("a")) == pngs(tiny_tree)
     assert kaggle.seen == [] and given.exists() and "is kept" not in capsys.readouterr().out
     given.write_bytes(kaggle.archive[:9999])
     assert download.main(["--from-zip", str(given), "--data.root", "c"]) == 2
@@ -319,16 +318,16 @@ def test_an_incomplete_tree_is_unpacked_and_reported(kaggle, tiny_tree, tmp_path
     shutil.copytree(tiny_tree, part)
     next(part.rglob("SOB_B_A-14-22549AB-40-*.png")).unlink()
     expected = "74 of 75 images; missing: SOB_B_A_14-22549AB 40X: 0 of 1"
-    assert download.main(["--from-dir", str(part)]) == 1
+    zipped = shutil.make_archive(str(part), "zip", part)
+    assert download.main(["--from-zip", zipped]) == 1
     assert expected in capsys.readouterr().out
     assert download.main(["--verify"]) == 1
     assert expected in capsys.readouterr().out
-    assert download.main(["--from-dir", str(tiny_tree)]) == 2  # what is there is not ours to remove
+    assert download.main(["--from-zip", zipped]) == 2  # what is there is not ours to remove
     assert f"Move {TREE} away" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("argv", "expected"), [
-    (["--from-zip", "a", "--from-dir", "b"], "exclude each other"),
     (["--verify", "--from-zip", "a"], "exclude each other"),
     (["--data.root", "synthetic"], "drawn and not downloaded"),
     (["--from-zip", "a"], "a does not exist"),

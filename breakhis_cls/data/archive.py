@@ -1,4 +1,4 @@
-"""A zip, a tarball or a folder -> the tree `BreaKHis_v1/histology_slides/...`, complete or not there at all."""
+"""A zip or a tarball -> the tree `BreaKHis_v1/histology_slides/...`, complete or not there at all."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DamagedError(DataError):
 
 
 def unpack(path: Path, root: Path) -> Path:
-    """Unpack a .zip, a tarball or a folder into `root / "BreaKHis_v1"`, which must not exist, and return it.
+    """Unpack a .zip or a tarball into `root / "BreaKHis_v1"`, which must not exist, and return it.
 
     Every checksum of the archive is verified. DamagedError if a checksum fails or the archive is cut short; DataError
     if it is unsafe, holds no BreakHis or several trees of it, or does not fit on the disk.
@@ -52,8 +52,9 @@ def unpack(path: Path, root: Path) -> Path:
     from rich.console import Console
     from rich.progress import Progress
 
-    if not path.exists():
-        raise DataError(f"{path} does not exist; expected BreakHis as a .zip, a .tar.gz or a folder")
+    if not path.is_file():
+        found = "is a folder; to use it in place, set --data.root" if path.is_dir() else "does not exist"
+        raise DataError(f"{path} {found}; expected BreakHis as a .zip or a .tar.gz")
     root.mkdir(parents=True, exist_ok=True)
     target, unfinished = root / FOLDER, root / f".{FOLDER}.unfinished"
     try:
@@ -64,7 +65,7 @@ def unpack(path: Path, root: Path) -> Path:
             try:
                 # The index does not search hidden folders, so there is no tree before the last rename.
                 extracted, kept = unfinished / "extracted", unfinished / FOLDER
-                (_copy_folder if path.is_dir() else _extract)(path, extracted, bar)
+                _extract(path, extracted, bar)
                 holder = find_holder(extracted)
                 for entry in sorted(holder.rglob("*"), reverse=True):  # files before folders
                     if is_system_file(entry.name):
@@ -124,7 +125,7 @@ def _extract(path: Path, folder: Path, bar: Any) -> None:
         packed.seek(0)
         foreign = next((what for magic, what in FOREIGN.items() if start.lstrip().startswith(magic)), None)
         if foreign:
-            advice = "get a zip or a tarball, or unpack it and use --from-dir"
+            advice = "get a zip or a tarball, or unpack it and name the folder with --data.root"
             raise DamagedError(f"{path} is {foreign}, which cannot be unpacked here; {advice}")
 
         # --- list the members: name (a folder's ends in /), what is wrong with it, bytes ---
@@ -171,18 +172,3 @@ def _extract(path: Path, folder: Path, bar: Any) -> None:
             archive.extractall(folder, filter="data")  # PEP 706: refuses links and paths that lead out
         else:
             archive.extractall(folder, archive.infolist())  # not by name, as names were changed above
-
-
-def _copy_folder(path: Path, folder: Path, bar: Any) -> None:
-    """Copy the tree of a folder, and Folds.csv beside it."""
-    holder = find_holder(path)
-    tree = holder / TREE if (holder / TREE).is_dir() else holder
-    entries, beside = sorted(tree.rglob("*")), {*holder.glob(FOLDS), *path.glob(FOLDS)} if tree != holder else ()
-    check_free([(folder, sum(entry.lstat().st_size for entry in entries), "tree")])
-    for entry in bar.track([*entries, *beside], description="copying"):
-        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-            raise DataError(f"{entry} is a link or device; expected plain files. To use it in place, set --data.root")
-        if entry.is_file():
-            copy = folder / (FOLDS if entry in beside else entry.relative_to(holder))
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(entry, copy)
