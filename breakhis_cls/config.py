@@ -87,7 +87,7 @@ class Split(Section):
     """Which images are for training, validation and test."""
 
     protocol: UserText = "case"
-    """case, slide, spanhol, kaiko_eva, image (leaky), or a CSV file."""
+    """case, slide, spanhol, kaiko_eva, thunder, nanopath, image (leaky), or a CSV file."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Index of the fold, from 0."""
     n_folds: Annotated[int, Field(ge=2, le=16)] = 5  # 16: some four of the 70 cases in each
@@ -130,6 +130,16 @@ class Model(Section):
     """Dropout rate before the last layer, where Keras trains it."""
 
 
+class Features(Section):
+    """Embeddings that were computed elsewhere, in place of the backbone's features."""
+
+    source: UserText = ""
+    """A file or folder of embeddings by image name: .npz .npy .csv .parquet .h5 (docs/embeddings.md). The head is
+    fitted on them, the settings `model` and `image` do not count, and no image is read."""
+    encoder: str = ""
+    """Name of the encoder in reports; by default that of the file."""
+
+
 class Phase(Section):
     """One phase of training."""
 
@@ -158,11 +168,14 @@ class Phase(Section):
 class Head(Phase):
     """Phase 1: the last layer on a frozen backbone, whose features are computed once and cached."""
 
-    kind: Literal["logistic", "keras"] = "logistic"
+    kind: Literal["logistic", "keras", "knn", "prototype"] = "logistic"
     """logistic: logistic regression, solved exactly; no epochs, no seed. keras: the same layer trained by Keras from
-    zero, with early stopping; the settings of epochs and learning rate count for it alone."""
+    zero, with early stopping; the settings of epochs and learning rate count for it alone. knn: nearest neighbours.
+    prototype: the nearest class mean (SimpleShot). These two probe the features and leave no model."""
     C: Annotated[float, Field(gt=0)] = 0.05
     """Inverse strength of the L2 penalty, as in scikit-learn. Every case weighs the same, so it counts cases."""
+    shots: Annotated[int, Field(ge=0)] = 0
+    """Images of each class that kind prototype is fitted on, drawn by run.seed from distinct cases. 0: all."""
     epochs: Annotated[int, Field(ge=0)] = 40
     """Maximum number of epochs of kind keras. 0: no head phase of either kind, as random weights need."""
     peak_lr: Annotated[float, Field(ge=0)] = 2e-3
@@ -230,6 +243,7 @@ class Config(Section):
     split: Split = Split()
     image: Image = Image()
     model: Model = Model()
+    features: Features = Features()
     head: Head = Head()
     tune: Tune = Tune()
     augment: Augment = Augment()
@@ -243,7 +257,9 @@ class Config(Section):
     @property
     def n_feature_views(self) -> int:
         """Views of each image whose features are cached: those of the test, view 0 before fine-tuning, or none."""
-        return 0 if not self.head.epochs else 1 if self.fine_tunes else self.augment.test_views
+        if self.features.source or not self.head.epochs:
+            return 0
+        return 1 if self.fine_tunes else self.augment.test_views
 
     # Otherwise the error would come only after the features of all images are extracted.
     @model_validator(mode="after")
@@ -253,7 +269,16 @@ class Config(Section):
                 "tune.part conv5 trains a block that model.features does not use; "
                 "set tune.part to conv4 or none, or add conv5 to model.features"
             )
-        fits_head = self.head.epochs and (self.head.kind == "logistic" or self.head.peak_lr)
+        if self.features.source and (self.fine_tunes or self.augment.test_views > 1):
+            raise ValueError(
+                "features.source has one embedding an image and no pixels; set tune.part to none and "
+                "augment.test_views to 1"
+            )
+        if self.fine_tunes and self.head.kind in ("knn", "prototype"):
+            raise ValueError(f"head.kind {self.head.kind} cannot be fine-tuned; set tune.part to none")
+        if self.head.shots and self.head.kind != "prototype":
+            raise ValueError(f"head.shots counts for head.kind prototype, not {self.head.kind}; leave it out")
+        fits_head = self.head.epochs and (self.head.kind != "keras" or self.head.peak_lr)
         if not fits_head and not (self.fine_tunes and self.tune.peak_lr):
             raise ValueError(
                 "nothing would be trained: head.epochs or head.peak_lr is 0 and no part of the backbone is fine-tuned"
@@ -269,7 +294,8 @@ S = TypeVar("S", bound=BaseModel)
 SHIPPED = [path / "configs" for path in Path(__file__).parents[:2] if (path / "configs").is_dir()]
 # Settings that do not change a result: paths, and what a run's name covers by content (the hash of weights and split).
 PLACES = (
-    "name", "data.root", "data.cache", "model.weights", "split.protocol", "run.dir", "run.reports", "run.save_model",
+    "name", "data.root", "data.cache", "model.weights", "features.source", "split.protocol", "run.dir", "run.reports",
+    "run.save_model",
 )  # fmt: skip
 
 IN_MODEL = "breakhis_cls.yaml"  # settings within a model.keras, which is a zip

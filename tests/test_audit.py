@@ -39,11 +39,20 @@ def test_spanhol_from_names_alone(tmp_path, capsys):
     assert "39.4 %" in printed and "13412" in printed and "27.0 % to 39.4 %" in printed
 
 
-def test_kaiko_eva_and_case(tmp_path):
+def test_leaderboards_and_case(tmp_path):
     code, found = audited(tmp_path, "--split.protocol", "kaiko_eva")
     assert code == 1
     [fold] = found["folds"]
     assert (fold["leaks"]["case"]["test_images"], fold["n_test"], fold["n_train"]) == (91, 339, 1_132)
+    code, found = audited(tmp_path, "--split.protocol", "thunder")
+    [fold] = found["folds"]
+    assert code == 1 and (fold["leaks"]["case"]["test_images"], fold["n_test"], fold["n_train"]) == (91, 339, 1_132)
+    assert found["told"][-1] == (
+        "case numbers that test of fold 0 shares with train 16184, 19979, 23060 (75 test images) and with validation "
+        "alone 18842 (16 test images)"
+    )
+    code, found = audited(tmp_path, "--split.protocol", "nanopath")
+    assert code == 0 and (found["folds"][0]["n_train"], found["folds"][0]["n_test"]) == (936, 196)
     code, found = audited(tmp_path, "--split.protocol", "case")
     assert code == 0 and not any(fold["leaks"]["case"]["keys"] for fold in found["folds"])
     assert "Clean" in (tmp_path / "out" / "index.html").read_text()

@@ -17,7 +17,7 @@ from breakhis_cls.data import balanced_folds, protocols, splits
 from breakhis_cls.errors import ConfigError, DataError
 
 IMAGES = protocols.official_images()
-GROUPS = {"case": "case", "slide": "slide", "spanhol": "slide", "kaiko_eva": "slide"}
+GROUPS = dict.fromkeys(("slide", "spanhol", "kaiko_eva", "thunder"), "slide") | {"case": "case", "nanopath": "case"}
 magnifications = st.sets(st.sampled_from(names.MAGNIFICATIONS), min_size=1)
 
 
@@ -47,8 +47,15 @@ def test_published_sizes():
     assert [(table["part"] == "test").sum() for table in spanhol] == [2_904, 2_403, 2_577, 2_698, 3_083]
     kaiko = splits.assign_test(IMAGES, Split(protocol="kaiko_eva"))
     assert kaiko["part"].value_counts().to_dict() == {"train": 1_132, "test": 339}
-    assert set(kaiko["magnification"]) == {40}
-    assert set(kaiko["subtype"]) == set(splits.class_names("subtype", "kaiko_eva"))
+    thunder = splits.assign_split(IMAGES, Split(protocol="thunder"))
+    assert thunder["part"].value_counts().to_dict() == {"train": 936, "test": 339, "validation": 196}
+    assert thunder.groupby("part")["slide"].nunique().to_dict() == {"train": 40, "test": 14, "validation": 10}
+    nanopath = splits.assign_test(IMAGES, Split(protocol="nanopath"))
+    parts = thunder.set_index("file")["part"].replace("test", np.nan).replace("validation", "test").dropna()
+    assert nanopath.set_index("file")["part"].to_dict() == parts.to_dict()
+    for table in (kaiko, thunder):
+        assert set(table["magnification"]) == {40}
+        assert set(table["subtype"]) == set(splits.class_names("subtype", "thunder"))
 
 
 def test_classes():
@@ -123,7 +130,7 @@ def test_a_seed_or_another_number_of_folds_makes_new_ones():
 
 @settings(max_examples=25)
 @given(
-    protocol=st.sampled_from(["case", "slide", "spanhol", "kaiko_eva", "image"]),
+    protocol=st.sampled_from(["case", "slide", "spanhol", "kaiko_eva", "thunder", "nanopath", "image"]),
     seed=st.none() | st.integers(0, 9_999),
     n_folds=st.integers(2, 9),
     magnified=magnifications,
@@ -131,7 +138,7 @@ def test_a_seed_or_another_number_of_folds_makes_new_ones():
     data=st.data(),
 )
 def test_promises(protocol, seed, n_folds, magnified, share, data):
-    if protocol == "kaiko_eva":
+    if protocol in protocols.LEADERBOARDS:
         magnified = magnified | {40}
     images = IMAGES.loc[IMAGES["magnification"].isin(magnified)]
     settings = {"protocol": protocol, "n_folds": n_folds, "seed": seed, "validation_share": share}

@@ -87,6 +87,7 @@ def audit_split(split: config.Split | Path | str, data: config.Data | None = Non
             found = f"{sum(map(len, groups)):,} files hold {len(groups):,} images: equal pixels under several names"
             messages.append(f"{found}, such as {one} and {other}")
     leaks = find_leaks(table, fingerprints)
+    messages += validation_leaks(table, leaks)
     summary = summarize_folds(table, leaks, with_images)
     return Audit(split.protocol, with_images, table, leaks, summary, list(dict.fromkeys(messages)))
 
@@ -162,6 +163,21 @@ def validation_warnings(split: pd.DataFrame) -> list[str]:
                 f"validation of fold {fold} is grouped less strictly than test: it shares {shared[inner]} "
                 f"with train, test shares {shared[outer]}; what is chosen on it looks better than it is"
             )
+    return messages
+
+
+def validation_leaks(split: pd.DataFrame, leaks: pd.DataFrame) -> list[str]:
+    """Of a split that has its own validation part: which shared case numbers are in train, and which only there."""
+    messages = []
+    for fold, rows in split.groupby("fold", sort=True):
+        shared = leaks.loc[(leaks["fold"] == fold) & (leaks["kind"] == "case"), "key"]
+        in_train = shared.isin(rows.loc[rows["part"] == "train", "case"])
+        if len(shared) and (rows["part"] == "validation").any():
+            found = [
+                f"{where} {', '.join(sorted(set(cases))) or 'none'} ({len(cases):,} test images)"
+                for where, cases in (("with train", shared[in_train]), ("with validation alone", shared[~in_train]))
+            ]
+            messages.append(f"case numbers that test of fold {fold} shares {' and '.join(found)}")
     return messages
 
 

@@ -14,8 +14,10 @@ from ..errors import ConfigError, DataError, list_first
 from . import split_files
 
 TABLES = Path(__file__).parent / "tables"
-# Spanhol 2016's five folds, counted from fold 0; the split of https://kaiko-ai.github.io/eva/main/datasets/breakhis
-PUBLISHED = ("spanhol", "kaiko_eva")
+# Fixed splits of leaderboards, 40X and four subtypes: https://kaiko-ai.github.io/eva/main/datasets/breakhis, its test
+# part with the validation folders of MICS-Lab/thunder, and nanopath, which uses thunder's train and validation alone.
+LEADERBOARDS = ("kaiko_eva", "thunder", "nanopath")
+PUBLISHED = ("spanhol", *LEADERBOARDS)  # Spanhol 2016's five folds, counted from fold 0
 COMPUTED = ("case", "slide", "image")  # from the images at hand
 FROZEN_VERSION = 1
 FROZEN_N_FOLDS = 5
@@ -68,7 +70,7 @@ def frozen_sha256(table: pd.DataFrame) -> str:
 def read_protocol(protocol: str) -> tuple[pd.DataFrame, list[str]]:
     """A protocol that is a table, (fold from 0, part, slide or file), without folder and suffix, and messages on it.
 
-    `protocol` is spanhol, kaiko_eva, or a path: a CSV with a file or slide column, a part column and perhaps
+    `protocol` is one of PUBLISHED, or a path: a CSV with a file or slide column, a part column and perhaps
     a fold column; Kaggle's fold,mag,grp,filename; a CSV with the columns train and test (names below each); a
     folder with train.txt and test.txt (a name a line). ConfigError if there is no such file, DataError if it is
     invalid. Do not change the table.
@@ -101,7 +103,7 @@ def assign_parts(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
         part = images["slide"].map(table.set_index("slide")["part"])
     else:
         part = images["file"].map(names.image_stem).map(table.set_index("file")["part"])
-    if protocol == "kaiko_eva":  # whose table names slides, of which it uses one magnification
+    if protocol in LEADERBOARDS:  # whose tables name slides, of which they use one magnification
         part = part.where(images["magnification"] == 40)
     return part
 

@@ -19,7 +19,7 @@ from . import protocols
 from .balanced_folds import allocate_groups
 
 COLUMNS = ["file", "slide", "case", "magnification", "label", "subtype", "fold", "part"]  # of split.csv
-KAIKO_EVA_CLASSES = ("TA", "MC", "F", "DC")
+LEADERBOARD_CLASSES = ("TA", "MC", "F", "DC")
 FOLDS, VALIDATION, INNER = 0, 1, 2  # the purpose of a random draw, as part of its seed
 N_INNER_FOLDS = 5
 
@@ -28,7 +28,7 @@ def class_names(task: str, protocol: str) -> tuple[str, ...]:
     """The classes in the order of a model's outputs; malignant is the last of the binary task."""
     if task == "binary":
         return names.LABELS
-    return KAIKO_EVA_CLASSES if protocol == "kaiko_eva" else tuple(names.SUBTYPES)
+    return LEADERBOARD_CLASSES if protocol in protocols.LEADERBOARDS else tuple(names.SUBTYPES)
 
 
 def count_folds(split: Split) -> int:
@@ -51,7 +51,7 @@ def check_split(split: Split) -> None:
 
 
 def select_images(images: pd.DataFrame, split: Split, warn: bool = True) -> pd.DataFrame:
-    """The images that this fold contains: 40X of four subtypes for kaiko_eva, the named ones for a CSV.
+    """The images that this fold contains: 40X of four subtypes for LEADERBOARDS, the named ones for a CSV.
 
     Warns of names that are not among the images, and of images that a CSV leaves out. DataError if none is
     left, or if a CSV has names that BreakHis does not have. ConfigError if there is no such fold, or protocol
@@ -63,7 +63,8 @@ def select_images(images: pd.DataFrame, split: Split, warn: bool = True) -> pd.D
     messages = protocols.protocol_warnings(images, split.protocol, split.fold)
     part = protocols.assign_parts(images, split.protocol, split.fold)
     if part.isna().all():
-        expected = "40X images of TA, MC, F and DC" if split.protocol == "kaiko_eva" else "the images that it names"
+        is_40x = split.protocol in protocols.LEADERBOARDS
+        expected = "40X images of TA, MC, F and DC" if is_40x else "the images that it names"
         raise DataError(f"none of {len(images):,} images is in {split.protocol}; expected {expected}")
     if split.protocol == "spanhol" and part.isna().any():
         foreign = images.loc[part.isna(), "slide"].iloc[0]
@@ -117,7 +118,7 @@ def assign_split(images: pd.DataFrame, split: Split, task: str = "binary") -> pd
             found = f"fold {split.fold} of {split.protocol} has no {part} image among these {len(table):,}"
             raise DataError(f"{found}; choose another split.fold, or set split.seed for folds of these images")
     if (table["part"] == "validation").any():
-        return table  # of a CSV that has its own
+        return table  # of a table that has its own
 
     # --- which group of images validates: the next fold's test part, or the next one that has every class ---
     is_train, n_folds = np.asarray(table["part"] == "train"), count_folds(split)

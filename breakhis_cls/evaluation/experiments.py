@@ -141,7 +141,8 @@ def split_contradictions(experiment: Experiment) -> list[str]:
     test = table[table["part"] == "test"]
 
     # --- no slide or case on both sides: seen are the rows of other parts, and what another fold tests ---
-    if unit := {"case": "case", "slide": "slide", "spanhol": "slide", "kaiko_eva": "slide"}.get(protocol):
+    by_case, by_slide = ("case", "nanopath"), ("slide", "spanhol", "kaiko_eva", "thunder")
+    if unit := "case" if protocol in by_case else "slide" if protocol in by_slide else None:
         leaks = pd.Series(False, index=test.index)
         for _, rows in table.groupby("seed"):
             tested = rows[rows["part"] == "test"]

@@ -15,6 +15,9 @@ from . import plots_sweep, report, text
 from .plots_sweep import OURS, where
 
 METRICS: tuple[str, ...] = ("image_accuracy", "recognition_rate", "balanced_accuracy", "roc_auc")
+IN_CSV = (*METRICS, "f1")  # which is printed where it was published
+# head.kind -> what its probe is called in literature.csv
+PROBES = {"logistic": "linear", "keras": "linear", "knn": "knn"}
 LEAKY_PROTOCOLS = ("image", "slide", "case")  # of the leak penalty, the leakiest first
 READING = (
     "Ours: mean ± standard deviation (n − 1) over folds, seeds averaged within a fold first, as in the literature; "
@@ -50,12 +53,13 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
         warnings = [sentence for _, sentence in contradictions + banners(lines)]
         sources = [f"[{cited.index(entry) + 1}] {entry}." for entry in citations(lines)]
         caption = " ".join([f"{title}, {task}.", *warnings, *notes(lines), *sources])
-        latex.append(text.latex_table(both, caption, "llp{4.2cm}" + "r" * len(METRICS), small, environment="table*"))
+        columns = "llp{4.2cm}" + "r" * (len(both.columns) - 3)
+        latex.append(text.latex_table(both, caption, columns, small, environment="table*"))
 
         name = f"paper_{'_'.join(str(task).split())}" if sections else "paper"
         sample = [sentence for kind, sentence in banners(lines) if kind == "sample"]
         heading = " ".join([finding(lines), *(sample or [f"{lines['data'].iloc[0]}."])])
-        labels = dict(zip(METRICS, first.columns[3:], strict=True))
+        labels = dict(zip(printed_metrics(lines), first.columns[3:], strict=True))
         shown = report.save_figures({name: plots_sweep.sweep_figure(lines, labels, heading)}, out)[name]
         pairs = list(zip(first.to_numpy().tolist(), second.to_numpy().tolist(), strict=True))
         sections.append({"task": task, "figure": shown, "header": list(first.columns), "lines": pairs})
@@ -103,7 +107,7 @@ def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RE
         for magnification, part in (strata | ({"all": test} if is_joint else {})).items():
             # The seed's name is that of the experiment's own report, so that the intervals are equal.
             name = f"magnification-{magnification}" if len(part) < len(test) else "pooled"
-            pooled = metrics.compute_stratum(part, name, n_resamples, 0, only=METRICS)
+            pooled = metrics.compute_stratum(part, name, n_resamples, 0, only=IN_CSV)
             folds = mean_over_folds(part)
             over_folds = pd.DataFrame({"mean": folds.mean(), "sd": folds.std(), "n_folds": folds.notna().sum()})
             over_folds["n_seeds"] = part["seed"].nunique()
@@ -111,7 +115,7 @@ def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RE
                 "task": task, "protocol": protocol, "magnification": magnification, "by": OURS,
                 "model": "; ".join(filter(None, model)), "data": experiment.meta("data"),
             }  # fmt: skip
-            scores = [{"metric": name} | over_folds.loc[name].to_dict() | pooled[name] for name in METRICS]
+            scores = [{"metric": name} | over_folds.loc[name].to_dict() | pooled[name] for name in IN_CSV]
             # Custom tasks and protocols come last, by name.
             order = (
                 ["binary", "subtype", task].index(task), task, [*text.PROTOCOLS, protocol].index(protocol), protocol,
@@ -119,17 +123,20 @@ def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RE
             )  # fmt: skip
             # Published scores of `all` are of all four magnifications.
             is_whole = magnification != "all" or set(strata) == set(map(str, names.MAGNIFICATIONS))
-            rows.append((order, row, scores, is_whole))
+            head = experiment.settings.head if experiment.settings else None
+            probe = head and (PROBES.get(head.kind) or f"{head.shots}_shot")
+            rows.append((order, row, scores, is_whole, probe))
     rows.sort(key=lambda one: one[0])
 
     # --- published results, once, below the first row of their conditions ---
     lines, literature = [], published_results()
-    for at, (_, row, scores, is_whole) in enumerate(rows):
+    for at, (_, row, scores, is_whole, probe) in enumerate(rows):
         lines += [row | score | {"row": at} for score in scores]
         conditions = {"task": " ".join(sorted(row["task"].split())), "protocol": row["protocol"],
                       "magnification": row["magnification"]}  # fmt: skip
         same = (literature[list(conditions)] == list(conditions.values())).all(axis=1) & is_whole
-        lines += literature[same].assign(task=row["task"], row=at).to_dict("records")
+        same &= (literature["probe"] == "") | (literature["probe"] == probe) | (probe is None)
+        lines += literature[same].drop(columns="probe").assign(task=row["task"], row=at).to_dict("records")
         literature = literature[~same]
     return pd.DataFrame(lines)
 
@@ -139,9 +146,9 @@ def mean_over_folds(rows: pd.DataFrame) -> pd.DataFrame:
     values = []
     for (fold, _), part in rows.groupby(["fold", "seed"]):
         # All cases with weight 1: no resampling here.
-        statistics, cases = metrics.compute_statistics(part, METRICS)
+        statistics, cases = metrics.compute_statistics(part, IN_CSV)
         values.append(
-            {"fold": fold} | {name: bootstrap.statistic_value(statistics[name], len(cases)) for name in METRICS}
+            {"fold": fold} | {name: bootstrap.statistic_value(statistics[name], len(cases)) for name in IN_CSV}
         )
     return pd.DataFrame(values).groupby("fold").mean()
 
@@ -158,9 +165,9 @@ def published_results() -> pd.DataFrame:
 
 def printed_rows(lines: pd.DataFrame, cited: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One task's table as text, and what is printed below each cell: sizes, pooled values and intervals."""
-    first, second = [], []
+    first, second, shown = [], [], printed_metrics(lines)
     for (_, by, _), part in lines.groupby(["row", "by", "model"], sort=False):
-        about, scores = part.iloc[0], part.set_index("metric").reindex(METRICS).to_dict("records")
+        about, scores = part.iloc[0], part.set_index("metric").reindex(shown).to_dict("records")
         means = [text.number(one["mean"]) + ("" if pd.isna(one["sd"]) else f" ± {one['sd']:.3f}") for one in scores]
         if by == OURS:
             model = f"ours: {about['model']}"
@@ -169,12 +176,18 @@ def printed_rows(lines: pd.DataFrame, cited: list[str]) -> tuple[pd.DataFrame, p
         else:
             model = f"{by}, {about['model']} [{cited.index(citations(part)[0]) + 1}]"
             means = [mean.replace("–", "") for mean in means]  # not published, which is not undefined
-            below = [""] * (1 + len(METRICS))
+            below = [""] * (1 + len(shown))
         first.append([about["protocol"], where(about["magnification"]), model, *means])
         second.append(["", "", *below])
-    labels = [metrics.metric_words(lines["task"].iloc[0] == "binary")[name][0] for name in METRICS]
+    labels = [metrics.metric_words(lines["task"].iloc[0] == "binary")[name][0] for name in shown]
     header = ["Protocol", "Magnification", "Model", *labels]
     return pd.DataFrame(first, columns=header), pd.DataFrame(second, columns=header)
+
+
+def printed_metrics(lines: pd.DataFrame) -> list[str]:
+    """METRICS, and F1 where it was published beside these lines."""
+    published = set(lines.loc[lines["by"] != OURS, "metric"])
+    return [name for name in IN_CSV if name in METRICS or name in published]
 
 
 def citations(lines: pd.DataFrame) -> list[str]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from .. import __version__, names
 from ..config import dump_config
+from ..data import protocols
 from ..evaluation import bootstrap, predictions
 from ..evaluation.experiments import Experiment, split_contradictions
 from ..evaluation.metrics import LEADING, SWAPPED, SWAPPED_AUC, metric_words
@@ -19,8 +20,12 @@ PROTOCOLS = {  # from the strictest to the leaky one; the order of a table's row
     "slide": "split by slide folder: folders of one case number may be on both sides",
     "spanhol": "the published folds of Spanhol et al. 2016: split by folder, so that 27-39 % of the test images are of "
     "case numbers that are also in training",
-    "kaiko_eva": "the fixed split of kaiko-eva (40X, four subtypes): split by folder, so that folders of one case "
-    "number may be on both sides",
+    "kaiko_eva": "the fixed split of kaiko-eva (40X, four subtypes): split by folder, so that 27 % of the test images "
+    "are of case numbers that are also in training",
+    "thunder": "the fixed split of THUNDER (40X, four subtypes): kaiko-eva's test part and its leaks, with validation "
+    "folders of its own",
+    "nanopath": "the fixed split of nanopath (40X, four subtypes): THUNDER's train and validation parts alone, which "
+    "share no case number",
     "image": "split by image: images of one slide are in training and in test, so that the scores are too high",
 }
 LATEX = str.maketrans({
@@ -190,7 +195,7 @@ def caveats(experiment: Experiment) -> list[str]:
     test, settings, name = experiment.test, experiment.settings, experiment.meta("protocol")
     classes = "label" if predictions.is_binary(experiment.table) else "subtype"
     sentences = []
-    if name in ("slide", "spanhol", "kaiko_eva"):
+    if name in ("slide", "spanhol", "kaiko_eva", "thunder"):
         sentences.append(f"Folders of one case number may be on both sides ({name} splits by folder).")
 
     # Ten cases are where the bootstrap's coverage stops being close to 95 % (docs/statistics.md).
@@ -198,9 +203,9 @@ def caveats(experiment: Experiment) -> list[str]:
     if few := ", ".join(f"{kind} {n}" for kind, n in n_cases.items() if n < 10):
         sentences.append(f"Few test cases: {few}. Intervals from so few cases are rough.")
 
-    # kaiko-eva is one fixed split; a bare table says nothing about the folds that it lacks.
+    # A leaderboard's is one fixed split; a bare table says nothing about the folds that it lacks.
     n_folds = 5 if name == "spanhol" else settings.split.n_folds if settings else 0
-    if test["fold"].nunique() < n_folds and name != "kaiko_eva":
+    if test["fold"].nunique() < n_folds and name not in protocols.LEADERBOARDS:
         sentences.append(f"{test['fold'].nunique()} of {n_folds} folds: other folds may give other scores.")
 
     if half_done := half_done_seeds(experiment):
