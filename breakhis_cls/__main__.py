@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "compute metrics and write a report from runs or from any predictions.csv",
     "predict": "predict your own images with a trained model",
     "explain": "draw Grad-CAM heat maps of a trained model, with a randomisation check",
+    "features": "write the features of a frozen backbone to a file; docs/embeddings.md",
     "doctor": "check whether this machine can run `train`, and what to install or change",
 }
 

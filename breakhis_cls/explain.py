@@ -50,11 +50,13 @@ def explain_run(
     """
     from .data import dataset as datasets
     from .evaluation import error_analysis, experiments
-    from .modeling import devices
+    from .modeling import devices, head
 
     # --- the run ---
     if out:
         files.check_folder(out, "--out")
+    if (run / "config.yaml").is_file():
+        head.check_reads_images(config.load_config(run / "config.yaml"), run)
     model_file = "head.npz" if (run / "head.npz").is_file() else "model.keras"
     for name in ("config.yaml", "predictions.csv", model_file):
         if not (run / name).is_file():

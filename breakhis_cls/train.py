@@ -101,43 +101,43 @@ def train_run(settings: config.Config, report: bool = True) -> TrainedRun:
 
     # --- images and split ---
     files.check_folder(settings.run.reports, "--run.reports")
-    weights_identity = weights.weights_identity(settings.model)  # a file that is missing, before images are decoded
+    identity = weights.encoder_identity(settings)  # a file that is missing, before images are decoded
     dataset = load_dataset(settings)
     for message in dataset.warnings:
         print(f"warning: {message}", file=sys.stderr)
 
     from .evaluation import metrics, predictions
     from .modeling import devices, run_folder, training
-    from .pipeline.pixel_store import PixelStore
 
-    name = run_folder.run_name(settings, dataset.sha256, weights_identity, dataset.split)
+    name = run_folder.run_name(settings, dataset.sha256, identity, dataset.split)
     with run_folder.open_run(settings, name) as run:
         if run.finished:
             print(f"{run.folder} is finished; nothing to do")
         else:
             # --- head on frozen features, then fine-tuning ---
             files.write_csv(run.folder / "split.csv", dataset.split)
-            store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
-            job = training.TrainingRun(settings, dataset, store, run)
+            job = training.TrainingRun(settings, dataset, run)
             model = job.fit()
 
             # --- predictions by models that were not fitted on the image ---
             probabilities = job.predict(model)
             tuned = f", {settings.tune.part} fine-tuned" if settings.fine_tunes else ""
             kind = f"{settings.head.kind} head" if settings.head.epochs else "head"
-            title = f"{weights.weights_title(settings.model)}, {kind} on {'+'.join(settings.model.features)}{tuned}"
+            shots = f", {settings.head.shots} shots" if settings.head.shots else ""
+            title = f"{weights.encoder_title(settings)}, {kind}{shots}{tuned}"
             run.write_predictions(dataset, probabilities, title)
 
             # --- where and how it was made ---
             for phase, cost in job.costs.items():
                 print(f"{phase}: " + ", ".join(f"{of} {value:,.2f}" for of, value in cost.items()), file=sys.stderr)
             # imagenet and random are no file of the user's, and have no SHA-256.
-            sha256 = None if weights_identity == settings.model.weights else weights_identity
-            origin = {"name": weights.weights_title(settings.model), "sha256": sha256}
+            sha256 = None if identity in ("imagenet", "random") else identity
+            origin = {"name": weights.encoder_title(settings), "sha256": sha256}
             environment = devices.environment(settings.run) | {
                 "git_commit": _git_commit(),
                 "data": dataset.describe(),
                 "weights": origin,
+                "k": getattr(model, "k", None),  # of nearest neighbours, chosen on inner folds
                 "phases": job.costs,
                 "warnings": dataset.warnings,
             }

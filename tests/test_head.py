@@ -8,7 +8,7 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from breakhis_cls import config
-from breakhis_cls.errors import ModelError
+from breakhis_cls.errors import ConfigError, ModelError
 from breakhis_cls.modeling import head
 
 
@@ -148,3 +148,90 @@ def test_a_head_that_holds_a_pickle_or_is_cut_is_refused(saved):
     np.savez(path, settings=json.dumps({}), **pickled)
     with pytest.raises(ModelError, match="not a head that can be read"):
         head.load_head(path, settings)
+
+
+# other probes
+
+
+def _settings(kind, **changes):
+    return config.change_settings(config.Config(), {"head.kind": kind} | changes)
+
+
+def _fit(kind, features, labels, cases, folds, n_classes=2, **changes):
+    return head.PROBES[kind](features, labels, cases, folds, n_classes, _settings(kind, **changes))
+
+
+def test_neighbours_vote_with_the_weight_of_their_case():
+    """Two images of one case are one vote: by hand, k 3 of a point whose neighbours are a, a and b."""
+    features = np.array([[1, 0], [1, 0.1], [1, 0.2], [-1, 0], [-1, 0.1]])
+    labels, cases = np.array([0, 0, 1, 1, 1]), np.array(["a", "a", "b", "c", "c"])
+    fitted = _fit("knn", features, labels, cases, np.zeros(5, int))._replace(k=3, centre=np.zeros(2))
+    fitted = fitted._replace(features=features)
+    prior = np.array([1, 2]) / 3  # a case each: a is benign, b and c are malignant
+    votes = np.array([1 / 2 + 1 / 2, 1]) / 2
+    np.testing.assert_allclose(fitted.predict(np.array([[1.0, 0.1]])), [(3 * votes + prior) / 4])
+
+
+def test_k_is_chosen_out_of_fold_by_case():
+    """Images of a case are alike and labels of cases are noise: within cases few neighbours are best, across them many."""
+    rng = np.random.default_rng(0)
+    cases = np.repeat(np.arange(40), 6)
+    labels = (np.arange(40) < 30).astype(int)[cases]
+    features = rng.normal(0, 1, (40, 5))[cases] + rng.normal(0, 0.01, (240, 5))
+    by_case = _fit("knn", features, labels, cases.astype(str), cases % 5).k
+    by_image = _fit("knn", features, labels, cases.astype(str), np.arange(240) % 5).k
+    assert by_image == 5 and by_case > 10  # five other images of the case
+
+
+def test_prototypes_are_the_means_of_unit_vectors_and_a_class_without_images_is_improbable():
+    features = np.array([[2.0, 1], [2, -1], [-2, 1], [-2, -1]])
+    labels, cases = np.array([0, 0, 2, 2]), np.array(["a", "b", "c", "d"])
+    fitted = _fit("prototype", features, labels, cases, np.zeros(4, int), 3)
+    mean = 2 / np.sqrt(5)
+    np.testing.assert_allclose(fitted.means[[0, 2]], [[mean, 0], [-mean, 0]], atol=1e-12)
+    (predicted,) = fitted.predict(np.array([[5.0, 0]]))
+    odds = np.exp(-head.PROTOTYPE_SCALE / 2 * ((1 - mean) ** 2 - (1 + mean) ** 2))  # of squared distances
+    assert predicted[0] / predicted[2] == pytest.approx(odds) and predicted[1] < 1e-4
+
+
+def test_shots_are_of_distinct_cases_until_every_case_has_given_one():
+    labels, cases = np.repeat([0, 1], 12), np.repeat(np.arange(8), 3)  # four cases of each label
+    for shots, most in ((1, 1), (4, 1), (6, 2), (50, 3)):
+        drawn = head.draw_shots(labels, cases, shots, np.random.default_rng(shots))
+        assert len(set(drawn)) == len(drawn) == 2 * min(shots, 12)
+        assert np.bincount(cases[drawn]).max() == most and (np.bincount(cases[drawn]) >= most - 1).all()
+    draws = [tuple(cases[head.draw_shots(labels, cases, 1, np.random.default_rng(seed))]) for seed in range(300)]
+    assert min(np.bincount(np.ravel(draws), minlength=8)) > 40  # every case is drawn as often as the others: 75 times
+
+
+def test_a_seed_draws_other_shots_and_equal_seeds_equal_ones():
+    features, labels, cases = _sample(n_cases=20)
+    folds = np.zeros(len(labels), int)
+    one, same, other = (
+        _fit("prototype", features, labels, cases, folds, **{"head.shots": 2, "run.seed": seed}) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one.means, same.means)
+    assert not np.allclose(one.means, other.means)
+
+
+@pytest.mark.parametrize("kind", ["knn", "prototype"])
+def test_other_probes_never_see_the_labels_that_they_predict_out_of_fold(kind):
+    features, labels, cases = _sample(n_cases=20)
+    folds = cases.astype(int) // 2 % 4
+    swapped = np.where(folds == 1, 1 - labels, labels)
+    one, other = (
+        head.predict_out_of_fold([features], truth, cases, folds, 2, _settings(kind)) for truth in (labels, swapped)
+    )
+    np.testing.assert_array_equal(one[folds == 1], other[folds == 1])
+    assert not np.allclose(one[folds != 1], other[folds != 1]) and np.isfinite(one).all()
+    np.testing.assert_allclose(one.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"head.shots": 4}, "head.shots counts for head.kind prototype"),
+     ({"head.kind": "knn", "tune.part": "conv4"}, "cannot be fine-tuned")],
+)  # fmt: skip
+def test_probes_that_contradict_other_settings_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        config.change_settings(config.Config(), changes)

@@ -200,7 +200,7 @@ def test_a_finetune_config_trains_on_drawn_tissue(tmp_path, monkeypatch):
     options = [word for name, value in small.items() for word in (f"--{name}", str(value))]
     given = parse_settings(Config, ["--config", "finetune_200x", *options], "train", "")
     run = train.train_run(given, report=False)
-    title = "ResNet50 (random), logistic head on conv5, conv5 fine-tuned"
+    title = "ResNet50 (random) conv5, logistic head, conv5 fine-tuned"
     assert run.settings.augment.stain == 0.2 and not (run.folder / "head.npz").exists()
     assert pd.read_csv(run.folder / "predictions.csv")["model"].unique() == [title]
     assert list(pd.read_csv(run.folder / "history.csv")["phase"]) == ["tune"]

@@ -15,7 +15,6 @@ from breakhis_cls import config, errors, train
 from breakhis_cls.data import dataset as datasets
 from breakhis_cls.modeling import backbones, features, fit, network, training
 from breakhis_cls.modeling.run_folder import RunFolder
-from breakhis_cls.pipeline.pixel_store import PixelStore
 
 HERE = Path(__file__).parent
 EVERYTHING = {
@@ -137,9 +136,8 @@ def test_another_seed_gives_another_result(undisturbed, tiny_tree, tmp_path):
 
 def _fit_head(given):
     dataset = datasets.load_dataset(given)
-    store = PixelStore.open(dataset.images, dataset.root, given.image, given.data.cache)
     run = RunFolder(given.run.dir / given.data.balance, given)
-    return training.TrainingRun(given, dataset, store, run).fit()
+    return training.TrainingRun(given, dataset, run).fit()
 
 
 @pytest.mark.parametrize("balance", ["class_weights", "sampling"])

@@ -15,7 +15,7 @@ from ..config import Config, Head
 from ..errors import DataError
 from ..files import sha256_of_values
 from ..synthetic.tree import SLIDES
-from . import index, protocols, splits
+from . import embeddings, index, protocols, splits
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def load_dataset(settings: Config) -> Dataset:
     splits.check_split(settings.split)  # before any image is decoded
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)  # else one that was shown before is not caught
-        indexed = index.load_images(data)
+        source = settings.features.source
+        indexed = embeddings.load_images(source, data.magnifications) if source else index.load_images(data)
         images = splits.select_images(indexed, settings.split)
         # Equal pixels under two subtypes (slide 13412): one copy for the binary task, none for subtypes.
         images, dropped = splits.drop_duplicates(images, data.duplicates, data.task)
@@ -108,7 +109,8 @@ def load_dataset(settings: Config) -> Dataset:
             pool = splits.drop_duplicates(indexed[np.any(parts, axis=0)], data.duplicates, data.task)[0]
         split = splits.assign_split(images, settings.split, data.task)
         # Without skip_broken the first one was an error; a second look at the tree would cost as much as the first.
-        broken = index.list_unreadable(data) if data.skip_broken else pd.DataFrame(columns=["file", "reason"])
+        looks = data.skip_broken and not source
+        broken = index.list_unreadable(data) if looks else pd.DataFrame(columns=["file", "reason"])
 
     train = split[split["part"] == "train"]
     present = train["label" if data.task == "binary" else "subtype"].unique()
@@ -118,13 +120,17 @@ def load_dataset(settings: Config) -> Dataset:
     messages = list(dict.fromkeys(str(warning.message) for warning in caught))
     messages += splits.split_warnings(split, data.task)
     ignored = [name for name in ("epochs", "peak_lr") if getattr(settings.head, name) != getattr(Head(), name)]
-    if settings.head.kind == "logistic" and settings.head.epochs and ignored:
-        messages.append(f"head.{ignored[0]} counts for head.kind keras only; the logistic head is solved exactly")
-    if settings.model.weights == "random" and settings.head.epochs:
-        messages.append("random weights have no features to transfer; set head.epochs to 0 and tune.part to all")
+    if settings.head.kind != "keras" and settings.head.epochs and ignored:
+        messages.append(f"head.{ignored[0]} counts for head.kind keras only; the others have no epochs")
+    if source:
+        messages.append(f"features come from {source}: the settings of sections model and image do not count")
+    elif settings.model.weights == "random" and settings.head.epochs:
+        messages.append("random weights have no features to transfer: a frozen head on them is a null to compare with; "
+                        "to train them, set head.epochs to 0 and tune.part to all")  # fmt: skip
     images, split = images.reset_index(drop=True), split.reset_index(drop=True)
     classes = splits.class_names(data.task, settings.split.protocol)
-    return Dataset(index.find_root(data), images, dropped, broken, split, classes, data.task, messages, pool)
+    root = Path(data.root) if source else index.find_root(data)
+    return Dataset(root, images, dropped, broken, split, classes, data.task, messages, pool)
 
 
 def _sha256_of_images(images: pd.DataFrame) -> str:

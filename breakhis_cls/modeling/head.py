@@ -1,20 +1,23 @@
-"""The head on a frozen backbone's features: standardised, logistic regression, every case weighing the same.
+"""Heads on a frozen encoder's features, in which every case weighs the same. Imports no TensorFlow.
 
-On fixed features this is a convex problem with one solution: no epochs, no seed, the same bytes every time. Imports no
-TensorFlow, so that a sweep's run over cached features takes a second.
+Logistic regression on standardised features is a convex problem with one solution: no epochs, no seed, the same bytes
+every time. Nearest neighbours and class means probe the features in other ways.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import pandas as pd
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits
 
 from .. import config
@@ -25,6 +28,17 @@ from .weights import weights_identity
 
 # A class without a training image has no solution: its logit lies this far below the lowest bias.
 UNSEEN_LOGIT = -10.0
+N_NEIGHBOURS = (1, 3, 5, 10, 20, 40, 80)  # of which k is chosen; the middle one where it cannot be
+PROTOTYPE_SCALE = 10.0  # logits of unit vectors; no ranking depends on it: Gidaris and Komodakis 2018, section 3.2
+SHOTS = 3  # the purpose of a random draw, as part of its seed
+
+
+class Probe(Protocol):
+    """What every kind of head can do."""
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """(n, d) features -> (n, n_classes) probabilities, float64."""
+        ...
 
 
 class LinearHead(NamedTuple):
@@ -62,6 +76,107 @@ def fit_logistic(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, 
     return LinearHead(np.asarray(scaler.mean_), np.asarray(scaler.scale_) ** 2, kernel, bias)
 
 
+class Neighbours(NamedTuple):
+    """Nearest neighbours by cosine, in features that were centred."""
+
+    centre: np.ndarray  # (d,)
+    features: np.ndarray  # (n, d) centred
+    votes: np.ndarray  # (n, n_classes) the weight of an image at its class
+    k: int = 0
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """(n, d) features -> (n, n_classes) probabilities, float64."""
+        return self.predict_with([self.k], features)[0]
+
+    def predict_with(self, candidates: list[int], features: np.ndarray) -> list[np.ndarray]:
+        """Probabilities for several k: the weights of the k nearest images, and the prior as one image more."""
+        with threadpool_limits(1):
+            search = NearestNeighbors(metric="cosine", algorithm="brute").fit(self.features)
+            nearest = search.kneighbors(features - self.centre, max(candidates), return_distance=False)
+        prior = self.votes.sum(axis=0) / self.votes.sum()
+        found = []
+        for k in candidates:
+            votes = self.votes[nearest[:, :k]].sum(axis=1)
+            found.append((k * votes / votes.sum(axis=1, keepdims=True) + prior) / (k + 1))
+        return found
+
+
+def fit_knn(
+    features: np.ndarray, labels: np.ndarray, cases: np.ndarray, folds: np.ndarray, n_classes: int,
+    settings: config.Config,
+) -> Neighbours:  # fmt: skip
+    """Nearest neighbours, k by the lowest log loss of predictions out of fold (n,), every case weighing the same."""
+    features, weights = features.astype(np.float64), case_weights(labels, cases, settings.data.balance)
+
+    def neighbours(rows: np.ndarray) -> Neighbours:
+        centre = np.average(features[rows], axis=0, weights=weights[rows])
+        return Neighbours(centre, features[rows] - centre, np.eye(n_classes)[labels[rows]] * weights[rows, None])
+
+    losses, candidates = np.zeros(len(N_NEIGHBOURS)), [min(k, len(labels)) for k in N_NEIGHBOURS]
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        if len(np.unique(labels[~held_out])) > 1:
+            fold_candidates = [min(k, int((~held_out).sum())) for k in candidates]
+            predicted = neighbours(~held_out).predict_with(fold_candidates, features[held_out])
+            truth = np.arange(held_out.sum()), labels[held_out]
+            losses -= [(weights[held_out] * np.log(np.maximum(one[truth], 1e-12))).sum() for one in predicted]
+    chosen = int(np.argmin(losses)) if losses.any() else len(N_NEIGHBOURS) // 2
+    return neighbours(np.ones(len(labels), dtype=bool))._replace(k=candidates[chosen])
+
+
+class Prototypes(NamedTuple):
+    """Class means of features that were centred and scaled to length 1 (SimpleShot, arXiv:1911.04623)."""
+
+    centre: np.ndarray  # (d,)
+    means: np.ndarray  # (n_classes, d); NaN for a class without an image
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """(n, d) features -> (n, n_classes) probabilities, float64; of the squared distances to the means."""
+        with threadpool_limits(1):
+            logits = PROTOTYPE_SCALE * (normalize(features - self.centre) @ self.means.T - (self.means**2).sum(1) / 2)
+        return softmax(np.where(np.isnan(logits), np.nanmin(logits) + UNSEEN_LOGIT, logits), axis=1)
+
+
+def fit_prototypes(
+    features: np.ndarray, labels: np.ndarray, cases: np.ndarray, folds: np.ndarray, n_classes: int,
+    settings: config.Config,
+) -> Prototypes:  # fmt: skip
+    """Class means of all images or of `head.shots` of each class; the centre, which needs no label, is that of all."""
+    features, weights = features.astype(np.float64), case_weights(labels, cases)
+    centre, chosen = np.average(features, axis=0, weights=weights), np.arange(len(labels))
+    if settings.head.shots:
+        seed = (settings.run.seed, SHOTS, settings.split.fold)
+        chosen = draw_shots(labels, cases, settings.head.shots, np.random.default_rng(seed))
+    weights, unit = case_weights(labels[chosen], cases[chosen]), normalize(features[chosen] - centre)
+    means = np.full((n_classes, features.shape[1]), np.nan)
+    for label in np.unique(labels[chosen]):
+        rows = labels[chosen] == label
+        means[label] = np.average(unit[rows], axis=0, weights=weights[rows])
+    return Prototypes(centre, means)
+
+
+def draw_shots(labels: np.ndarray, cases: np.ndarray, shots: int, rng: np.random.Generator) -> np.ndarray:
+    """Row numbers of `shots` images of each class, of distinct cases; where a class has fewer cases, every case gives
+    one image before any gives two."""
+    chosen = []
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        case = rng.permutation(len(np.unique(cases[rows])))[np.unique(cases[rows], return_inverse=True)[1]]
+        turn = pd.Series(case).groupby(case).cumcount().to_numpy()
+        chosen.append(rows[np.lexsort((case, turn))][:shots])
+    return np.concatenate(chosen)
+
+
+# head.kind -> its fit, of features (n, d), labels (n,), cases (n,), inner folds (n,), n_classes and settings
+PROBES: dict[str, Callable[..., Probe]] = {
+    "logistic": lambda features, labels, cases, _, n_classes, settings: fit_logistic(
+        features, labels, case_weights(labels, cases, settings.data.balance), n_classes, settings.head.C
+    ),
+    "knn": fit_knn,
+    "prototype": fit_prototypes,
+}
+
+
 def l2_of_mean_loss(C: float, n_cases: int, n_classes: int) -> float:
     """The factor of |kernel|^2 that makes Keras, which minimises a mean of losses, agree with `fit_logistic`."""
     # C * sum + |w|^2 / 2, divided by C and the number of cases. A kernel of two classes is -w / 2 and w / 2.
@@ -78,8 +193,8 @@ def predict_out_of_fold(
     for fold in np.unique(folds):
         held_out = folds == fold
         if len(np.unique(labels[~held_out])) > 1:
-            weights = case_weights(labels[~held_out], cases[~held_out], settings.data.balance)
-            head = fit_logistic(views[0][~held_out], labels[~held_out], weights, n_classes, settings.head.C)
+            rest = (values[~held_out] for values in (views[0], labels, cases, folds))
+            head = PROBES[settings.head.kind](*rest, n_classes, settings)
             probabilities[held_out] = np.mean([head.predict(view[held_out]) for view in views], axis=0)
     return probabilities
 
@@ -105,6 +220,14 @@ def sampling_probabilities(labels: np.ndarray, cases: np.ndarray) -> np.ndarray:
 
 
 # --- head.npz ---
+
+
+def check_reads_images(settings: config.Config, run: Path) -> None:
+    """ModelError where a run leaves no model that predicts or explains images."""
+    source, kind = settings.features.source, settings.head.kind
+    if source or kind not in ("logistic", "keras"):
+        why = f"was fitted on the embeddings of {source}, not on images" if source else f"has a {kind} head"
+        raise ModelError(f"{run} {why}, so it leaves no model; name a run of a logistic or keras head on images")
 
 
 def save_head(path: Path, head: LinearHead, settings: config.Config) -> None:
@@ -133,6 +256,8 @@ def load_head(path: Path, settings: config.Config) -> LinearHead:
 
 def head_settings(settings: config.Config) -> dict[str, Any]:
     """What a head's inputs and outputs depend on, JSON-able."""
+    if settings.features.source:
+        return {"classes": list(class_names(settings.data.task, settings.split.protocol))}
     return {
         "model.backbone": settings.model.backbone,
         "model.weights": weights_identity(settings.model),

@@ -14,7 +14,7 @@ from .. import config
 from ..errors import ModelError
 from .backbones import BACKBONES, stage_output
 from .features import BLOCKS
-from .head import LinearHead, load_head
+from .head import LinearHead, check_reads_images, load_head
 from .weights import weights_identity
 
 LAST_FROZEN = {"conv5": "conv4", "conv4": "conv3"}  # tune.part -> the last stage that stays frozen
@@ -119,9 +119,10 @@ def load_run_model(folder: Path) -> keras.Model:
     Raises ModelError where neither file can be read, or where the backbone's weights or another setting are not those
     that the head was trained with.
     """
+    settings = config.load_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else config.Config()
+    check_reads_images(settings, folder)
     if (folder / "model.keras").is_file() or not (folder / "head.npz").is_file():
         return load_model(folder / "model.keras")
-    settings = config.load_config(folder / "config.yaml")
     trained = load_head(folder / "head.npz", settings)
     keras.utils.set_random_seed(settings.run.seed)  # where the backbone's weights are random
     backbone = build_backbone(settings.model)

@@ -55,12 +55,12 @@ class RunFolder:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def run_name(settings: config.Config, data_sha256: str, weights_identity: str, split: pd.DataFrame) -> str:
+def run_name(settings: config.Config, data_sha256: str, encoder_identity: str, split: pd.DataFrame) -> str:
     """`<config name>-<fold>-<seed>-<8 hex>`: the hex is the hash of all that changes the result, but of no path."""
     # Places are left out. A protocol and weights that are files count by their content: the split and a hash.
     content, protocol = config.settings_without(settings, config.PLACES), Path(settings.split.protocol).name
     parts = np.stack([split["file"].map(names.canonical_path), split["part"]], axis=1).tolist()
-    key = sha256_of_values(RESULTS_VERSION, content, protocol, data_sha256, weights_identity, parts)
+    key = sha256_of_values(RESULTS_VERSION, content, protocol, data_sha256, encoder_identity, parts)
     return f"{settings.name}-{settings.split.fold}-{settings.run.seed}-{key[:8]}"
 
 

@@ -9,19 +9,20 @@ import functools
 import hashlib
 import zipfile
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.class_weight import compute_sample_weight
 
 from ..config import IN_MODEL, Config, dump_config
+from ..data import embeddings
 from ..data.dataset import Dataset
 from ..data.splits import assign_inner_folds
 from ..files import atomic_path, write_csv
 from ..pipeline.pixel_store import PixelStore
 from . import devices, features, head
-from .head import LinearHead
+from .head import LinearHead, Probe
 from .run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -34,13 +35,18 @@ class TrainingRun:
 
     settings: Config
     dataset: Dataset
-    store: PixelStore
     run: RunFolder
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     """Seconds and peak memory of each phase, for environment.json."""
 
-    def fit(self) -> LinearHead | keras.Model:
-        """The head on the frozen backbone, or the whole fine-tuned model; saved in the run's folder.
+    @functools.cached_property
+    def store(self) -> PixelStore:
+        """The pixels of the data set's images; not needed on embeddings from elsewhere."""
+        return PixelStore.open(self.dataset.images, self.dataset.root, self.settings.image, self.settings.data.cache)
+
+    def fit(self) -> Probe | keras.Model:
+        """The head on frozen features, or the whole fine-tuned model; what can predict images is saved in the run's
+        folder.
 
         A frozen backbone leaves head.npz and, unless `run.save_model` is false, model.keras; fine-tuning the latter.
         """
@@ -59,13 +65,15 @@ class TrainingRun:
                 else:
                     # Nothing is chosen on validation here. Fine-tuning stops by it, so it must be new to the head.
                     rows = self.dataset.in_part("train", *([] if settings.fine_tunes else ["validation"]))
-                    labels, cases = self._labels[rows], self._cases[rows]
-                    weights = head.case_weights(labels, cases, settings.data.balance)
-                    n_classes = len(self.dataset.classes)
-                    trained = head.fit_logistic(pooled[rows], labels, weights, n_classes, settings.head.C)
+                    folds = assign_inner_folds(self.dataset.split[rows], settings.split)
+                    sample = pooled[rows], self._labels[rows], self._cases[rows], folds
+                    trained = head.PROBES[settings.head.kind](*sample, len(self.dataset.classes), settings)
+            if not isinstance(trained, LinearHead):
+                return trained
             if not settings.fine_tunes:
                 head.save_head(folder / "head.npz", trained, settings)
-                if not settings.run.save_model:  # a sweep has hundreds of such runs, which share the backbone
+                # A sweep has hundreds of such runs, which share the backbone; of embeddings there is none.
+                if settings.features.source or not settings.run.save_model:
                     return trained
 
         # --- the whole model ---
@@ -103,11 +111,11 @@ class TrainingRun:
                 archive.writestr(IN_MODEL, dump_config(settings))
         return model if settings.fine_tunes or trained is None else trained
 
-    def predict(self, model: LinearHead | keras.Model) -> np.ndarray:
+    def predict(self, model: Any) -> np.ndarray:
         """(n, n_classes) probabilities in the order of the split, the mean over `augment.test_views`; NaN of images
         that are not evaluated. model: as `fit` returns it.
 
-        A logistic head is fitted on train and validation. What is chosen later (temperature, thresholds) needs
+        All heads but Keras's are fitted on train and validation. What is chosen later (temperature, thresholds) needs
         predictions of images that a model was not fitted on: every one of these images is predicted by a head that was
         fitted without its inner fold of cases.
         """
@@ -115,10 +123,10 @@ class TrainingRun:
         probabilities = np.full((len(dataset.split), len(dataset.classes)), np.nan)
         evaluated, seen = dataset.in_part("validation", "test"), dataset.in_part("train", "validation")
         with devices.measure_cost(self.costs, "predictions"):
-            if isinstance(model, LinearHead):
+            if not settings.fine_tunes and settings.head.epochs:
                 views = [self._features(view) for view in range(settings.augment.test_views)]
                 probabilities[evaluated] = np.mean([model.predict(view[evaluated]) for view in views], axis=0)
-                if settings.head.kind == "logistic":
+                if settings.head.kind != "keras":
                     folds = assign_inner_folds(dataset.split[seen], settings.split)
                     in_views = [view[seen] for view in views]
                     probabilities[seen] = head.predict_out_of_fold(
@@ -168,6 +176,8 @@ class TrainingRun:
         return self.dataset.images["pixel_sha256"].to_numpy()
 
     def _features(self, view: int = 0) -> np.ndarray:
+        if self.settings.features.source:
+            return embeddings.select_rows(self.settings.features.source, self.dataset.images["file"])
         return features.backbone_features(self.settings, self._pixel_hashes, self.store.array, self.store.rows, view)
 
     def _rows(self, source: np.ndarray, index: np.ndarray, views: tuple[int, ...] = ()):

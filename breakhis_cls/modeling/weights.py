@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import config
+from ..data import embeddings
 from ..errors import ModelError
 from ..files import sha256_of_file
 
@@ -18,6 +19,19 @@ IMAGENET_FILES = {
     "EfficientNetV2B0": ("efficientnetv2-b0_notop.h5", 24),
     "ConvNeXtTiny": ("convnext_tiny_notop.h5", 111),
 }
+
+
+def encoder_identity(settings: config.Config) -> str:
+    """What the features come from: the SHA-256 of `features.source`, or the weights of the backbone."""
+    source = settings.features.source
+    return embeddings.load_embeddings(source).sha256 if source else weights_identity(settings.model)
+
+
+def encoder_title(settings: config.Config) -> str:
+    """Its name in reports: `ResNet50 (imagenet) conv4`, or what `features.encoder` or the file is called."""
+    if settings.features.source:
+        return settings.features.encoder or Path(settings.features.source).stem
+    return f"{weights_title(settings.model)} {'+'.join(settings.model.features)}"
 
 
 def weights_identity(model: config.Model) -> str:

@@ -70,12 +70,13 @@ def name_runs(settings: Sequence[Config]) -> list[RunFolder]:
 
     # Index and split are read once for each pair of `data` and `split` settings, weights are hashed once.
     load = functools.cache(lambda content: dataset.load_dataset(Config.model_validate_json(content)))
-    identify = functools.cache(lambda content: weights.weights_identity(config.Model.model_validate_json(content)))
+    identify = functools.cache(lambda content: weights.encoder_identity(Config.model_validate_json(content)))
     runs: dict[str, RunFolder] = {}
     warnings: dict[str, None] = {}
     for one in settings:
-        data = load(Config(data=one.data, split=one.split).model_dump_json())
-        name = run_folder.run_name(one, data.sha256, identify(one.model.model_dump_json()), data.split)
+        data = load(Config(data=one.data, split=one.split, features=one.features).model_dump_json())
+        identity = identify(Config(model=one.model, features=one.features).model_dump_json())
+        name = run_folder.run_name(one, data.sha256, identity, data.split)
         runs.setdefault(name, RunFolder(one.run.dir / name, one))
         warnings |= dict.fromkeys(data.warnings)
     for sentence in warnings:
@@ -102,7 +103,7 @@ def train_runs(
     to_prepare: dict[tuple[object, ...], dict[str, str]] = {}
     for run in todo:
         one = run.settings
-        parts = one.data, one.split.protocol, one.image, one.model.backbone, one.model.weights
+        parts = one.data, one.split.protocol, one.image, one.model.backbone, one.model.weights, one.features
         seed = one.run.seed if one.model.weights == "random" else None  # which these weights are drawn from
         key = sha256_of_values(*map(str, parts), one.n_feature_views, seed)
         setup = one.run.deterministic, one.run.precision

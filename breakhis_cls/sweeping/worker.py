@@ -40,6 +40,8 @@ def prepare(settings: config.Config) -> None:
     from ..pipeline.pixel_store import PixelStore
 
     data = dataset.load_dataset(settings)
+    if settings.features.source:
+        return
     store = PixelStore.open(data.images, data.root, settings.image, settings.data.cache)
     from ..modeling import features
 

@@ -1,0 +1,58 @@
+"""`breakhis features RUN_OR_CONFIG --out FILE`: write the features of a frozen backbone for any other program.
+
+FILE ends in .npz, .npy (with a CSV of names beside it), .csv, .parquet or .h5; a name without a suffix is a folder of
+.h5 files. `--features.source FILE` reads all of them, and writes embeddings from elsewhere in another form.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from . import config
+from .errors import DONE, ConfigError, exits_cleanly
+
+
+class Arguments(config.Config):
+    """All settings of a run; those of data, image, model and run.seed count."""
+
+    out: config.UserPath = Path("features.npz")
+    """File to write; docs/embeddings.md describes the forms."""
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> int:
+    """Write the features, and print how a run uses them."""
+    first, *rest = (list(sys.argv[1:] if argv is None else argv)) or [""]
+    if not first.startswith("-"):
+        path = Path(first) / "config.yaml" if Path(first).is_dir() else Path(first)
+        first, rest = "--config", [str(path), *rest]
+    settings = config.parse_settings(Arguments, [first, *rest], "breakhis features", __doc__)
+    encoder = write_features(config.Config.model_validate(settings.model_dump(exclude={"out"})), settings.out)
+    print(f'{settings.out}\nnext: breakhis train --features.source {settings.out} --features.encoder "{encoder}"')
+    return DONE
+
+
+def write_features(settings: config.Config, out: Path) -> str:
+    """Write the features of all images at `data.magnifications`, extracted where they are not cached; returns the name
+    of their encoder. Raises as train_run does."""
+    from .data import embeddings, index
+    from .modeling import features, weights
+    from .pipeline.pixel_store import PixelStore
+
+    if out.suffix.lower() not in (*embeddings.KINDS, ""):
+        raise ConfigError(f"--out {out} ends in no known kind; expected {' '.join(embeddings.KINDS)}, or a folder")
+    if source := settings.features.source:
+        images = embeddings.load_images(source, settings.data.magnifications)
+        matrix = embeddings.select_rows(source, images["file"])
+    else:
+        images = index.load_images(settings.data)
+        store = PixelStore.open(images, index.find_root(settings.data), settings.image, settings.data.cache)
+        hashes = images["pixel_sha256"].to_numpy()
+        matrix = features.backbone_features(settings, hashes, store.array, store.rows)
+    embeddings.write_embeddings(out, images, matrix)
+    return weights.encoder_title(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
