@@ -173,7 +173,7 @@ def test_neighbours_vote_with_the_weight_of_their_case():
 
 
 def test_k_is_chosen_out_of_fold_by_case():
-    """Images of a case are alike and labels of cases are noise: within cases few neighbours are best, across them many."""
+    """Images of a case are alike and labels of cases are noise: few of a case are best, many of others."""
     rng = np.random.default_rng(0)
     cases = np.repeat(np.arange(40), 6)
     labels = (np.arange(40) < 30).astype(int)[cases]

@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image
 from scipy.fft import dctn
 
-from .. import config, files
+from .. import config, files, names
 from ..parallel import map_in_threads
 from . import index, protocols, splits
 from .png import decode
@@ -28,6 +28,7 @@ COLUMNS = ["fold", "file", "kind", "key", "seen_file", "n_seen"]  # of leaks.csv
 
 SIDE_PX, N_LOW = 64, 16
 N_BITS = N_LOW**2 - 1  # the mean is left out
+N_DRAWS, TEST_SHARE = 20_000, 0.15  # of the gallery: splits 70/15/15 by folder, as papers make them
 # Counted on 779 real images (docs/protocols.md): 5,453 flipped, turned, resized and JPEG copies lie within
 # 36 bits of their originals, one field photographed twice is 62 apart, the closest of 303,007 other pairs 88.
 NEAR_BITS = 64
@@ -90,6 +91,39 @@ def audit_split(split: config.Split | Path | str, data: config.Data | None = Non
     messages += validation_leaks(table, leaks)
     summary = summarize_folds(table, leaks, with_images)
     return Audit(split.protocol, with_images, table, leaks, summary, list(dict.fromkeys(messages)))
+
+
+def audit_gallery() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Shared case numbers of every fold of the named protocols, and of random splits by folder; of the official names.
+
+    Both tables have `shared_cases`, `test_share` and `benign_share` (of the test images of these cases); the first also
+    protocol and fold.
+    """
+    rows = []
+    for protocol in ("case", "slide", *protocols.PUBLISHED, "image"):
+        for fold in audit_split(config.Split(protocol=protocol)).folds:
+            found = fold["leaks"]["case"]
+            rows.append({
+                "protocol": protocol, "fold": fold["fold"], "n_test": fold["n_test"],
+                "shared_cases": len(found["keys"]), "test_share": found["test_share"],
+                "benign_share": found["benign_test_share"],
+            })  # fmt: skip
+
+    # --- 15 % of the folders of each label tested, 3 and 8; train and validation are the seen side together ---
+    slides, rng = protocols.slides(), np.random.default_rng(0)
+    is_benign = (slides["label"] == "benign").to_numpy()
+    test = np.zeros((N_DRAWS, len(slides)), dtype=bool)
+    for label in (is_benign, ~is_benign):
+        ranks = rng.random((N_DRAWS, label.sum())).argsort(axis=1)
+        test[:, label] = ranks < int(TEST_SHARE * label.sum())
+    of_case = pd.get_dummies(slides["case"]).to_numpy(float)  # (n_slides, n_cases)
+    tested = test @ of_case
+    shared = (tested > 0) & (tested < of_case.sum(axis=0))
+    n_images = slides[[f"n_{value}x" for value in names.MAGNIFICATIONS]].sum(axis=1).to_numpy()
+    touched, drawn = test & (shared @ of_case.T > 0), {"shared_cases": shared.sum(axis=1)}
+    for name, counted in (("test_share", n_images), ("benign_share", n_images * is_benign)):
+        drawn[name] = (touched @ counted) / (test @ counted)
+    return pd.DataFrame(rows), pd.DataFrame(drawn)
 
 
 def find_leaks(split: pd.DataFrame, fingerprints: pd.DataFrame | None = None) -> pd.DataFrame:

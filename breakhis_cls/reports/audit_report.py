@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..data import leakage
 from ..files import write_csv, write_json, write_text
-from . import text
+from . import plots, plots_sweep, text
 
 KIND_WORDS = {
     "slide": "slides", "case": "case numbers", "pixels": "equal pixels", "near_duplicate": "near duplicates",
@@ -31,6 +31,33 @@ def write_audit(audit: leakage.Audit, out: Path) -> None:
         "near_bits": leakage.NEAR_BITS, "n_bits": leakage.N_BITS, "banners": [],
     }  # fmt: skip
     write_text(out / "index.html", text.render("audit.html", content))
+
+
+def write_gallery(out: Path) -> str:
+    """Write gallery.csv, gallery.md and the figure `gallery`: what the protocols and random splits by folder share.
+
+    Returns the table and a sentence on the random splits."""
+    folds, draws = leakage.audit_gallery()
+    write_csv(out / "gallery.csv", folds)
+    rows = []
+    for protocol, inside in folds.groupby("protocol", sort=False):
+        spans = [inside["shared_cases"].astype(str).tolist()]
+        for column in ("test_share", "benign_share"):
+            ends = dict.fromkeys(f"{100 * share:.0f}" for share in (inside[column].min(), inside[column].max()))
+            spans.append([f"{' to '.join(ends)} %"])
+        rows.append([protocol, str(len(inside)), *map(", ".join, spans)])
+    header = ["protocol", "folds", "case numbers on both sides", "of the test images", "of the benign ones"]
+    table = text.markdown_table(pd.DataFrame(rows, columns=header))
+    clean, whole = (100 * is_so.mean() for is_so in (draws["shared_cases"] == 0, draws["benign_share"] == 1))
+    median = 100 * draws.median()
+    sentence = (
+        f"Of {len(draws):,} random splits by folder (70/15/15, stratified by label) {clean:.1f} % share no case "
+        f"number; in the median one {median['test_share']:.0f} % of the test images and {median['benign_share']:.0f} % "
+        f"of the benign ones are of case numbers that were seen; in {whole:.0f} % every benign test image is."
+    )
+    plots.save(plots_sweep.leak_gallery(folds, draws), out, "gallery")
+    write_text(out / "gallery.md", f"{table}\n\n{sentence}\n")
+    return f"{table}\n\n{sentence}"
 
 
 def headline(audit: leakage.Audit) -> str:

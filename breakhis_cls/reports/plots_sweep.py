@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -72,6 +73,31 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
 def where(magnification: str) -> str:
     """`200X`, or `all`."""
     return magnification if magnification == "all" else f"{magnification}X"
+
+
+@mpl.rc_context(STYLE)
+def leak_gallery(folds: pd.DataFrame, draws: pd.DataFrame) -> Figure:
+    """A dot for each fold of each protocol over the distribution of random splits by folder, of `audit_gallery`."""
+    figure, axes = new_figure(PAGE_IN, 2.9, 1, 2)
+    protocols = folds["protocol"].unique().tolist()
+    words = {"test_share": "Test images of a seen case number (%)", "benign_share": "of the benign ones (%)"}
+    for ax, (column, label) in zip(axes[0], words.items(), strict=True):
+        counts, edges = np.histogram(100 * draws[column], bins=25, range=(0, 100))
+        heights = 0.9 * counts / counts.max()
+        ax.bar(edges[:-1], -heights, width=4, align="edge", bottom=len(protocols) + 0.4, color="#b9b9c2")
+        median = 100 * draws[column].median()
+        ax.plot([median, median], [len(protocols) - 0.6, len(protocols) + 0.4], color=BLACK, linewidth=1.2)
+        for at, protocol in enumerate(protocols):
+            shares = 100 * folds.loc[folds["protocol"] == protocol, column]
+            is_clean = shares.max() == 0
+            ax.plot(shares, [at] * len(shares), "o" if is_clean else "s", color=BLUE if is_clean else VERMILION)
+        ax.set(xlabel=label, xlim=(-4, 104), ylim=(len(protocols) + 0.5, -0.6), yticks=range(len(protocols) + 1))
+        ax.set_yticklabels([])
+        ax.grid(axis="x", color="#e4e4e8", linewidth=0.6)
+        ax.set_axisbelow(True)
+    axes[0, 0].set_yticklabels([*protocols, "random, by folder"])
+    title = f"What a test set shares with training: a dot for each fold; grey: {len(draws):,} random splits by folder, "
+    return add_title(figure, title + "with their median. Dots at 0 are clean.")
 
 
 @mpl.rc_context(STYLE)
