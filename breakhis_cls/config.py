@@ -33,8 +33,9 @@ MAX_NAME = 150  # bytes; file systems allow 255, and fold, seed and hash follow
 
 
 def _check_name(name: str) -> str:
-    if not re.fullmatch(r"[^./\\\s][^/\\\x00-\x1f]*", name) or len(os.fsencode(name)) > MAX_NAME:
-        raise ValueError(f"{name!r} cannot name a folder within run.dir; use a short word without / and \\")
+    # No system's separators, and none of what Windows allows in no name.
+    if not re.fullmatch(r"(?![.\s])[^/\\<>:\"|?*\x00-\x1f]+", name) or len(os.fsencode(name)) > MAX_NAME:
+        raise ValueError(f"{name!r} cannot name a folder within run.dir; use a short word of letters, digits, - and _")
     return name
 
 

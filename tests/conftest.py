@@ -31,6 +31,8 @@ SIZE_PX = (70, 46)  # width, height; slide 12465 is 70x45 at 100X, as its origin
 TINT = {"benign": (212, 165, 200), "malignant": (150, 108, 172)}  # RGB; more nuclei, more blue
 
 
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends processes without signals")
+
 LONGEST = ("test_soak.py", "test_notebooks.py", "test_sweep.py", "test_backbones.py", "test_docs.py", "test_ray.py")
 
 

@@ -152,7 +152,9 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
     assert config.Data(root="~nobody-of-this-name/x").root == "~nobody-of-this-name/x"
 
 
-@pytest.mark.parametrize("name", ["/tmp/abs", "../up", "a/b", "a\\b", "", ".", ".hidden", "x" * 200, "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["/tmp/abs", "../up", "a/b", "a\\b", "", ".", ".hidden", "x" * 200, "a\nb", "a:b", "why?"]
+)
 def test_a_name_does_not_leave_the_folder_of_runs(tmp_path, name):
     with pytest.raises(ConfigError, match=r"cannot name a folder within run\.dir"):
         config.load_config(_yaml(tmp_path, yaml.safe_dump({"name": name})))

@@ -39,6 +39,17 @@ def run_folder(base: Path, root: Path, fold: int = 0, name: str = "tiny") -> Pat
     return folder
 
 
+def test_paths_of_windows_are_scored_as_others_are(tmp_path: Path) -> None:
+    table = made()
+    windows = table.assign(file="D:\\My data\\" + table["file"].str.replace("/", "\\"))
+    numbers = []
+    for name, one in (("plain", table), ("windows", windows)):
+        one.to_csv(tmp_path / f"{name}.csv", index=False)
+        assert evaluate.main([str(tmp_path / f"{name}.csv"), "--out", str(tmp_path / name)]) == 0
+        numbers.append(json.loads((tmp_path / name / "metrics.json").read_text(encoding="utf-8")))
+    assert numbers[0] == numbers[1]
+
+
 def test_a_table_of_another_framework(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

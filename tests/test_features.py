@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import needs_signals
 
 from breakhis_cls import config
 from breakhis_cls.modeling import features, fit, network
@@ -50,6 +51,7 @@ def test_computed_once_and_shared_by_any_subset(tmp_path):
     np.testing.assert_array_equal(_compute_means(tmp_path, slice(60, 10, -7), _fail), whole[60:10:-7])
 
 
+@needs_signals
 def test_an_extraction_that_was_killed_continues_to_the_same_bytes(tmp_path, monkeypatch):
     """SIGKILL in another process, while it writes its third shard."""
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"

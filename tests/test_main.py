@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import needs_signals
 from test_predictions import made
 
 from breakhis_cls import errors, train
@@ -85,6 +86,7 @@ def test_a_container_without_git_is_a_warning(monkeypatch, capsys):
     assert "commit is not recorded" in capsys.readouterr().err
 
 
+@needs_signals
 def test_a_full_disk_and_sigterm_end_with_one_sentence():
     """Clusters send SIGTERM before they kill: the command ends as after Ctrl-C."""
     full = _run_python(

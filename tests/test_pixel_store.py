@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import needs_signals
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,6 +125,7 @@ def test_the_number_of_cores_changes_nothing(data, tmp_path, monkeypatch):
     assert contents[0] == contents[1]
 
 
+@needs_signals
 def test_a_killed_build_leaves_no_store_and_is_repeated(data, tmp_path, decoded):
     process = start_builder(data)
     while not list(data.cache.rglob(".pixels.*.npy")):

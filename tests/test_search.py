@@ -12,6 +12,7 @@ import optuna
 import pandas as pd
 import pytest
 import yaml
+from conftest import needs_signals
 from test_story import settings as story_settings
 from test_sweep import HANGS_S, wait_for
 from tiny_backbone import TINY
@@ -191,6 +192,7 @@ def test_training_that_diverges_is_a_bad_trial_and_not_the_end(tmp_path):
         search.search("tried", SPACE, runs_of, tmp_path / "none", diverge_always)
 
 
+@needs_signals
 def test_the_study_survives_a_killed_process(tmp_path):
     """Two processes share a study; one is killed within a run; the other ends with the number asked."""
     script = (

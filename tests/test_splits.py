@@ -328,9 +328,10 @@ def test_a_csv_of_slides(tmp_path):
     assert splits.assign_split(IMAGES, mine).equals(splits.assign_split(IMAGES, Split(protocol="spanhol", fold=2)))
 
 
-def test_a_csv_of_files_keeps_its_own_validation(tmp_path):
+@pytest.mark.parametrize("folder", ["elsewhere/", "C:\\My data\\40X\\", "\\\\server\\share\\"])
+def test_a_csv_of_files_in_any_folder_keeps_its_own_validation(tmp_path, folder):
     few = splits.assign_split(IMAGES.query("magnification == 40"), Split())
-    table = few[["file", "part"]].assign(file="elsewhere/" + few["file"].str.rpartition("/")[2])
+    table = few[["file", "part"]].assign(file=folder + few["file"].str.rpartition("/")[2])
     table["part"] = table["part"].replace({"train": "Training", "validation": "val"})
     mine = Split(protocol=written(tmp_path / "mine.csv", table))
     with pytest.warns(UserWarning, match="leaves out files in fold 0: 5,914"):

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import needs_signals
 
 from breakhis_cls import config, sweep, train
 from breakhis_cls.errors import ConfigError
@@ -124,6 +125,7 @@ def run_all(todo, workers=2, retries=0):
         return tasks.fan_out(todo, executor, retries, SweepProgress("test", len(todo)))
 
 
+@needs_signals
 def test_a_crashed_task_is_tried_again_and_does_not_stop_the_others(tmp_path, capsys):
     append = "open({!r}, 'a').write('x')\n"
     crash = append.format(str(tmp_path / "crash")) + "import os; print('broken', flush=True); os.kill(os.getpid(), 9)"
@@ -206,6 +208,7 @@ def is_alive(pid):
         return False
 
 
+@needs_signals
 def test_an_interrupted_sweep_ends_its_processes(tmp_path):
     with pytest.raises(KeyboardInterrupt), LocalExecutor(1, tasks.HEAD) as executor:
         executor.start(sleeper(tmp_path))
@@ -214,6 +217,7 @@ def test_an_interrupted_sweep_ends_its_processes(tmp_path):
     assert not is_alive(sleeper_pid(tmp_path))
 
 
+@needs_signals
 def test_a_process_does_not_outlive_a_killed_sweep(tmp_path):
     parent = (
         "import time; from pathlib import PosixPath; from breakhis_cls.sweeping import tasks\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import needs_signals
 from test_story import settings
 from tiny_backbone import TINY
 
@@ -98,6 +99,7 @@ sys.exit(train.main(["--config", sys.argv[1]]))
 """
 
 
+@needs_signals
 def test_a_run_killed_while_it_writes_a_checkpoint_ends_in_the_same_bytes(undisturbed, tiny_tree, tmp_path):
     given = settings(tiny_tree, tmp_path, **EVERYTHING, run={"save_model": False})
     (tmp_path / "story.yaml").write_text(config.dump_config(given))
