@@ -42,23 +42,14 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("data.root is 'synthetic', which is drawn and not downloaded; name a folder instead")
     if settings.from_zip and settings.verify:
         raise ConfigError("--from-zip and --verify exclude each other; use one of them")
-    return verify_tree(settings.data) if settings.verify else download_tree(settings)
-
-
-def verify_tree(data: config.Data) -> int:
-    """Print whether the tree under `data.root` is complete; DataError if there is none."""
-    from .data import completeness, index
-
-    counted = completeness.check_tree(index.find_root(data))
-    print(counted)
-    return DONE if counted.is_complete else ANSWER_IS_NO
-
-
-def download_tree(settings: Settings) -> int:
-    """Write a checked tree under `data.root`; a complete one is left alone. A zip from Kaggle is kept."""
     from .data import archive, completeness, index, kaggle_download
 
-    # --- is it there already? ---
+    if settings.verify:
+        counted = completeness.check_tree(index.find_root(settings.data))
+        print(counted)
+        return DONE if counted.is_complete else ANSWER_IS_NO
+
+    # --- is it there already? A complete tree is left alone ---
     root = Path(settings.data.root)
     target = root / archive.FOLDER
     try:

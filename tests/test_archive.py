@@ -6,7 +6,6 @@ import gzip
 import io
 import os
 import shutil
-import stat
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -27,13 +26,10 @@ SYSTEM_FILES = ["__MACOSX/._x", "BreaKHis_v1/.DS_Store", "BreaKHis_v1/BreaKHis_v
                 "BreaKHis_v1/BreaKHis_v1/histology_slides/__MACOSX/._SOB_B_A-14-22549AB-40-001.png"]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sync", lambda: None)  # may take long on a busy machine
-
-
 def read_files(folder: Path) -> dict[str, bytes]:
-    found = [path for path in folder.rglob("*") if path.is_file() and path.name != ".BreaKHis_v1.lock"]
+    """Of an index's view: without system files, and without our lock."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    found = [path for path in found if not any(map(names.is_system_file, path.relative_to(folder).parts))]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
@@ -91,18 +87,6 @@ def test_folders_of_another_kind_stay_as_they_are(tmp_path: Path) -> None:
     assert read_files(unpacked) == members
 
 
-@pytest.mark.parametrize("name", [
-    "../evil.png", f"{IMAGE}/../../../x.png", "/etc/evil", "C:/evil", "..\\evil",
-    "BreaKHis_v1/histology_slides/../../x.png",
-])  # fmt: skip
-@pytest.mark.parametrize("pack", [pack_zip, pack_tar])
-def test_a_name_that_leads_out_is_refused(tmp_path: Path, pack, name: str) -> None:
-    path = pack({IMAGE: b"image", name: b"evil"}, tmp_path / "b.archive")
-    with pytest.raises(DataError, match="leads out of its folder"):
-        archive.unpack(path, tmp_path / "root")
-    assert list(read_files(tmp_path)) == ["b.archive"]
-
-
 PIECES = ["a", ".", "..", "/", "\\", "C:", "histology_slides/", "BreaKHis_v1/", "Folds.csv", "\0"]
 
 
@@ -122,30 +106,12 @@ def test_no_name_lands_outside(tmp_path: Path, pack, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_a_link_or_device_in_a_tarball_is_refused(tmp_path: Path, kind: bytes) -> None:
+def test_a_device_or_a_link_that_leads_out_of_a_tarball_is_refused(tmp_path: Path, kind: bytes) -> None:
     odd = tarfile.TarInfo("BreaKHis_v1/histology_slides/odd.png")
-    odd.type, odd.linkname = kind, IMAGE
-    with pytest.raises(DataError, match=r"holds a link or device, .*odd.png"):
+    odd.type, odd.linkname = kind, "../../../../etc/passwd"
+    with pytest.raises(DataError, match=r"odd.png"):
         archive.unpack(pack_tar({IMAGE: b"image"}, tmp_path / "b.tar.gz", [odd]), tmp_path / "root")
     assert read_files(tmp_path / "root") == {}
-
-
-@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO])
-def test_a_link_or_device_in_a_zip_is_refused(tmp_path: Path, kind: int) -> None:
-    path = pack_zip({IMAGE: b"image"}, tmp_path / "b.zip")
-    with zipfile.ZipFile(path, "a") as opened:
-        odd = zipfile.ZipInfo("BreaKHis_v1/histology_slides/odd.png")
-        odd.create_system, odd.external_attr = 3, (kind | 0o777) << 16
-        opened.writestr(odd, "/etc/passwd")
-    with pytest.raises(DataError, match=r"holds a link or device, .*odd.png"):
-        archive.unpack(path, tmp_path / "root")
-    assert read_files(tmp_path / "root") == {}
-
-
-def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
-    path = pack_zip({IMAGE: b"image", IMAGE.replace(".png", ".PNG"): b"other"}, tmp_path / "b.zip")
-    with pytest.raises(DataError, match="holds both"):
-        archive.unpack(path, tmp_path / "root")
 
 
 def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
@@ -153,7 +119,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[raw.rindex(b"PK\x01\x02") + 8] |= 1  # the flag of encryption in the table of contents
     path.write_bytes(raw)
-    with pytest.raises(DataError, match="holds an encrypted file"):
+    with pytest.raises(DataError, match=r"is encrypted.*pack it as a plain zip"):
         archive.unpack(path, tmp_path / "root")
 
 
@@ -165,16 +131,6 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.tar.gz").write_bytes(gzip.compress(b"hello"))
     with pytest.raises(archive.DamagedError):
         archive.unpack(tmp_path / "b.tar.gz", tmp_path / "root")
-
-
-@pytest.mark.parametrize(("content", "what"), [
-    (b"Rar!\x1a\x07\x01\x00", "a RAR archive"), (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"\r\n<!DOCTYPE html><html>Sign in</html>", "a web page"), (b'{"code":403}', "an answer in JSON"),
-])  # fmt: skip
-def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes, what: str) -> None:
-    (tmp_path / "b.zip").write_bytes(content)
-    with pytest.raises(archive.DamagedError, match=what):
-        archive.unpack(tmp_path / "b.zip", tmp_path / "root")
 
 
 @pytest.mark.parametrize("damaged", [IMAGE, "__MACOSX/._x"])

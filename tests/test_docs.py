@@ -31,7 +31,7 @@ NOT_RUN = {  # the first words of a command -> why the test does not run it
     "ray ": "another program; test_ray.py starts a cluster with it",
     "python scripts": "measures for minutes to hours",
 }
-NOT_OURS = ("ray ", "pip ", "uv ", "docker ", "#SBATCH ", "srun ", "sbatch ")  # options of other programs are not checked
+NOT_OURS = ("ray ", "pip ", "uv ", "docker ", "#SBATCH ", "srun ", "sbatch ")  # their options are not checked
 PLACEHOLDERS = {
     "FILE": "configs/demo.yaml", "$SLURM_ARRAY_TASK_ID": "0", "NAME": "case", "NAME_OR_CSV": "case", "N": "1",
     "DIR": "out", "CSV": "out.csv",

@@ -224,7 +224,10 @@ def test_a_truncated_archive_is_removed_and_fetched_afresh(kaggle, tiny_tree, ca
     kaggle.archive = whole[: len(whole) // 2]
     assert download.main([]) == 2
     message = capsys.readouterr().err
-    assert "it was cut short" in message and "It was removed; the same command downloads it again" in message
+    assert (
+        "is damaged, or neither zip nor tar" in message
+        and "It was removed; the same command downloads it again" in message
+    )
     assert list(ZIP.parent.iterdir()) == [] and not TREE.exists()
     kaggle.archive = whole
     assert download.main([]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,8 +188,8 @@ def test_an_image_that_changed_since_the_index_is_refused(data):
 
 def test_a_full_disk_is_noticed_before_decoding(data, monkeypatch, decoded):
     usage = namedtuple("usage", "free")(1_000)
-    monkeypatch.setattr(pixel_store.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DataError, match=r"needs 0\.0 GB under .* --data\.cache"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DataError, match=r"1\.0 kB are free .*\(pixel store .*--data\.cache"):
         open_store(data)
     assert decoded == []
 

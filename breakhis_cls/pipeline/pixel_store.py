@@ -8,8 +8,8 @@ a temporary file that is renamed at the end, so the store is whole or not there;
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import shutil
 import sys
 from collections import deque
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from filelock import Timeout
 from PIL import Image
 
 from .. import config, files
-from ..data import png
+from ..data import archive, png
 from ..errors import DataError
 from ..parallel import map_in_threads
 from . import stain_normalization
@@ -119,12 +119,7 @@ def _write_array(path: Path, shape: tuple[int, ...], images: pd.DataFrame, root:
     """Decode and fit all images into a new .npy file, a thread per core; call it under the lock."""
     for leftover in path.parent.glob(".pixels.*.npy"):
         leftover.unlink()  # of a build that was killed: up to 2 GB, and nobody writes to it while we hold the lock
-    needed_gb, free_gb = np.prod(shape, dtype=float) / 1e9, shutil.disk_usage(path.parent).free / 1e9
-    if needed_gb > free_gb:
-        raise DataError(
-            f"the pixel store needs {needed_gb:.1f} GB under {path.parent}, where {free_gb:.1f} GB are free; "
-            "name another place with --data.cache"
-        )
+    archive.check_free([(path.parent, math.prod(shape), "pixel store")])
     array: Any = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     if hasattr(os, "posix_fallocate"):
         # Reserve the blocks: on a disk that fills up meanwhile a mapped write ends in SIGBUS, not in an exception.
