@@ -79,13 +79,13 @@ def fetch_archive(folder: Path, root: Path) -> Path:
             files.write_json(note_at, {"offered": offered, "whole": True, "bytes": path.stat().st_size})
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else None
-        if status == 401:
-            raise DownloadError(_credentials_help("Kaggle does not accept the credentials (401)")) from None
-        if status == 403:
-            raise DownloadError(f"Kaggle refuses (403); sign in, open {URL}, accept its terms") from None
-        if status == 404:
-            raise DownloadError(f"Kaggle has no {OWNER}/{DATASET} (404); {BY_HAND}") from None
-        raise DownloadError(f"Kaggle answers {status or error} to a request for {URL}; try again later") from None
+        known = {
+            401: _credentials_help("Kaggle does not accept the credentials (401)"),
+            403: f"Kaggle refuses (403); sign in, open {URL}, accept its terms",
+            404: f"Kaggle has no {OWNER}/{DATASET} (404); {BY_HAND}",
+        }
+        other = f"Kaggle answers {status or error} to a request for {URL}; try again later"
+        raise DownloadError(known.get(status or 0, other)) from None
     except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:  # requests' errors are OSErrors
         found = f"the download of {URL} stopped ({error}); the same command continues it"
         raise DownloadError(f"{found}, or download the zip in a browser and name it with --from-zip") from None
