@@ -26,7 +26,7 @@ class Arguments(config.Section):
     """Folder of a finished run."""
     out: config.UserPath | None = None
     """Output folder; by default `explain` in the run's report folder."""
-    n: int = 4
+    n: int = 3
     """Number of images for each outcome (such as false positives) and for each subtype."""
     data_root: config.UserText | None = Field(None, alias="data.root")
     """Folder of the images, if it is not the one in the run's config."""

@@ -160,13 +160,15 @@ for protocol in ("image", "slide", "case"):
 tables[0][["file", "part", "label", "p_malignant"]].head(3)
 
 # %%
+from breakhis_cls.evaluation import experiments
 from breakhis_cls.reports import plots_sweep, sweep_report
 
-penalties = sweep_report.leak_penalty(pd.concat(tables, ignore_index=True))
-sentence, title = sweep_report.penalty_sentences(penalties, dataset.name)
-print(sentence)
+source = experiments.Source(Path("splits.csv"), pd.concat(tables, ignore_index=True))
+scores = sweep_report.sweep_table(experiments.group_experiments([source]))
+scores = scores[scores["magnification"] == "all"]
+print(*sweep_report.leak_penalties(scores))
 labels = {"image_accuracy": "Image accuracy", "roc_auc": "ROC AUC"}
-plots_sweep.leak_penalty(penalties, labels, title)
+plots_sweep.sweep_figure(scores, labels, f"One model under three splits, {dataset.name}")
 
 # %% [markdown]
 # The model and the features are the same; only the split differs. On the synthetic tissue of

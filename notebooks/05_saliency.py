@@ -96,7 +96,7 @@ for (_, row), cells in zip(test.iterrows(), evidence, strict=True):
     heat = gradcam.upsample_heat(cells, rgb.shape[:2], settings.image)
     heat_maps.append(plots_saliency.SaliencyImage(rgb, heat, plots_images.caption(row)))
 most_confident = test["p"].argmax()
-plots_saliency.overlay(heat_maps[most_confident], "The most confident prediction")
+plots_saliency.sheet({"prediction": [heat_maps[most_confident]]}, "The most confident one")
 
 # %% [markdown]
 # ## Correct and incorrect predictions

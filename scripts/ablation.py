@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib as mpl
 import pandas as pd
+from matplotlib.figure import Figure
 
 from breakhis_cls import config
 from breakhis_cls.errors import DONE, exits_cleanly
@@ -87,8 +89,8 @@ def write_results(experiments: list[Experiment], out: Path) -> None:
         of_metric = [entry for entry in entries if entry["metric"] == metric]
         for entry, p in zip(of_metric, comparison.holm_adjust([entry["p"] for entry in of_metric]), strict=True):
             entry["p_holm"] = p
-        figure = plots.differences(of_metric, [entry["arm"] for entry in of_metric], words[metric][0])
-        plots.save(figure, out, f"ablation_{metric}")
+        figure = plot_differences(of_metric, [entry["arm"] for entry in of_metric], words[metric][0])
+        plots.save(figure, out, f"ablation_{metric}", titled=True)
 
     # --- each arm alone, and the page's table ---
     lines = ["| arm | ROC AUC | log loss | minus the first: ROC AUC | log loss |", "|---|---|---|---|---|"]
@@ -108,6 +110,42 @@ def write_results(experiments: list[Experiment], out: Path) -> None:
     write_csv(out / "differences.csv", pd.DataFrame(entries).drop(columns=["a", "b"]))
     write_text(out / "ablation.md", "\n".join(lines) + "\n")
     print("\n".join(lines), out, sep="\n")
+
+
+@mpl.rc_context(plots.STYLE)
+def plot_differences(entries: list[dict[str, Any]], pairs: list[str], label: str) -> Figure:
+    """Difference of one metric for each pair of models: dot, 95 % interval, and in grey what would mostly be missed.
+
+    entries: of `comparison.compare_experiments`.
+    """
+    known = [(pair, entry) for pair, entry in zip(pairs, entries, strict=True) if entry["difference"] is not None]
+    figure, axes = plots.new_figure(plots.COLUMN_IN, 0.28 * len(known) + 0.7)
+    ax = axes[0, 0]
+    for at, (_, entry) in enumerate(known):
+        if entry["p_holm"] is not None:
+            # Grey: a difference inside it would mostly be missed with this number of cases (80 % power).
+            reach = entry["detectable"]
+            ax.plot([-reach, reach], [at, at], color="#d9d9d9", linewidth=9, solid_capstyle="butt")
+            ax.plot([entry["low"], entry["high"]], [at, at], color=plots.BLACK, linewidth=1.4)
+        ax.plot(entry["difference"], at, "o", color=plots.BLACK, markersize=4)
+    ax.axvline(0, color=plots.GREY, linewidth=0.8)
+    ax.set_yticks(range(len(known)), [pair for pair, _ in known])
+    ax.set_ylim(max(len(known), 1) - 0.5, -0.5)
+    ax.locator_params(axis="x", nbins=5)
+    ax.set_xlabel(f"{label}, difference")
+
+    n_significant = sum(entry["p_holm"] is not None and entry["p_holm"] < 0.05 for _, entry in known)
+    title = f"{n_significant} of {len(known)} differences significant at 5 % (Holm)"
+    if not known:
+        title = "undefined for these test images"
+    elif len(known) == 1:
+        entry = known[0][1]
+        title = f"difference {entry['difference']:+.3f}"
+        if entry["p_holm"] is None:
+            title += ", not tested"
+        else:
+            title += f" ({entry['low']:+.3f} to {entry['high']:+.3f})" + ("" if n_significant else ", not significant")
+    return plots.add_title(figure, f"{label}: {title}")
 
 
 if __name__ == "__main__":

@@ -292,7 +292,7 @@ def write_results(found: dict[str, Any], json_file: Path) -> None:
     longest = max(max(found[key]["ratio"], claim.limit) for key, claim in CLAIMS.items())
     ax.set(xscale="log", xlim=(0.1, 6 * longest), ylim=(len(CLAIMS) - 0.5, -0.5), xlabel="Ratio (black line: limit)")
     plots.add_title(figure, f"Speed: {n_held} of {len(CLAIMS)} claims hold on {found['cores']} cores")
-    plots.save(figure, json_file.parent, json_file.stem)
+    plots.save(figure, json_file.parent, json_file.stem, titled=True)
     write_json(json_file, found)
     write_text(json_file.with_suffix(".md"), "\n".join(lines) + "\n")
 

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         cells = [measure_coverage(pool, *cell, asked.samples) for cell in product(SIZES, CASES, QUALITIES)]
     table = pd.concat(cells).sort_values(["covered", "width"], ignore_index=True).round(3)
     write_csv(asked.out / "coverage.csv", table)
-    plots.save(plot_coverage(table), asked.out, "coverage")
+    plots.save(plot_coverage(table), asked.out, "coverage", titled=True)
     for method in METHODS:
         print(table[table["method"] == method].head(15).to_string(index=False))
     return 0

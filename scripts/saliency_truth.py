@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         f"Synthetic tissue, {trained['cases']} new malignant cases: heat finds epithelial nuclei with AUC "
         f"{trained['value']:.3f}, and {randomised['value']:.3f} with a randomised head",
     )
-    plots.save(figure, asked.out, "saliency")
+    plots.save(figure, asked.out, "saliency", titled=True)
     return DONE
 
 

@@ -48,3 +48,19 @@ def test_arms_change_what_they_name_and_are_compared_on_validation(arms, tiny_tr
         rows.to_csv(folder / "predictions.csv", index=False)
     assert ablation.main(["--config", str(tmp_path / "story.yaml"), "--arms", arms]) == 0
     assert (out / "arms.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("p_holm", "expected"),
+    [
+        ([None], "difference +0.100, not tested"),
+        ([0.2], "difference +0.100 (-0.100 to +0.300), not significant"),
+        ([0.01, 0.2], "1 of 2 differences significant at 5 %"),
+        ([], "undefined for these test images"),
+    ],
+)
+def test_differences_say_what_is_significant(p_holm: list[float], expected: str) -> None:
+    entries = [{"difference": 0.1, "low": -0.1, "high": 0.3, "detectable": 0.25, "p_holm": p} for p in p_holm]
+    entries.append({"difference": None})
+    figure = ablation.plot_differences(entries, ["B minus A"] * len(entries), "ROC AUC")
+    assert expected in " ".join(figure.get_suptitle().split()) and len(figure.axes[0].get_yticks()) == len(p_holm)

@@ -66,7 +66,10 @@ def test_the_image_protocol_may_be_audited(tmp_path):
 def test_the_page_is_one_file_with_a_heat_map(tmp_path):
     audited(tmp_path, "--split.protocol", "spanhol")
     html = (tmp_path / "out" / "index.html").read_text()
-    assert "src=" not in html and html.count("href=") == html.count('href="data:') and "http" not in html
+    assert "src=" not in html and "http" not in html and "<h1>Leaks in 5 of 5 folds: 27.0 % to 39.4 %" in html
+    for name in ("audit.json", "leaks.csv", "table.md", "table.tex"):
+        assert f'href="{name}"' in html and (tmp_path / "out" / name).is_file()
+    assert "| 0 | 2,904 | 0 | 39.4\u00a0%: 1,145 (8) |" in (tmp_path / "out" / "table.md").read_text()
     assert '<table class="heat">' in html and "22549" in html and ">253</td>" in html
 
 

@@ -40,13 +40,28 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> list[dict]:
     return found
 
 
-@pytest.mark.parametrize("cases", [["14134"], ["14134", "2980"], ["14134", "9133", "2980", "20629", "16456", "12465"]])
-def test_below_three_cases_of_a_class_nothing_is_tested(cases: list[str]) -> None:
+@pytest.mark.parametrize(
+    "cases",
+    [["14134"], ["14134", "2980"], ["14134", "9133", "22704", "13200", "2980", "20629", "16456", "12465", "190"]],
+)
+def test_below_five_cases_of_a_class_nothing_is_tested(cases: list[str]) -> None:
     a, b = (table[table["case"].isin(cases)].reset_index(drop=True) for table in (made(), made(seed=1)))
     found = compare(a, b)
     assert all(entry["p"] is None and entry["p_holm"] is None for entry in found)
     reasons = {entry["no_test"] for entry in found if entry.get("difference") is not None}
     assert len(reasons) == 1 and reasons.pop().startswith("too few cases: ")
+
+
+def test_an_interval_beyond_the_range_of_the_metric_is_not_given() -> None:
+    """Five benign cases: one model is perfect, the other misclassifies two of them: ROC AUC -0.4, give or take 0.7."""
+    a = made()
+    a = a[a["case"].isin(a.drop_duplicates("case").groupby("label")["case"].head(5))].reset_index(drop=True)
+    a["p_malignant"] = np.where(a["label"] == "malignant", 0.9, 0.1)
+    wrong = a["case"].isin(a.loc[a["label"] == "benign", "case"].unique()[:2])
+    entries = compare(a, a.assign(p_malignant=a["p_malignant"].mask(wrong, 0.99)))
+    auc = next(entry for entry in entries if entry.get("metric") == "roc_auc")
+    assert auc["difference"] < -0.3 and (auc["low"], auc["p"], auc["p_holm"]) == (None, None, None)
+    assert auc["no_test"] == "too few cases: the interval would leave the metric's range"
 
 
 def test_equal_models_have_no_interval_without_width() -> None:

@@ -22,9 +22,14 @@ def test_page_compares_and_links(tmp_path: Path):
     compared = json.loads((tmp_path / "metrics.json").read_text())
     assert (compared["n_images"], compared["n_slides"], compared["n_cases"]) == (60, 15, 13)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert 'href="two/index.html"' in page and "do not differ significantly in ROC AUC" in page
+    assert 'href="two/index.html"' in page and "<h1>No significant difference in ROC AUC: " in page
     assert 'class="banner synthetic">Synthetic tissue' in page
-    assert len(list(tmp_path.glob("difference_*.svg"))) == len(comparison.COMPARED)
+    assert '<dt>A</dt><dd><a href="one/index.html">one</a>' in page and "Confusion matrix of B, 60 test images" in page
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"confusion_matrix_A.svg", "confusion_matrix_B.svg"}
+    table = (tmp_path / "table.md").read_text()
+    first, second = (f"{numbers[name]['pooled']['roc_auc']['value']:.3f}" for name in ("one", "two"))
+    assert f"| A, B | ROC AUC | {first} | {second} |" in table and "A: one (net); B: two (other)." in table
+    assert "Synthetic tissue" in (tmp_path / "table.tex").read_text()
 
 
 @pytest.mark.slow
@@ -35,22 +40,27 @@ def test_more_experiments_than_letters(tmp_path: Path, monkeypatch: pytest.Monke
     numbers = {one.name: metrics.compute_metrics(one.table, n_resamples=20) for one in many}
     comparison_report.write_comparison(many, comparison.align_experiments(many), numbers, tmp_path)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert "<th>Z <a" in page and "<th>AB <a" in page and "AB minus AA" in page
+    assert "<dt>Z</dt>" in page and "<dt>B1</dt>" in page and "A1, B1" in page
 
 
 @pytest.mark.parametrize(
-    ("entries", "expected"),
+    ("entries", "title", "sentence"),
     [
-        ([], "ROC AUC is undefined"),
-        ([{"difference": 0.1, "p_holm": 0.0004}], "two has the higher ROC AUC: by 0.100 over one (p < 0.001)"),
-        ([{"difference": -0.1, "p_holm": 0.2}], "do not differ significantly in ROC AUC (difference 0.100, p = 0.200)"),
-        ([{"difference": 0, "p_holm": None, "no_test": "no case"}], "differs by 0.000; not tested: no case."),
-        ([{"difference": 0.1, "p_holm": None}, {"difference": 0.1, "p_holm": 0.5}], "0 of 2 pairs of models differ"),
-        ([{"difference": 0.1, "p_holm": 0.01}, {"difference": 0.1, "p_holm": 0.5}], "1 of 2 pairs of models differ"),
+        ([], "ROC AUC is undefined on 1,234 images of 20 cases", "by their other metrics"),
+        ([{"difference": 0.1, "p_holm": 0.0004}],
+         "B has the higher ROC AUC: 0.900 for B, 0.800 for A (p < 0.001), on", "The difference is 0.100."),
+        ([{"difference": 0.1, "p_holm": 0.2}],
+         "No significant difference in ROC AUC: 0.900 for B, 0.800 for A (p = 0.200), on",
+         "does not show that the models are equal: a difference under 0.300 would mostly be missed."),
+        ([{"difference": 0.1, "p_holm": None, "no_test": "no case"}],
+         "ROC AUC 0.900 for B, 0.800 for A, not tested, on", "it is not tested: no case."),
+        ([{"difference": 0.1, "p_holm": None}, {"difference": 0.1, "p_holm": 0.5}], "0 of 2 pairs of", ""),
+        ([{"difference": 0.1, "p_holm": 0.01}, {"difference": 0.1, "p_holm": 0.5}], "1 of 2 pairs of", ""),
     ],
-)
-def test_finding(entries: list[dict], expected: str):
+)  # fmt: skip
+def test_title_and_sentence(entries: list[dict], title: str, sentence: str):
     about = {"metric": "roc_auc", "a": "one", "b": "two", "detectable": 0.3}
     compared = {"comparisons": [about | entry for entry in entries], "n_images": 1_234, "n_cases": 20}
-    sentence = comparison_report.finding(compared, "ROC AUC")
-    assert sentence.startswith("On 1,234 images of 20 cases") and expected in sentence
+    numbers = {name: {"pooled": {"roc_auc": {"value": value}}} for name, value in (("one", 0.8), ("two", 0.9))}
+    found = comparison_report.describe(compared, numbers, {"one": "A", "two": "B"}, "ROC AUC")
+    assert found[0].startswith(title) and sentence in found[1]

@@ -75,9 +75,14 @@ def test_a_run_shows_what_only_it_holds(tmp_path: Path, tiny_tree: Path) -> None
     report = evaluate.evaluate_runs([folder])
     assert report == tmp_path / "reports" / folder.name
     left = {path.name for path in report.iterdir()}
-    assert {"learning_curves.png", "sample_sheet.png", "confident_errors.svg"} <= left
+    assert {"learning_curves.png", "sample_sheet.png", "confident_errors.png"} <= left
     page = (report / "index.html").read_text(encoding="utf-8")
-    assert "a warning" in page and "1 of 2 folds" in page and "ImageNet (SHA-256 cdcdcdcdcdcd" in page
+    assert (
+        "a warning" in page
+        and "1 of 2 folds" in page
+        and f"../../runs/{folder.name}" in page
+        and "ImageNet (SHA-256 cdcdcdcdcdcd" in page
+    )
 
 
 def test_folds_of_one_experiment_are_pooled(tmp_path: Path, tiny_tree: Path) -> None:
@@ -135,7 +140,7 @@ def test_experiments_are_compared_on_the_same_images(tmp_path: Path, capsys: pyt
     assert entry["difference"] == pytest.approx(auc[1] - auc[0]) and entry["low"] < entry["difference"] < entry["high"]
     assert [vote["votes"] for vote in found["votes"]] == ["slide", "case"]
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert "do not differ significantly" in page and 'href="two/index.html"' in page
+    assert f"No significant difference in ROC AUC: {max(auc):.3f} for" in page and 'href="two/index.html"' in page
     assert (tmp_path / "out" / "two" / "index.html").is_file()
 
 
@@ -148,7 +153,15 @@ def test_other_test_sets_are_refused_unless_common(tmp_path: Path, capsys: pytes
     assert "the test sets differ, 30 images are common" in message and "one: 60 test images, 30 of its own" in message
     assert not (tmp_path / "out").exists()
     assert evaluate.main([*both, "--common"]) == 0
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["n_images"] == 30
+    # All numbers of the comparison are of the common images; a model's own page has those of its own test set.
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    auc = {name: one["pooled"]["roc_auc"] for name, one in found["experiments"].items()}
+    assert found["n_images"] == auc["one"]["n_images"] == auc["two"]["n_images"] == 30
+    assert found["comparisons"][0]["difference"] == pytest.approx(auc["two"]["value"] - auc["one"]["value"])
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert all(f"{one['value']:.3f}" in page for one in auc.values()) and page.count("30 test images") >= 3
+    own = json.loads((tmp_path / "out" / "one" / "metrics.json").read_text())
+    assert own["pooled"]["roc_auc"]["n_images"] == 60
 
 
 def test_tables_of_one_name_get_a_folder_each(tmp_path: Path) -> None:

@@ -69,15 +69,6 @@ def test_rows_that_are_not_in_their_published_fold_are_counted():
     assert "in another part than protocol spanhol" in found[-1]
 
 
-def test_a_run_is_held_against_its_split(tmp_path):
-    table = made().assign(part=["validation"] * 8 + ["test"] * 52)
-    split = table.assign(part=["train"] * 4 + ["validation"] * 4 + ["test"] * 52)  # rows out of fold are of train too
-    source = experiments.Source(tmp_path, table)
-    for changed, n_found in ((split, 0), (split.assign(part=["test"] * 4 + ["train"] * 56), 2)):
-        changed.to_csv(tmp_path / "split.csv", index=False)
-        assert len(experiments.split_contradictions(experiments.Experiment("one", (source,), table))) == n_found
-
-
 @pytest.mark.parametrize(("column", "value"), [
     ("label", "malignant"), ("case", "P1"), ("slide", "S1"), ("subtype", "DC"), ("magnification", 400),
 ])  # fmt: skip

@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import confusion_matrix, roc_auc_score
 from test_metrics import subtypes
 from test_predictions import made
 
 from breakhis_cls.evaluation import calibration, error_analysis, predictions
 from breakhis_cls.reports import plots
+from breakhis_cls.reports.text import percent_of_row
 
 HISTORY = pd.DataFrame(
     {
@@ -41,10 +42,27 @@ def test_confusion_matrix_has_true_rows_and_predicted_columns() -> None:
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("Predicted label", "True label")
 
 
-def test_eight_classes_show_every_count() -> None:
-    figure = plots.confusion_matrix(subtypes())
-    assert len(figure.axes[0].texts) == 64 and figure.get_figwidth() == plots.PAGE_IN
-    assert "predicted as" in words(figure)
+def test_eight_classes_show_every_count_benign_first_and_divided() -> None:
+    table = subtypes()
+    backwards = table[[*table.columns[:12], *reversed(table.columns[12:])]]
+    ax = plots.confusion_matrix(backwards).axes[0]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["A", "F", "PT", "TA", "DC", "LC", "MC", "PC"]
+    cells = [text.get_text() for text in ax.texts[:64]]
+    truth = predictions.true_labels(table)
+    counts = confusion_matrix(truth, predictions.predicted_labels(table))
+    assert [int(cell.split("\n")[1]) for cell in cells] == counts.ravel().tolist()
+    shares = [[int(cell.split(" %")[0]) for cell in cells[at : at + 8]] for at in range(0, 64, 8)]
+    assert [sum(row) for row in shares] == [100] * 8
+    assert [text.get_text() for text in ax.texts[64:]] == ["benign", "benign", "malignant", "malignant"]
+    assert [line.get_xdata()[0] for line in ax.lines] == [3.5, 0]  # the divider, down and across
+    assert "predicted as" in words(plots.confusion_matrix(table))
+
+
+@pytest.mark.parametrize("counts", [[1, 1, 1], [0, 0], [2, 1, 4, 9, 0, 31, 7, 1], [1, 999]])
+def test_percentages_of_a_row_add_to_100(counts: list[int]) -> None:
+    shares = percent_of_row(counts)
+    assert sum(shares) == (100 if sum(counts) else 0)
+    assert all(abs(share - 100 * n / max(sum(counts), 1)) < 1 for share, n in zip(shares, counts, strict=True))
 
 
 def test_a_class_without_images_has_dashes_for_shares() -> None:
@@ -92,7 +110,21 @@ def test_equal_figures_give_equal_bytes(draw, tmp_path: Path) -> None:
     again = [path.read_bytes() for path in plots.save(draw(made()), tmp_path / "b", "f")]
     assert first == again and first[0].startswith(b"\x89PNG") and b"<svg" in first[1]
     with Image.open(tmp_path / "a" / "f.png") as opened:
-        assert opened.width == pytest.approx(plots.COLUMN_IN * plots.PNG_DPI, abs=2)
+        assert opened.width == pytest.approx(plots.COLUMN_IN * 300, abs=2)
+
+
+def test_a_saved_figure_has_no_title_and_keeps_its_size(tmp_path: Path) -> None:
+    """A paper says it in the caption; a notebook shows it."""
+    figure = plots.roc(made(), "The area under this curve")
+    size, title = figure.get_size_inches().tolist(), figure.get_suptitle()
+    plots.save(figure, tmp_path, "paper")
+    assert (figure.get_size_inches().tolist(), figure.get_suptitle()) == (pytest.approx(size), title)
+    plots.save(figure, tmp_path, "titled", titled=True)
+    paper, titled = (Image.open(tmp_path / f"{name}.png") for name in ("paper", "titled"))
+    lines = len(title.split("\n"))
+    assert titled.height - paper.height == pytest.approx(300 * plots.TITLE_LINE_IN * lines, abs=2)
+    paper_text, titled_text = ((tmp_path / f"{name}.svg").read_text() for name in ("paper", "titled"))
+    assert "The area under this curve" in titled_text and "The area" not in paper_text
 
 
 def test_labels_are_those_of_the_field() -> None:
@@ -109,14 +141,6 @@ def test_labels_are_those_of_the_field() -> None:
     assert (figure.get_supxlabel(), figure.get_supylabel()) == ("Predicted probability", "Observed frequency")
 
 
-def test_influence_names_the_largest_change() -> None:
-    table = pd.DataFrame(
-        {"case": ["1", "2", "3"], "subtypes": ["F", "DC", "PC"], "influence_roc_auc": [0.01, -0.02, np.nan]}
-    )
-    figure = plots.influence(table)
-    assert words(figure) == "Influence of single cases on ROC AUC: largest change -0.020 (case 2)"
-
-
 @pytest.mark.parametrize(
     ("accuracy", "expected"),
     [
@@ -128,19 +152,3 @@ def test_influence_names_the_largest_change() -> None:
 def test_risk_coverage_says_how_many_cases_to_refer(accuracy: list[float], expected: str) -> None:
     curve = pd.DataFrame({"referred": [0, 1 / 3, 2 / 3], "accuracy": accuracy})
     assert expected in words(plots.risk_coverage(curve, "case"))
-
-
-@pytest.mark.parametrize(
-    ("p_holm", "expected"),
-    [
-        ([None], "difference +0.100, not tested"),
-        ([0.2], "difference +0.100 (-0.100 to +0.300), not significant"),
-        ([0.01, 0.2], "1 of 2 differences significant at 5 %"),
-        ([], "undefined for these test images"),
-    ],
-)
-def test_differences_say_what_is_significant(p_holm: list[float], expected: str) -> None:
-    entries = [{"difference": 0.1, "low": -0.1, "high": 0.3, "detectable": 0.25, "p_holm": p} for p in p_holm]
-    entries.append({"difference": None})
-    figure = plots.differences(entries, ["B minus A"] * len(entries), "ROC AUC")
-    assert expected in words(figure) and len(figure.axes[0].get_yticks()) == len(p_holm)

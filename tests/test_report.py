@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -85,14 +86,25 @@ def draw(experiment: experiments.Experiment, folder: Path, images_root: Path | N
 
 
 def check_page(page: str, folder: Path) -> None:
-    """It needs no other file; a phone shows it whole, in readable contrast."""
-    assert page.count("<script") == 1 and "table.sorts" in page  # sorting alone; nothing is drawn by it
-    assert not re.findall(r'(?:src|href)="(?!data:)[^"]*"', page)
-    assert page.count('src="data:image/') == len(list(folder.glob("*.svg"))) == len(list(folder.glob("*.png")))
+    """It needs no other file; every link leads somewhere; a phone shows it whole, in readable contrast."""
+    assert page.count("<script") == 1 and "table.sorts" in page  # printing and sorting; nothing is drawn by it
+    assert not re.findall(r'src="(?!data:)[^"]*"', page)
+    links = set(re.findall(r'href="(?!data:)([^"]*)"', page))
+    anchors, files = {link for link in links if link[0] == "#"}, {link for link in links if link[0] != "#"}
+    assert {"#confusion-matrix", "#metrics", "#runs"} <= anchors
+    assert all(f'id="{link[1:]}"' in page for link in anchors)
+    missing = {name for name in files if not (folder / name).exists()}
+    assert missing <= {"metrics.json", os.path.relpath("p.csv", folder)}  # which evaluate writes, or was given
+    for name in (path.name for path in folder.iterdir() if path.suffix in (".png", ".svg", ".csv", ".tex", ".md")):
+        assert f'href="{name}"' in page, name
+    assert page.count('src="data:image/') == len(list(folder.glob("*.png")))
+    tables = page.count("<table")
+    assert tables == page.count("<caption>") and not re.findall(r"<th(?![^>]*scope=)[ >]", page)
+    assert not re.findall(r'<img [^>]*alt=""', page) and 'alt="Confusion matrix, ' in page
     assert "not a medical device" in page and "@media print" in page
     measured, log = measure_page(folder / "index.html", folder)
     assert measured["scroll_px"] <= 390, "the page scrolls sideways"
-    assert measured["images"] >= 11 and measured["missing"] == 0
+    assert measured["images"] >= 10 and measured["missing"] == 0
     assert measured["contrast"] >= 4.5, "WCAG AA for text"
     assert "CONSOLE" not in log
 
@@ -121,6 +133,7 @@ def test_report_of_two_classes(tiny_tree: Path, tmp_path: Path) -> None:
             "confident_errors.png", "table.tex", "table.md", "model_card.md", "errors.csv", "referral.csv",
             "calibration.json"} <= names  # fmt: skip
     latex, card = (tmp_path / "table.tex").read_text(), (tmp_path / "model_card.md").read_text()
+    assert re.search(r"<h1>ROC AUC 0\.\d\d \(0\.\d\d to [01]\.\d\d\) on 13 test cases: p, fold 0</h1>", page)
     assert latex.count(r"\\") == 16 and r"Metric & all & 40X" in latex and "95 \\%" in latex and latex.isascii()
     assert "Synthetic tissue" in card and "| ROC AUC |" in card and "{{" not in card
     cases = pd.read_csv(tmp_path / "cases.csv", dtype={"case": str})
@@ -193,9 +206,28 @@ def test_a_seed_that_lacks_folds_is_named() -> None:
     assert text.half_done_seeds(half_done) in text.caveats(half_done)
 
 
-def test_latex_and_markdown_of_a_table() -> None:
+def test_where_there_is_no_interval_the_reason_stands_in_its_place(tmp_path: Path) -> None:
+    """Three benign cases: every interval that mixes the classes is refused, wherever one is printed."""
+    few = made()
+    few = few[~few["case"].isin(few.loc[few["label"] == "benign", "case"].unique()[3:])]
+    experiment, numbers = experiment_of(few), metrics.compute_metrics(few, n_resamples=50)
+    assert text.headline(experiment, numbers).startswith("ROC AUC 0.")
+    assert "(too few cases) on 9 test cases" in text.headline(experiment, numbers)
+    assert "(no interval: too few cases: 3)" in text.finding(experiment, numbers)
+    page = draw(experiment, tmp_path)
+    assert "(too few cases)" in page and "<td>too few cases: 3</td>" in page
+    for name in ("table.md", "table.tex", "model_card.md"):
+        assert "(too few cases)" in (tmp_path / name).read_text()
+    one_class = few[few["label"] == "malignant"]
+    shown = text.headline(experiment_of(one_class), metrics.compute_metrics(one_class, n_resamples=50))
+    assert shown.startswith("ROC AUC undefined on 6 test cases")
+
+
+def test_latex_and_markdown_of_a_table(tmp_path: Path) -> None:
     table = pd.DataFrame([["a_b & 5 %", "0.9 ± 0.1"], ["", "0.8–1.0"]], columns=["Name_1", "x"])
-    latex = text.latex_table(table, "100 %", "lr", small=[1])
+    markdown = text.write_tables(tmp_path, "t", table, "100 %")
+    latex = (tmp_path / "t.tex").read_text()
     assert r"\caption{100 \%}" in latex and r"a\_b \& 5 \% & 0.9 $\pm$ 0.1 \\" in latex
-    assert r"Name\_1 & x \\" in latex and r"{\scriptsize 0.8--1.0}" in latex
-    assert text.markdown_table(table).splitlines()[:2] == ["| Name_1 | x |", "| --- | ---: |"]
+    assert r"Name\_1 & x \\" in latex and r" & 0.8--1.0 \\" in latex and r"\begin{tabular}{lr}" in latex
+    assert markdown.splitlines()[:2] == ["| Name_1 | x |", "| --- | ---: |"] and markdown.endswith("\n\n100 %\n")
+    assert (tmp_path / "t.md").read_text() == markdown

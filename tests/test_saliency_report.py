@@ -65,5 +65,18 @@ def test_page_and_numbers(tmp_path: Path):
     assert [one["group"] for one in facts["variance"]] == ["label", "case"]
     page = (tmp_path / "index.html").read_text()
     assert 'class="banner synthetic">Synthetic tissue' in page and "not a medical device" in page
-    figures = {path.stem for path in tmp_path.glob("*.svg")}
-    assert {"heat_by_answer", "heat_by_subtype", "heat_of_01", "forgetting", "embedding"} <= figures
+    figures = {path.stem for path in tmp_path.glob("*.png")}
+    assert {"heat_true_positive", "heat_DC", "randomization", "embedding"} <= figures
+    for name in ("heat_true_positive.png", "embedding.svg", "explain.json", "sanity_check.tex"):
+        assert f'href="{name}"' in page and (tmp_path / name).is_file()
+    assert "| head | 0.500 | 0.500 | 0.500 | 0.500 |" in (tmp_path / "sanity_check.md").read_text()
+
+    # The page begins with the verdict: here a random head leaves half of the correlation, which is too much.
+    assert (
+        not facts["passed"] and "<h1>Sanity check failed: the heat maps hardly depend on what run learned</h1>" in page
+    )
+    assert "is 0.50 at most (head, 3 images)" in page
+    facts = saliency_report.write_saliency_report(
+        tmp_path, experiment, examples, images, sanity.assign(rho=sanity["rho"] - 0.01), rng.normal(size=(12, 4))
+    )
+    assert facts["passed"] and facts["finding"].startswith("Sanity check passed: the heat maps depend")

@@ -1,5 +1,6 @@
 """The sweep's table: numbers by hand, published results beside them, and forms that LaTeX and a browser read."""
 
+import html
 import re
 
 import numpy as np
@@ -159,15 +160,17 @@ def written(sweep, tmp_path_factory):
     out = tmp_path_factory.mktemp("paper")
     subtypes = [run(out / "runs", as_subtypes(predicted(fold))) for fold in (0, 1)]
     page, headline = sweep_report.write_sweep_report([*sweep, *subtypes], out, "A title with 100 % & more")
-    assert headline in page.read_text()
+    assert f"<h1>{headline}</h1>" in html.unescape(page.read_text())
     return out, page
 
 
 def test_all_forms_are_written(written):
     out, page = written
     made = {path.name for path in out.iterdir()}
-    both = {f"{name}.{kind}" for name in ("paper", "paper_subtype", "leak_penalty") for kind in ("png", "svg")}
-    assert {"index.html", "table.csv", "table.md", "table.tex", "leak_penalty.csv", "leak_penalty.md"} | both <= made
+    both = {f"{name}.{kind}" for name in ("paper", "paper_subtype") for kind in ("png", "svg")}
+    both |= {f"{name}.{kind}" for name in ("table", "table_subtype") for kind in ("md", "tex")}
+    assert {"index.html", "table.csv"} | both == made - {"runs"}
+    assert all(f'href="{name}"' in page.read_text() for name in both | {"table.csv"})
     text = page.read_text()
     assert "http://" not in text.replace("http://www.w3.org", "") and "https://" not in text
     assert "medical device" in text and "25.0 points higher" in " ".join(text.split())  # image 1.00, case 0.75
@@ -198,7 +201,7 @@ def test_the_csv_has_a_line_for_each_metric_and_published_value(written):
 
 def test_latex_is_balanced_and_escaped(written):
     out, _ = written
-    text = (out / "table.tex").read_text()
+    text = (out / "table.tex").read_text() + (out / "table_subtype.tex").read_text()
     bare = re.sub(r"\\[%&_#${}]", "", text)
     assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
     assert sorted(re.findall(r"\\begin\{(.*?)\}", text)) == sorted(re.findall(r"\\end\{(.*?)\}", text))
@@ -226,19 +229,14 @@ def test_markdown_tables_have_equal_rows(written):
 
 def test_leak_penalty_by_hand(tmp_path):
     honest, leaky = predicted(protocol="case", wrong=1, n_folds=1), predicted(protocol="image", wrong=0, n_folds=1)
-    penalties = sweep_report.leak_penalty(pd.concat([honest, leaky], ignore_index=True), n_resamples=200)
-    assert list(dict.fromkeys(penalties["protocol"])) == ["image", "case"]  # from the leakiest
-    value = penalties.set_index(["protocol", "metric"])["value"]
-    for metric in ("image_accuracy", "balanced_accuracy", "recognition_rate"):
-        assert value["image", metric] == 1
-        assert value["case", metric] == pytest.approx(0.75)
+    table = table_of([run(tmp_path, one) for one in (honest, leaky)])
+    [sentence] = sweep_report.leak_penalties(table)
     # One in four scores is on the wrong side, on each side: of all pairs 9/16 are right, 6/16 tied, 1/16 wrong.
-    assert value["case", "roc_auc"] == pytest.approx(9 / 16 + 3 / 16)
-    sentence, title = sweep_report.penalty_sentences(penalties, "some data")
-    assert "0.75" in sentence and "by image" in sentence and "by case" in sentence and "some data" in sentence
-    assert "25.0 points higher" in title
-    figure = plots_sweep.leak_penalty(penalties, {"roc_auc": "ROC AUC"}, title)
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["image", "case"]
+    assert of_row(table, 0, "roc_auc")["value"] == pytest.approx(9 / 16 + 3 / 16)
+    assert sentence.startswith("ResNet50_v1 & head, sample-2slides-abc, 200X: ROC AUC 1.00 (")  # from the leakiest
+    assert ") with the split by image, 0.75 (" in sentence and ") with the split by case." in sentence
+    assert "25.0 points higher in accuracy" in sentence
+    assert sweep_report.leak_penalties(table[table["protocol"] == "case"]) == []
 
 
 def test_every_form_of_the_table_contradicts_a_claim_that_its_rows_refute(tmp_path):

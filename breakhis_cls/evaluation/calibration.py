@@ -22,7 +22,7 @@ def reliability_curve(table: pd.DataFrame) -> pd.DataFrame:
 
     Of p_malignant for two classes; for more of the top probability and whether that class is correct. low and high are
     the 95 % percentile interval of the observed frequency over 2,000 samples of cases, and at least as wide as Clopper
-    and Pearson's for a bin whose cases are all alike.
+    and Pearson's for a bin whose cases are all alike; NaN below five cases.
     """
     scores, true = predictions.probabilities(table), predictions.true_labels(table)
     probability, observed = case_statistics.predicted_and_observed(scores, true)
@@ -36,6 +36,8 @@ def reliability_curve(table: pd.DataFrame) -> pd.DataFrame:
         share, n_cases = observed[inside].mean(), len(np.unique(case[inside]))
         seen = bootstrap.TAIL ** (1 / n_cases)
         low, high = min(low, share * seen), max(high, 1 - (1 - share) * seen)
+        if n_cases < bootstrap.MIN_CASES:
+            low = high = np.nan
         rows.append((probability[inside].mean(), share, low, high, inside.sum(), n_cases))
     return pd.DataFrame(rows, columns=["mean_predicted", "observed_frequency", "low", "high", "n_images", "n_cases"])
 

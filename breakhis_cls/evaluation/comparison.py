@@ -17,7 +17,6 @@ from .experiments import Experiment, check_agreement
 COMPARED = ("roc_auc", "balanced_accuracy", "image_accuracy", "brier", "log_loss")
 SUMS_OVER_IMAGES = ("image_accuracy", "brier", "log_loss")  # exchanging cases between models is an exact test of these
 N_PERMUTATIONS = 19_999  # and the sample itself; all 2^n of them where there are no more, up to 14 cases
-MIN_CASES = 3  # of each class: with one benign case, 22 to 35 % of equal models differ at p < 0.05
 POWER = 0.8  # of the smallest detectable difference: the usual choice in planning a study
 
 
@@ -81,6 +80,8 @@ def compare_experiments(experiments: list[Experiment], tables: list[pd.DataFrame
             p = float(2 * stats.t.sf(abs(value) / error, freedom))
         bounds = {"low": value - quantile * error, "high": value + quantile * error}
         detectable = float((quantile + stats.t.ppf(POWER, freedom)) * error)
+        if max(detectable, bounds["high"], -bounds["low"]) > np.ptp(metrics.METRICS[metric].range):
+            return entry | {"no_test": "too few cases: the interval would leave the metric's range"}
         return entry | {**bounds, "p": p, "detectable": detectable}
 
     return _compare_pairs(experiments, "metric", COMPARED, compare)
@@ -100,7 +101,7 @@ def compare_votes(experiments: list[Experiment], tables: list[pd.DataFrame]) -> 
 def few_cases(table: pd.DataFrame, metric: str) -> str:
     """Why so few cases cannot be tested, or an empty string."""
     rarest = metrics.cases_behind(metric, metrics.count_cases(table))[1]
-    return f"too few cases: {rarest}; a test needs {MIN_CASES} of each class" if rarest < MIN_CASES else ""
+    return f"too few cases: {rarest}" if rarest < bootstrap.MIN_CASES else ""
 
 
 def _compare_pairs(experiments: list[Experiment], kind: str, names: Sequence[str], compare) -> list[dict[str, Any]]:

@@ -113,67 +113,46 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
 
 def check_agreement(tables: Sequence[pd.DataFrame], sources: Sequence[str]) -> None:
     """DataError where tables disagree on label, case, slide, subtype or magnification of an image, or on a slide."""
-    if len(tables) < 2:
-        return
-    rows = pd.concat([table.assign(source=source) for table, source in zip(tables, sources, strict=True)])
-    rows = rows.reset_index(drop=True)
+    named = [table.assign(source=source) for table, source in zip(tables, sources, strict=True)]
+    rows = pd.concat(named, ignore_index=True)
     for what, groups in (("image", predictions.image_keys(rows)), ("slide", rows["slide"])):
         columns = predictions.NAMED if what == "image" else ("case", "label", "subtype")
-        if not (differs := predictions.differs_within(rows, groups, columns)).any():
-            continue
-        lines = []
-        for name, pair in rows[differs].groupby(groups[differs], sort=False):
-            for column in columns:
-                if len(values := pair.drop_duplicates(column)) > 1:
-                    lines.append(
-                        f"{name}: {column} "
-                        + ", ".join(f"{row[column]} in {row['source']}" for _, row in values.iterrows())
-                    )
-        raise DataError(
-            f"the tables disagree on {groups[differs].nunique():,} {what}s; correct one of them:{list_first(lines)}"
-        )
+        differs = predictions.differs_within(rows, groups, columns)
+        lines = [
+            f"{name}: {column} " + ", ".join(f"{row[column]} in {row['source']}" for row in values.to_dict("records"))
+            for name, pair in rows[differs].groupby(groups[differs], sort=False)
+            for column in columns
+            if len(values := pair.drop_duplicates(column)) > 1
+        ]
+        if lines:
+            fault = f"the tables disagree on {groups[differs].nunique():,} {what}s; correct one of them:"
+            raise DataError(fault + list_first(lines))
 
 
 def split_contradictions(experiment: Experiment) -> list[str]:
-    """What the rows say against the split that the table or the run claims, a sentence each."""
+    """What the rows say against the split that the table claims, a sentence each."""
     found, protocol = [], experiment.meta("protocol")
     table = experiment.table.assign(image=predictions.image_keys(experiment.table))
-    test = table[table["part"] == "test"]
+    is_test = table["part"] == "test"
 
     # --- no slide or case on both sides: seen are the rows of other parts, and what another fold tests ---
     by_case, by_slide = ("case", "nanopath"), ("slide", "spanhol", "kaiko_eva", "thunder")
     if unit := "case" if protocol in by_case else "slide" if protocol in by_slide else None:
-        leaks = pd.Series(False, index=test.index)
-        for _, rows in table.groupby("seed"):
-            tested = rows[rows["part"] == "test"]
-            n_images = tested.groupby(unit)["image"].transform("nunique")
-            leaks[tested.index] |= tested.groupby([unit, "fold"])["image"].transform("nunique") < n_images
-            for _, fold in rows.groupby("fold"):
-                seen = fold.loc[fold["part"] != "test", unit]
-                leaks[fold.index[(fold["part"] == "test") & fold[unit].isin(seen)]] = True
-        if leaks.any():
-            shared = f"{leaks.sum():,} of {len(test):,} test images share their {unit} with images that were seen"
+        n_leaks = 0
+        for (seed, _), fold in table.groupby(["seed", "fold"]):
+            tested = table[is_test & (table["seed"] == seed)]
+            test, others = fold[fold["part"] == "test"], fold[fold["part"] != "test"]
+            seen = {*others[unit], *tested.loc[~tested["image"].isin(test["image"]), unit]}
+            n_leaks += test[unit].isin(seen).sum()
+        if n_leaks:
+            shared = f"{n_leaks:,} of {is_test.sum():,} test images share their {unit} with images that were seen"
             found.append(f"The table says protocol {protocol}, but {shared}.")
 
-    # --- published folds, and the split that a run wrote down ---
+    # --- published folds; rows of part validation may be out of fold, and so of images that train ---
     if protocol in protocols.PUBLISHED:
         parts = pd.concat([protocols.assign_parts(rows, protocol, fold) for fold, rows in table.groupby("fold")])
-        found += _compare_parts(table, parts.reindex(table.index), f"protocol {protocol} (folds count from 0)")
-    for source in experiment.sources:
-        if (path := source.path / "split.csv").is_file():
-            split = pd.read_csv(path, dtype={"case": str})
-            parts = split.assign(file=predictions.image_keys(split)).drop_duplicates("file").set_index("file")["part"]
-            rows = source.table
-            keys = predictions.image_keys(rows)
-            found += _compare_parts(rows, keys.map(parts), f"{path.name} of {source.name}")
-            tested = set(keys[rows["part"] == "test"])
-            if missing := len(set(parts.index[parts == "test"]) - tested):
-                found.append(f"{missing:,} test images of {path.name} of {source.name} have no prediction.")
+        faults = (parts.reindex(table.index) == "test") != is_test
+        if faults.any():
+            where = f"protocol {protocol} (folds count from 0)"
+            found.append(f"{faults.sum():,} of {len(table):,} rows are in another part than {where} says.")
     return found
-
-
-def _compare_parts(rows: pd.DataFrame, parts: pd.Series, where: str) -> list[str]:
-    # Predictions of part validation may be out of fold, and so of images that train.
-    is_test = rows["part"] == "test"
-    faults = (is_test & (parts != "test")) | (~is_test & ~parts.isin(["train", "validation"]))
-    return [f"{faults.sum():,} of {len(rows):,} rows are in another part than {where} says."] if faults.any() else []

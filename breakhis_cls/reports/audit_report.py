@@ -10,10 +10,13 @@ from ..data import leakage
 from ..files import write_csv, write_json, write_text
 from . import plots, plots_sweep, text
 
+READING = (
+    "Share of the fold's test images that leak, their number and, in brackets, how many slides, case numbers or seen "
+    "images they share. Benign, by case: share of the benign test images whose case number was seen."
+)
 KIND_WORDS = {
     "slide": "slides", "case": "case numbers", "pixels": "equal pixels", "near_duplicate": "near duplicates",
 }  # fmt: skip
-
 LEAKS = {   # in the order of the headline; who shares a slide shares its case
     "case": "are of case numbers that the model has seen", "pixels": "have the pixels of an image that it has seen",
     "near_duplicate": "are near duplicates of images that it has seen",
@@ -21,20 +24,39 @@ LEAKS = {   # in the order of the headline; who shares a slide shares its case
 
 
 def write_audit(audit: leakage.Audit, out: Path) -> None:
-    """Write audit.json, leaks.csv and index.html, one file that needs nothing else, under `out`."""
+    """Write audit.json, leaks.csv, table.md, table.tex and index.html, one file that needs nothing else."""
     content = audit.to_json()
     write_json(out / "audit.json", content)
     write_csv(out / "leaks.csv", audit.leaks)
+
+    # --- a row for each fold: share of its test images that leak, below it how many, and what they share ---
+    kinds = [kind for kind in KIND_WORDS if audit.with_images or kind in ("slide", "case")]
+    columns = ["Fold", "Test images", *(KIND_WORDS[kind] for kind in kinds), "Benign, by case", "Seen images"]
+    rows = []
+    for entry in audit.folds:
+        leaks = [entry["leaks"][kind] for kind in kinds]
+        cells = [
+            f"{text.percent(leak['test_share'], 1)}: {leak['test_images']:,} ({len(leak['keys'])})"
+            if leak["keys"]
+            else "0"
+            for leak in leaks
+        ]
+        benign = text.percent(entry["leaks"]["case"]["benign_test_share"], 1)
+        rows.append([str(entry["fold"]), f"{entry['n_test']:,}", *cells, benign, f"{entry['n_train']:,}"])
+    name = Path(audit.protocol).stem
+    title = f"{headline(audit).removesuffix('.')}: protocol {name}"
+    text.write_tables(out, "table", pd.DataFrame(rows, columns=pd.Index(columns)), f"{title}. {READING}")
+
     content |= {
-        "name": Path(audit.protocol).stem, "finding": headline(audit), "kinds": KIND_WORDS,
+        "headline": title, "reading": READING, "columns": columns, "rows": rows, "banners": [],
         "shared_cases": [(*names, counts.tolist()) for names, counts in shared_cases(audit).iterrows()],
-        "near_bits": leakage.NEAR_BITS, "n_bits": leakage.N_BITS, "banners": [],
+        "near_bits": leakage.NEAR_BITS, "n_bits": leakage.N_BITS,
     }  # fmt: skip
     write_text(out / "index.html", text.render("audit.html", content))
 
 
 def write_gallery(out: Path) -> str:
-    """Write gallery.csv, gallery.md and the figure `gallery`: what the protocols and random splits by folder share.
+    """Write gallery.csv, .md, .tex and the figure `gallery`: what the protocols and random splits by folder share.
 
     Returns the table and a sentence on the random splits."""
     folds, draws = leakage.audit_gallery()
@@ -47,7 +69,6 @@ def write_gallery(out: Path) -> str:
             spans.append([f"{' to '.join(ends)} %"])
         rows.append([protocol, str(len(inside)), *map(", ".join, spans)])
     header = ["protocol", "folds", "case numbers on both sides", "of the test images", "of the benign ones"]
-    table = text.markdown_table(pd.DataFrame(rows, columns=header))
     clean, whole = (100 * is_so.mean() for is_so in (draws["shared_cases"] == 0, draws["benign_share"] == 1))
     median = 100 * draws.median()
     sentence = (
@@ -56,8 +77,7 @@ def write_gallery(out: Path) -> str:
         f"of the benign ones are of case numbers that were seen; in {whole:.0f} % every benign test image is."
     )
     plots.save(plots_sweep.leak_gallery(folds, draws), out, "gallery")
-    write_text(out / "gallery.md", f"{table}\n\n{sentence}\n")
-    return f"{table}\n\n{sentence}"
+    return text.write_tables(out, "gallery", pd.DataFrame(rows, columns=pd.Index(header)), sentence)
 
 
 def headline(audit: leakage.Audit) -> str:

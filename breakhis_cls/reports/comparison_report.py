@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import count, product
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 import pandas as pd
 
-from ..evaluation import comparison, predictions
+from ..evaluation import comparison, metrics, predictions
 from ..evaluation.experiments import Experiment
-from ..evaluation.metrics import metric_words
 from ..files import write_json, write_text
 from . import plots, report, text
 
@@ -19,10 +17,16 @@ from . import plots, report, text
 def write_comparison(
     experiments: list[Experiment], tables: list[pd.DataFrame], numbers: dict[str, dict[str, Any]], folder: Path
 ) -> None:
-    """Write metrics.json, index.html, which links to each experiment's own report, and the figures of differences.
+    """Write metrics.json, index.html, which links to each experiment's own report, and tables and figures.
 
-    tables: of `comparison.align_experiments`; numbers: metrics of each experiment, by its name.
+    tables: of `comparison.align_experiments`; numbers: metrics of each experiment, by its name. Where test sets differ,
+    every number here is of the common images, and each experiment's own page has those of its own test set.
     """
+    is_cut = {one.name: len(table) < len(one.test) for one, table in zip(experiments, tables, strict=True)}
+    numbers = {
+        one.name: numbers[one.name] | (metrics.compute_metrics(table) if is_cut[one.name] else {})
+        for one, table in zip(experiments, tables, strict=True)
+    }
     compared = {
         "comparisons": comparison.compare_experiments(experiments, tables),
         "votes": comparison.compare_votes(experiments, tables),
@@ -30,49 +34,67 @@ def write_comparison(
     }
     write_json(folder / "metrics.json", {"experiments": numbers, **compared})
 
-    words = metric_words(predictions.is_binary(tables[0]))
-    # Names of runs are too long for an axis: pairs are `B minus A`.
-    lettered = ("".join(letters) for n in count(1) for letters in product(ascii_uppercase, repeat=n))  # A ... Z, AA
-    letters = dict(zip((one.name for one in experiments), lettered, strict=False))
-    figures = {}
-    for metric in comparison.COMPARED:
-        entries = [entry for entry in compared["comparisons"] if entry["metric"] == metric]
-        pairs = [f"{letters[entry['b']]} minus {letters[entry['a']]}" for entry in entries]
-        figures[f"difference_{metric}"] = plots.differences(entries, pairs, words[metric][0])
-    banners = {banner for one in experiments for banner in text.experiment_banners(one)}
+    # --- models are called A ... Z, A1 ... Z1 ---
+    words = metrics.metric_words(predictions.is_binary(tables[0]))
+    letters = {one.name: ascii_uppercase[at % 26] + str(at // 26 or "") for at, one in enumerate(experiments)}
+    figures = {
+        f"confusion_matrix_{letters[one.name]}": plots.confusion_matrix(table, letters[one.name])
+        for one, table in zip(experiments, tables, strict=True)
+    }
+
+    # --- a table for a paper: a row for each metric and pair ---
+    headline, finding = describe(compared, numbers, letters, words["roc_auc"][0])
+    rows = []
+    for row in compared["comparisons"]:
+        values = [text.number(numbers[row[side]]["pooled"][row["metric"]]["value"]) for side in "ab"]
+        shown, tested = "undefined", ["", "", ""]
+        if row["difference"] is not None:
+            span = row["no_test"] if row["p"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}"
+            shown = f"{row['difference']:+.3f} ({span})"
+        if row["p"] is not None:
+            tested = [text.p_value(row["p"]), text.p_value(row["p_holm"]), text.number(row["detectable"])]
+        pair = f"{letters[row['a']]}, {letters[row['b']]}"
+        rows.append([pair, words[row["metric"]][0], *values, shown, *tested])
+    columns = ["Models", "Metric", "First", "Second", "Second minus first", "p", "p, Holm", "Detectable"]
+    banners = sorted({banner for one in experiments for banner in text.experiment_banners(one)})
+    legend = "; ".join(f"{letters[one.name]}: {one.name} ({one.meta('model')})" for one in experiments)
+    caption = " ".join([f"{headline}. {legend}.", *(sentence for _, sentence in banners)])
+    text.write_tables(folder, "table", pd.DataFrame(rows, columns=pd.Index(columns)), caption, n_text=2)
+
     content = {
-        "experiments": experiments, "numbers": numbers, "letters": letters,
-        "finding": finding(compared, words["roc_auc"][0]), "banners": sorted(banners), "words": words,
-        "shown_metrics": comparison.COMPARED, "notes": [*map(text.half_done_seeds, experiments)],
-        "is_cut": any(len(table) < len(one.test) for one, table in zip(experiments, tables, strict=True)),
+        "experiments": experiments, "numbers": numbers, "letters": letters, "headline": headline, "finding": finding,
+        "banners": banners, "words": words, "shown_metrics": comparison.COMPARED, "is_cut": any(is_cut.values()),
+        "notes": [*map(text.half_done_seeds, experiments)], "rows": rows, "columns": columns,
         "figures": report.save_figures(figures, folder),
     }  # fmt: skip
     write_text(folder / "index.html", text.render("compare.html", content | compared))
 
 
-def finding(compared: dict[str, Any], label: str) -> str:
-    """Which model has the higher ROC AUC, by how much, and whether that many cases could show it."""
+def describe(compared: dict[str, Any], numbers: dict[str, Any], letters: dict[str, str], label: str) -> tuple[str, str]:
+    """The page's title, which model has the higher ROC AUC, and a sentence on whether so many cases could show it."""
     entries = [entry for entry in compared["comparisons"] if entry["metric"] == "roc_auc"]
     entries = [entry for entry in entries if entry["difference"] is not None]
-    where = f"On {compared['n_images']:,} images of {text.count(compared['n_cases'], 'case')}"
+    where = f"on {compared['n_images']:,} images of {text.count(compared['n_cases'], 'case')}"
     if not entries:
-        return f"{where}, {label} is undefined; the models are compared by their other metrics."
+        return f"{label} is undefined {where}", "The models are compared by their other metrics."
     if len(entries) > 1:
         n_significant = sum(entry["p_holm"] is not None and entry["p_holm"] < 0.05 for entry in entries)
         pairs = f"{n_significant} of {len(entries)} pairs of models"
-        return f"{where}, {pairs} differ significantly in {label} (Holm, 5 %)."
-    entry = entries[0]
-    better, worse = (entry["b"], entry["a"]) if entry["difference"] > 0 else (entry["a"], entry["b"])
-    gap = abs(entry["difference"])
+        return f"{pairs} differ significantly in {label} {where}", "Significant: p below 0.05 after Holm's correction."
+
+    [entry] = entries
+    values = {name: numbers[name]["pooled"]["roc_auc"]["value"] for name in (entry["a"], entry["b"])}
+    better, worse = sorted(values, key=lambda name: values[name], reverse=True)
+    pair = f"{values[better]:.3f} for {letters[better]}, {values[worse]:.3f} for {letters[worse]}"
+    gap = f"The difference is {abs(entry['difference']):.3f}"
     if entry["p_holm"] is None:
-        return (
-            f"{where}, {label} of {entry['a']} and {entry['b']} differs by {gap:.3f}; not tested: {entry['no_test']}."
-        )
+        return f"{label} {pair}, not tested, {where}", f"{gap}; it is not tested: {entry['no_test']}."
     p = text.p_value(entry["p_holm"])
     p = f"p {p}" if p.startswith("<") else f"p = {p}"
     if entry["p_holm"] < 0.05:
-        return f"{where}, {better} has the higher {label}: by {gap:.3f} over {worse} ({p})."
+        return f"{letters[better]} has the higher {label}: {pair} ({p}), {where}", f"{gap}."
     return (
-        f"{where}, {entry['a']} and {entry['b']} do not differ significantly in {label} (difference {gap:.3f}, {p}). "
-        f"This does not show that they are equal: a difference under {entry['detectable']:.3f} would mostly be missed."
+        f"No significant difference in {label}: {pair} ({p}), {where}",
+        f"{gap}. This does not show that the models are equal: a difference under {entry['detectable']:.3f} would "
+        "mostly be missed.",
     )

@@ -1,5 +1,6 @@
 """Figures of predictions and of training. Each function returns a Figure, never shows or saves; `save` writes it.
 
+Titles say the result; they are for notebooks. A saved figure has none, since a paper and a page say it in a caption.
 Colours are Okabe and Ito's; dashes and markers differ too, so that figures survive greyscale and colour blindness.
 """
 
@@ -12,13 +13,14 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn import metrics
 
 from .. import names
 from ..evaluation import predictions
 from ..files import atomic_path
-from .text import count, percent
+from .text import count, percent, percent_of_row
 
 COLUMN_IN, PAGE_IN = 3.5, 7.2  # widths of a journal's column and page
 BLACK, BLUE, VERMILION, GREEN, PURPLE, GREY = "#1a1a1a", "#0072B2", "#D55E00", "#007A5A", "#8B4A8B", "#6b6b6b"
@@ -31,18 +33,27 @@ STYLE: Any = {
     "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY,
     "legend.frameon": False, "legend.fontsize": 7, "svg.hashsalt": "breakhis", "figure.dpi": 100,
 }  # fmt: skip
-PNG_DPI = 200
+PNG_DPI = 300  # what journals ask for
+TITLE_LINE_IN = 0.15
 
 
 @mpl.rc_context(STYLE)
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `<name>.png` and `<name>.svg`; equal figures give equal bytes."""
-    paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
+def save(
+    figure: Figure, folder: Path, name: str, titled: bool = False, kinds: tuple[str, ...] = ("png", "svg")
+) -> list[Path]:
+    """Write `<name>.png` and `<name>.svg`, without the title unless `titled`; equal figures give equal bytes."""
+    title = "" if titled else figure.get_suptitle()
+    if title:
+        figure.suptitle("")
+        figure.set_figheight(figure.get_figheight() - TITLE_LINE_IN * len(title.split("\n")))
+    paths = [folder / f"{name}.{suffix}" for suffix in kinds]
     for path in paths:
         # Without a date and the library's version, which would change the bytes.
         metadata = {"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None}
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=PNG_DPI, metadata=metadata, facecolor="white")
+    if title:
+        add_title(figure, title)
     return paths
 
 
@@ -55,46 +66,77 @@ def new_figure(width_in: float, height_in: float, n_rows: int = 1, n_columns: in
 
 @mpl.rc_context(STYLE)
 def add_title(figure: Figure, title: str) -> Figure:
-    """The figure with a title, flush left and wrapped to its width."""
+    """The figure with a title, flush left and wrapped to its width, and so much higher."""
     lines = textwrap.fill(title, int(13.5 * figure.get_figwidth()))
     figure.suptitle(lines, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+    figure.set_figheight(figure.get_figheight() + TITLE_LINE_IN * len(lines.split("\n")))
     return figure
 
 
 @mpl.rc_context(STYLE)
-def confusion_matrix(table: pd.DataFrame, threshold: float = 0.5) -> Figure:
-    """Counts of images and shares of each true class, for two to eight classes; rows true, columns predicted."""
-    classes = predictions.class_names(table)
-    truth, predicted = predictions.true_labels(table), predictions.predicted_labels(table, threshold)
-    counts = metrics.confusion_matrix(truth, predicted, labels=range(len(classes)))
-    totals, few = counts.sum(axis=1), len(classes) == 2
-    # Below the darkest blue, so that black or white text is readable on every cell.
-    shades = mpl.colormaps["Blues"](counts / np.maximum(totals, 1)[:, None] / 1.15)
+def confusion_matrix(table: pd.DataFrame, model: str = "") -> Figure:
+    """Percent of each true class and counts of images, for two to eight classes; rows true, columns predicted.
+
+    The percentages of a row add to 100. Benign subtypes come first, and a line divides them from the malignant ones.
+    """
+    binary, known = predictions.is_binary(table), predictions.class_names(table)
+    classes = [name for name in (*names.LABELS, *names.SUBTYPES) if name in known]
+    truth, predicted = predictions.true_labels(table), predictions.predicted_labels(table)
+    counts = metrics.confusion_matrix(truth, predicted, labels=[known.index(name) for name in classes])
+    totals, n = counts.sum(axis=1), len(classes)
 
     # --- cells ---
-    figure, axes = new_figure(COLUMN_IN if few else PAGE_IN, 3.1 if few else 6.0)
-    ax = axes[0, 0]
-    ax.imshow(shades)
-    for (row, column), n in np.ndenumerate(counts):
-        text = f"{percent(n / totals[row])}\n{n:,}" if totals[row] else "–"
-        ax.text(column, row, text, ha="center", va="center", color=readable_on(shades[row, column]),
-                fontsize=10 if few else 8, linespacing=1.35)  # fmt: skip
-    ax.set_xticks(range(len(classes)), classes)
-    ax.set_yticks(range(len(classes)), [f"{name}\n{n:,}" for name, n in zip(classes, totals, strict=True)])
+    figure, axes = new_figure(COLUMN_IN, 3.0 if n < 5 else 3.5)
+    cells = [
+        [
+            f"{share} %\n{n_images:,}" if sum(row) else "–"
+            for share, n_images in zip(percent_of_row(row), row, strict=True)
+        ]
+        for row in counts.tolist()
+    ]
+    shades = mpl.colormaps["Blues"](0.75 * counts / np.maximum(totals, 1)[:, None])
+    ax = _draw_cells(axes[0, 0], shades, cells, 10 if n < 5 else 6.5)
+    for at in range(n):  # the diagonal
+        ax.texts[at * (n + 1)].set_fontweight("bold")
+    ax.set_xticks(range(n), classes)
+    ax.set_yticks(range(n), [f"{name}\n{total:,}" for name, total in zip(classes, totals, strict=True)])
     ax.set(xlabel="Predicted label", ylabel="True label")
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
+
+    # --- benign and malignant subtypes ---
+    labels = [names.SUBTYPES[name][1] for name in classes if not binary]
+    for label in dict.fromkeys(labels):
+        first, last = labels.index(label), n - 1 - labels[::-1].index(label)
+        ax.text((first + last) / 2, -0.58, label, ha="center", va="bottom")
+        ax.text(n - 0.42, (first + last) / 2, label, ha="left", va="center", rotation=270)
+        if first:
+            ax.axvline(first - 0.5, color=BLACK, linewidth=1.8)
+            ax.axhline(first - 0.5, color=BLACK, linewidth=1.8)
 
     # --- title ---
     magnifications = table["magnification"].unique()
     where = f", {magnifications[0]}X" if len(magnifications) == 1 else ""
     correct = percent(counts.trace() / counts.sum())
-    title = f"Confusion matrix{where}, {count(len(table), 'test image')}: {correct} correctly classified"
+    title = f"Confusion matrix{model and f' of {model}'}{where}, {count(len(table), 'test image')}"
+    title += f": {correct} correctly classified"
     wrong = counts - np.diag(counts.diagonal())
-    if not few and wrong.any():
+    if not binary and wrong.any():
         row, column = np.unravel_index(wrong.argmax(), wrong.shape)
         title += f"; most frequent error: {classes[row]} predicted as {classes[column]} ({count(wrong.max(), 'image')})"
     return add_title(figure, title)
+
+
+def _draw_cells(ax: Axes, shades: np.ndarray, cells: list[list[str]], font_pt: float) -> Axes:
+    """A table of texts on shades (rows, columns, 4), with a grid."""
+    ax.imshow(shades, aspect="auto")
+    for (row, column), text in np.ndenumerate(np.array(cells)):
+        colour = readable_on(shades[row, column])
+        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=font_pt, linespacing=1.3)
+    ax.set_xticks(np.arange(0.5, shades.shape[1] - 1), minor=True)
+    ax.set_yticks(np.arange(0.5, shades.shape[0] - 1), minor=True)
+    ax.grid(which="minor", color=GREY, linewidth=0.5)
+    ax.spines[:].set(visible=True, color=GREY, linewidth=0.5)
+    ax.tick_params(which="both", length=0)
+    return ax
 
 
 def readable_on(shade: np.ndarray) -> str:
@@ -106,22 +148,21 @@ def readable_on(shade: np.ndarray) -> str:
 @mpl.rc_context(STYLE)
 def roc(table: pd.DataFrame, title: str) -> Figure:
     """ROC curves: pooled and by magnification for two classes, each class against the rest for more."""
-    figure, axes = new_figure(COLUMN_IN, 3.5 if predictions.is_binary(table) else 4.0)
-    axes[0, 0].plot([0, 1], [0, 1], color=GREY, linewidth=0.6)
-    for name, y, score, line in _curves(table):
-        false_positive_rate, true_positive_rate, _ = metrics.roc_curve(y, score)
-        axes[0, 0].plot(false_positive_rate, true_positive_rate, label=name, **line)
-    return _label_curves(figure, title, "False positive rate", "True positive rate", "lower right")
+    figure, ax = _new_curves(table, "False positive rate", "True positive rate")
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.6)
+    for name, y, score, look in _curves(table):
+        ax.plot(*metrics.roc_curve(y, score)[:2], label=name, **look)
+    return _add_legend(figure, "lower right", title)
 
 
 @mpl.rc_context(STYLE)
 def precision_recall(table: pd.DataFrame, title: str) -> Figure:
     """Precision over recall, for the same curves as `roc`; steps, as average precision adds them up."""
-    figure, axes = new_figure(COLUMN_IN, 3.5 if predictions.is_binary(table) else 4.0)
-    for name, y, score, line in _curves(table):
+    figure, ax = _new_curves(table, "Recall", "Precision")
+    for name, y, score, look in _curves(table):
         precision, recall, _ = metrics.precision_recall_curve(y, score, drop_intermediate=True)
-        axes[0, 0].plot(recall, precision, drawstyle="steps-post", label=name, **line)
-    return _label_curves(figure, title, "Recall", "Precision", "lower left")
+        ax.plot(recall, precision, drawstyle="steps-post", label=name, **look)
+    return _add_legend(figure, "lower left", title)
 
 
 def _curves(table: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]]:
@@ -140,21 +181,25 @@ def _curves(table: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray, dict
     return [(name, y, score, look) for (name, y, score), look in zip(defined, looks, strict=False)]
 
 
-def _label_curves(figure: Figure, title: str, x: str, y: str, legend_at: Any) -> Figure:
-    ax = figure.axes[0]
-    ax.set(xlabel=x, ylabel=y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    lines, labels = ax.get_legend_handles_labels()
+def _new_curves(table: pd.DataFrame, x: str, y: str) -> tuple[Figure, Axes]:
+    figure, axes = new_figure(COLUMN_IN, 3.3 if predictions.is_binary(table) else 3.8)
+    axes[0, 0].set(xlabel=x, ylabel=y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    return figure, axes[0, 0]
+
+
+def _add_legend(figure: Figure, place: Any, title: str) -> Figure:
+    lines, labels = figure.axes[0].get_legend_handles_labels()
     if len(lines) > 5:  # eight names would cover the curves
         figure.legend(lines, labels, loc="outside lower center", ncols=4)
     elif len(lines) > 1:
-        ax.legend(loc=legend_at)
+        figure.axes[0].legend(loc=place)
     return add_title(figure, title)
 
 
 @mpl.rc_context(STYLE)
 def learning_curves(history: pd.DataFrame) -> Figure:
     """Loss and accuracy by epoch, training solid and validation dashed; a dotted line is where fine-tuning begins."""
-    figure, axes = new_figure(PAGE_IN, 2.7, 1, 2)
+    figure, axes = new_figure(PAGE_IN, 2.5, 1, 2)
     first_epochs = history.groupby("phase", sort=False)["epoch"].min()
     for ax, name in zip(axes[0], ("loss", "accuracy"), strict=True):
         ax.plot(history["epoch"], history[name], color=BLACK, marker="o", markersize=2.5, label="training")
@@ -176,7 +221,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     return add_title(figure, f"Learning curves: {title}")
 
 
-# --- trust: calibration, cases to refer, errors, differences between models ---
+# --- trust: calibration, cases to refer, errors ---
 
 
 @mpl.rc_context(STYLE)
@@ -189,7 +234,7 @@ def reliability(curves: dict[str, pd.DataFrame], title: str) -> Figure:
     n_columns = 3 if len(curves) == 5 else len(curves)
     n_rows = -(-len(curves) // n_columns)
     width_in = PAGE_IN if n_columns > 1 else COLUMN_IN
-    height_in = n_rows * width_in / n_columns * (1.12 if n_columns > 1 else 1)
+    height_in = n_rows * width_in / n_columns * (1.05 if n_columns > 1 else 0.95)
     figure, axes = new_figure(width_in, height_in, n_rows, n_columns)
     for ax in axes.flat[len(curves) :]:
         ax.axis("off")
@@ -211,7 +256,7 @@ def risk_coverage(curve: pd.DataFrame, unit: str) -> Figure:
 
     curve: of `thresholds.risk_coverage_curve`.
     """
-    figure, axes = new_figure(COLUMN_IN, 2.8)
+    figure, axes = new_figure(COLUMN_IN, 2.5)
     ax = axes[0, 0]
     ax.step(100 * curve["referred"], 100 * curve["accuracy"], where="post", color=BLACK)
     ax.set(xlabel=f"Referred {unit}s, least certain first (%)", ylabel=f"Accuracy of the other {unit}s (%)")
@@ -235,71 +280,15 @@ def errors(rows: pd.DataFrame) -> Figure:
     grid = rows.pivot(index="subtype", columns="magnification", values="error")
     grid = grid.loc[[code for code in names.SUBTYPES if code in grid.index]]
     counts = rows.pivot(index="subtype", columns="magnification", values="n_images").loc[grid.index]
-    figure, axes = new_figure(COLUMN_IN, 0.36 * len(grid) + 1.0)
-    ax = axes[0, 0]
-    shades = mpl.colormaps["Oranges"](grid.fillna(0).to_numpy() * 0.85)
-    ax.imshow(shades, aspect="auto")
-    for (row, column), error in np.ndenumerate(grid.to_numpy()):
-        text = "" if np.isnan(error) else f"{percent(error)} of {counts.iat[row, column]:,.0f}"
-        ax.text(column, row, text, ha="center", va="center", color=readable_on(shades[row, column]), fontsize=7)
+    figure, axes = new_figure(COLUMN_IN, 0.36 * len(grid) + 0.7)
+    cells = [
+        ["" if np.isnan(error) else f"{percent(error)} of {n:,.0f}" for error, n in zip(*pair, strict=True)]
+        for pair in zip(grid.to_numpy(), counts.to_numpy(), strict=True)
+    ]
+    ax = _draw_cells(axes[0, 0], mpl.colormaps["Oranges"](grid.fillna(0).to_numpy() * 0.85), cells, 7)
     ax.set_xticks(range(len(grid.columns)), [f"{value}X" for value in grid.columns])
     ax.set_yticks(range(len(grid)), list(grid.index))
     ax.set(xlabel="Magnification", ylabel="True subtype")
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
     worst = rows.loc[rows["error"].idxmax()]
     where = f"{worst['subtype']} at {worst['magnification']}X ({percent(worst['error'])})"
     return add_title(figure, f"Misclassified images: highest share for {where}")
-
-
-@mpl.rc_context(STYLE)
-def influence(table: pd.DataFrame) -> Figure:
-    """The 16 cases that change ROC AUC most; table: of `error_analysis.case_table`."""
-    column = "influence_roc_auc"
-    rows = table.dropna(subset=[column]).sort_values(column, key=np.abs).tail(16)
-    figure, axes = new_figure(COLUMN_IN, 0.18 * len(rows) + 0.9)
-    ax = axes[0, 0]
-    ax.barh(range(len(rows)), rows[column], color=np.where(rows[column] < 0, VERMILION, BLUE), height=0.7)
-    ax.axvline(0, color=BLACK, linewidth=0.6)
-    ax.set_yticks(range(len(rows)), [f"{row.case} ({row.subtypes})" for row in rows.itertuples()], fontsize=6.5)
-    ax.set(xlabel="ROC AUC with the case minus without it", ylabel="Case (subtype)")
-    largest = "undefined"
-    if len(rows):
-        largest = f"largest change {rows[column].iloc[-1]:+.3f} (case {rows['case'].iloc[-1]})"
-    return add_title(figure, f"Influence of single cases on ROC AUC: {largest}")
-
-
-@mpl.rc_context(STYLE)
-def differences(entries: list[dict[str, Any]], pairs: list[str], label: str) -> Figure:
-    """Difference of one metric for each pair of models: dot, 95 % interval, and in grey what would mostly be missed.
-
-    entries: of `comparison.compare_experiments`.
-    """
-    known = [(pair, entry) for pair, entry in zip(pairs, entries, strict=True) if entry["difference"] is not None]
-    figure, axes = new_figure(COLUMN_IN, 0.28 * len(known) + 1.1)
-    ax = axes[0, 0]
-    for at, (_, entry) in enumerate(known):
-        if entry["p_holm"] is not None:
-            # Grey: a difference inside it would mostly be missed with this number of cases (80 % power).
-            reach = entry["detectable"]
-            ax.plot([-reach, reach], [at, at], color="#d9d9d9", linewidth=9, solid_capstyle="butt")
-            ax.plot([entry["low"], entry["high"]], [at, at], color=BLACK, linewidth=1.4)
-        ax.plot(entry["difference"], at, "o", color=BLACK, markersize=4)
-    ax.axvline(0, color=GREY, linewidth=0.8)
-    ax.set_yticks(range(len(known)), [pair for pair, _ in known])
-    ax.set_ylim(max(len(known), 1) - 0.5, -0.5)
-    ax.locator_params(axis="x", nbins=5)
-    ax.set_xlabel(f"{label}, difference")
-
-    n_significant = sum(entry["p_holm"] is not None and entry["p_holm"] < 0.05 for _, entry in known)
-    title = f"{n_significant} of {len(known)} differences significant at 5 % (Holm)"
-    if not known:
-        title = "undefined for these test images"
-    elif len(known) == 1:
-        entry = known[0][1]
-        title = f"difference {entry['difference']:+.3f}"
-        if entry["p_holm"] is None:
-            title += ", not tested"
-        else:
-            title += f" ({entry['low']:+.3f} to {entry['high']:+.3f})" + ("" if n_significant else ", not significant")
-    return add_title(figure, f"{label}: {title}")

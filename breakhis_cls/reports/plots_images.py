@@ -15,7 +15,7 @@ from .. import names
 from ..evaluation.error_analysis import most_confident_errors
 from .plots import PAGE_IN, STYLE, add_title, new_figure
 
-TILE_PX = (350, 230)  # width, height; some 200 dpi at a quarter of the page
+TILE_PX = (525, 345)  # width, height; 300 dpi at a quarter of the page
 N_ERRORS = 12
 
 
@@ -57,7 +57,7 @@ def sheet(
     shown = list(zip(images, captions, strict=True))
     n_rows = -(-len(shown) // n_columns)
     n_lines = max((text.count("\n") + 1 for _, text in shown), default=1)
-    figure, axes = new_figure(PAGE_IN, n_rows * (PAGE_IN / n_columns * 0.66 + 0.14 * n_lines) + 0.3, n_rows, n_columns)
+    figure, axes = new_figure(PAGE_IN, n_rows * (PAGE_IN / n_columns * 0.66 + 0.14 * n_lines), n_rows, n_columns)
     for ax in axes.flat:
         ax.axis("off")
     for ax, (image, text) in zip(axes.flat, shown, strict=False):

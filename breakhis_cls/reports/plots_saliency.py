@@ -7,14 +7,12 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from .plots import BLACK, BLUE, GREEN, GREY, PAGE_IN, PNG_DPI, PURPLE, STYLE, VERMILION, add_title, new_figure
+from .plots import BLACK, BLUE, GREEN, GREY, PAGE_IN, PURPLE, STYLE, VERMILION, add_title, new_figure
 from .text import percent
 
 COLOURS = mpl.colormaps["viridis"]  # its lightness rises steadily, so that a grey print shows the same
@@ -38,38 +36,15 @@ def blend_heat(rgb: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 @mpl.rc_context(STYLE)
-def overlay(image: SaliencyImage, title: str) -> Figure:
-    """The image and its heat map side by side, a pixel of the original to a pixel of the PNG, with a colour bar."""
-    height_px, width_px = image.heat.shape
-    width_in, height_in = width_px / PNG_DPI, height_px / PNG_DPI
-    # Axes are placed by hand: a layout engine would resize the images, and pixels would no longer match.
-    total_in = 2 * width_in + 0.85, height_in + 0.3
-    figure = Figure(figsize=total_in)
-    for left_in, pixels in ((0.0, image.rgb), (width_in + 0.1, blend_heat(image.rgb, image.heat))):
-        ax = figure.add_axes((left_in / total_in[0], 0, width_in / total_in[0], height_in / total_in[1]))
-        ax.imshow(pixels, interpolation="none")
-        ax.axis("off")
-
-    # The colour bar shows the scale as it looks over white.
-    steps = np.linspace(0, 1, 256)
-    shades = blend_heat(np.full((256, 1, 3), 255, np.uint8), steps[:, None])[:, 0] / 255
-    left, width = (2 * width_in + 0.2) / total_in[0], 0.12 / total_in[0]
-    ax = figure.add_axes((left, 0.02, width, 0.94 * height_in / total_in[1]))
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), ListedColormap(shades)), cax=ax, ticks=[0, 0.5, 1])
-    bar.set_label("Heat (share of this image's maximum)", fontsize=7)
-    ax.tick_params(labelsize=7)
-    text = f"{title}: {image.caption}".replace("\n", "; ")
-    figure.suptitle(text, x=0.01, y=0.99, ha="left", fontsize=8.5, fontweight="bold")
-    return figure
-
-
-@mpl.rc_context(STYLE)
 def sheet(rows: dict[str, list[SaliencyImage]], title: str) -> Figure:
-    """Two rows of tiles for each kind: the images, and below each its heat map."""
-    n_columns = max(4, *(len(images) for images in rows.values()))
+    """Two rows of tiles for each kind: the images, and below each its heat map.
+
+    At three columns and 300 dpi a pixel of the PNG is one of the original.
+    """
+    n_columns = max(3, *(len(images) for images in rows.values()))
     tile_in = 0.66 * PAGE_IN / n_columns  # high, by the shape of 700:460
     # 0.45 in: three lines of caption above each pair of rows.
-    figure, axes = new_figure(PAGE_IN, len(rows) * (2 * tile_in + 0.45) + 0.3, 2 * len(rows), n_columns)
+    figure, axes = new_figure(PAGE_IN, len(rows) * (2 * tile_in + 0.45), 2 * len(rows), n_columns)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
@@ -88,7 +63,7 @@ def randomization_curve(table: pd.DataFrame, title: str) -> Figure:
 
     table: columns share, image, rho (means over draws). Dots are images, bars medians.
     """
-    figure, axes = new_figure(PAGE_IN, 2.4)
+    figure, axes = new_figure(PAGE_IN, 2.2)
     ax = axes[0, 0]
     for at, (_, rows) in enumerate(table.groupby("share")):
         rho = rows["rho"].to_numpy()
@@ -131,7 +106,7 @@ def embedding(features: np.ndarray, table: pd.DataFrame, shares: dict[str, float
     """
     # The full SVD repeats exactly; scikit-learn would choose a random one for large tables.
     points = PCA(2, svd_solver="full").fit_transform(StandardScaler().fit_transform(features))
-    figure, axes = new_figure(PAGE_IN, 3.0, 1, len(shares))
+    figure, axes = new_figure(PAGE_IN, 2.8, 1, len(shares))
     for ax, column in zip(axes[0], shares, strict=True):
         for at, (value, rows) in enumerate(table.reset_index(drop=True).groupby(column)):
             mine = points[rows.index]

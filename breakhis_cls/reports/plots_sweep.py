@@ -1,4 +1,4 @@
-"""Figures of many runs: scores beside published results, and the leak penalty."""
+"""The figure of many runs: scores beside published results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
         names.append("\n".join([f"{row.protocol}, {where(row.magnification)}{joint}", *differing]))
     row_in = max(0.3, 0.14 * (1 + max(name.count("\n") + 1 for name in names)))
 
-    height_in = 0.75 + row_in * len(rows) + 0.16 * (len(cited) + 1) + 0.14 * (len(title) // 97 + 1)
+    height_in = 0.75 + row_in * len(rows) + 0.16 * (len(cited) + 1)
     figure, axes = new_figure(PAGE_IN, height_in, 1, len(labels))
     for ax, (metric, label) in zip(axes[0], labels.items(), strict=True):
         for at, row in enumerate(rows["row"]):
@@ -98,21 +98,3 @@ def leak_gallery(folds: pd.DataFrame, draws: pd.DataFrame) -> Figure:
     axes[0, 0].set_yticklabels([*protocols, "random, by folder"])
     title = f"What a test set shares with training: a dot for each fold; grey: {len(draws):,} random splits by folder, "
     return add_title(figure, title + "with their median. Dots at 0 are clean.")
-
-
-@mpl.rc_context(STYLE)
-def leak_penalty(penalties: pd.DataFrame, labels: dict[str, str], title: str) -> Figure:
-    """Dots with intervals: a panel for each metric, a line for each protocol of `sweep_report.leak_penalty`."""
-    figure, axes = new_figure(PAGE_IN, 2.1, 1, len(labels))
-    for ax, (name, label) in zip(axes[0], labels.items(), strict=True):
-        rows = penalties[penalties["metric"] == name]
-        for at, row in enumerate(rows.itertuples()):
-            ax.plot([row.low, row.high], [at, at], color=GREY, linewidth=1.5)
-            marker, colour = ("o", BLUE) if row.protocol == "case" else ("s", VERMILION)
-            ax.plot(row.value, at, marker, color=colour)
-            place = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
-            ax.annotate(f"{row.value:.3f}", (row.value, at), fontsize=7, **place)
-        ax.set(xlabel=label, ylim=(len(rows) - 0.5, -0.6), yticks=range(len(rows)), yticklabels=[])
-        ax.set_xlim(right=1.02)
-    axes[0, 0].set(ylabel="Protocol", yticklabels=penalties["protocol"].unique())
-    return add_title(figure, title)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +57,22 @@ def write_report(experiment: Experiment, metrics: dict[str, Any], folder: Path, 
     # --- tables for a spreadsheet, for another program, and for a paper ---
     for name in ("cases", "errors", "referral"):
         write_csv(folder / f"{name}.csv", analysis[name])
-    curves = {name: curve.to_dict("records") for name, curve in analysis["reliability"].items()}
+    # JSON has no NaN: a bin of too few cases has null for the ends of its band.
+    curves = {
+        name: json.loads(curve.to_json(orient="records", double_precision=15))
+        for name, curve in analysis["reliability"].items()
+    }
     write_json(folder / "calibration.json", {"reliability": curves, "temperature": analysis["calibration"]})
     if analysis["thresholds"]:
         write_json(folder / "thresholds.json", analysis["thresholds"])
-    table, caption = _paper_table(experiment, metrics)
-    markdown = f"{text.markdown_table(table)}\n\n{caption}\n"
-    write_text(folder / "table.md", markdown)
-    write_text(folder / "table.tex", text.latex_table(table, caption, "l" + "r" * (len(table.columns) - 1)))
+    markdown = text.write_tables(folder, "table", *_paper_table(experiment, metrics))
 
     # --- the page and the model card ---
     binary = predictions.is_binary(experiment.table)
+    files = ["metrics.json", "table.md", "table.tex", "model_card.md", "calibration.json", "cases.csv", "errors.csv"]
     content = {
-        "name": experiment.name, "binary": binary, "metrics": metrics, "words": metric_words(binary),
+        "headline": text.headline(experiment, metrics), "name": experiment.name, "binary": binary, "metrics": metrics,
+        "words": metric_words(binary), "zooms": [f"{value}X" for value in metrics["by_magnification"]],
         "finding": text.finding(experiment, metrics), "caveats": text.caveats(experiment),
         "banners": text.experiment_banners(experiment),
         "about": {
@@ -80,14 +85,22 @@ def write_report(experiment: Experiment, metrics: dict[str, Any], folder: Path, 
         },
         "several_folds": experiment.test["fold"].nunique() > 1,
         "analysis": analysis, "cases": analysis["cases"].to_dict("records"),
-        "worst_strata": analysis["errors"].sort_values("error", ascending=False).head(3).to_dict("records"),
         "confident_errors": error_analysis.most_confident_errors(experiment.test).to_dict("records"),
-        "chosen_on": sorted({entry["chosen_on"] for entry in analysis["thresholds"]}),
-        "settings": experiment.settings, "runs": experiment.sources, "table": markdown, "figures": figures,
+        "chosen_on": sorted({entry["chosen_on"] for entry in analysis["thresholds"]}), "settings": experiment.settings,
+        "runs": [(run, relative_link(run.path, folder)) for run in experiment.sources], "table": markdown,
+        "figures": figures, "files": files,
     }  # fmt: skip
     write_text(folder / "model_card.md", text.render("model_card.md", content))
     write_text(folder / "index.html", text.render("report.html", content))
     return folder / "index.html"
+
+
+def relative_link(path: Path, folder: Path) -> str:
+    """A path as a page in `folder` links to it."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # on another drive of Windows
+        return path.resolve().as_uri()
 
 
 def draw_figures(
@@ -110,9 +123,6 @@ def draw_figures(
     figures["risk_coverage"] = plots.risk_coverage(analysis["referral"], "case" if binary else "slide")
     if len(analysis["errors"]):  # a binary table may lack subtypes
         figures["errors"] = plots.errors(analysis["errors"])
-    # Without one of two cases a class is missing and the metric undefined.
-    if pooled["roc_auc"]["value"] is not None and len(analysis["cases"]) > 2:
-        figures["influence"] = plots.influence(analysis["cases"])
 
     # Of several runs the first one's: curves of different folds do not add up.
     history = experiment.sources[0].history
@@ -152,18 +162,20 @@ def _paper_table(experiment: Experiment, metrics: dict[str, Any]) -> tuple[pd.Da
     return pd.DataFrame(rows, columns=np.array(["Metric", *strata])), caption.strip()
 
 
-def save_figures(figures: dict[str, Figure], folder: Path) -> dict[str, dict[str, str]]:
-    """Write figures as PNG and SVG; returns what a page embeds: lines as SVG, photographs as JPEG."""
+def save_figures(figures: dict[str, Figure], folder: Path) -> dict[str, dict[str, Any]]:
+    """Write figures as PNG, and as SVG unless they are photographs; returns what a page embeds and links to."""
     shown = {}
     for name, figure in figures.items():
-        png, svg = plots.save(figure, folder, name)
-        kind, content = "svg+xml", svg.read_bytes()
-        if name.startswith(PHOTOGRAPHS):  # five times smaller as JPEG; the PNG lies beside the page
+        kinds = ("png",) if name.startswith(PHOTOGRAPHS) else ("png", "svg")
+        *_, path = plots.save(figure, folder, name, kinds=kinds)
+        kind, content = "svg+xml", path.read_bytes()
+        if path.suffix == ".png":  # five times smaller as JPEG
             kind, buffer = "jpeg", io.BytesIO()
-            with Image.open(png) as opened:
-                opened.convert("RGB").save(buffer, "JPEG", quality=85, optimize=True)
+            with Image.open(path) as opened:
+                picture = opened.convert("RGB")
+                picture.thumbnail((1_600, picture.height))  # a page loads fast; the PNG has every pixel
+                picture.save(buffer, "JPEG", quality=80, optimize=True)
             content = buffer.getvalue()
         uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-        alt = " ".join(figure.get_suptitle().split()) or name
-        shown[name] = {"uri": uri, "alt": alt, "width": str(round(figure.get_figwidth() * 96))}
+        shown[name] = {"uri": uri, "alt": " ".join(figure.get_suptitle().split()), "name": name, "kinds": kinds}
     return shown

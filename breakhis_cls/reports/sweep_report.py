@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from .. import config, names
 from ..evaluation import bootstrap, metrics, predictions
 from ..evaluation.experiments import Experiment, group_experiments, read_source
-from ..files import sha256_of_values, write_csv, write_text
+from ..files import write_csv, write_text
 from . import plots_sweep, report, text
 from .plots_sweep import OURS, where
 
@@ -20,7 +19,7 @@ IN_CSV = (*METRICS, "f1")  # which is printed where it was published
 PROBES = {"logistic": "linear", "keras": "linear", "knn": "knn"}
 LEAKY_PROTOCOLS = ("image", "slide", "case")  # of the leak penalty, the leakiest first
 READING = (
-    "Ours: mean ± standard deviation (n − 1) over folds, seeds averaged within a fold first, as in the literature; "
+    "Ours: mean ± standard deviation (n - 1) over folds, seeds averaged within a fold first, as in the literature; "
     "below it the value of all folds pooled (where they test an image again, the mean over them), with its 95 % "
     "interval by bootstrap over cases where they are enough."
 )
@@ -28,8 +27,8 @@ PUBLISHED = " Published: mean ± standard deviation over folds, where the source
 
 
 def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[Path, str]:
-    """Write table.csv, table.md, table.tex, the figure `paper`, the leak penalty where the runs show one, and
-    index.html; returns its path and its headline.
+    """Write table.csv, for each task a table in Markdown and LaTeX and a figure, and index.html; returns its path and
+    its headline.
 
     `run_folders` are runs, or tables of predictions; folds and seeds of one experiment make one row for each
     magnification, and one for all where one model serves several. Raises DataError on what cannot be scored.
@@ -41,41 +40,31 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
     # --- a section for each task; sources are numbered once, for all of them ---
     cited = citations(table)
     contradictions = [banner for one in experiments for banner in text.contradictions(one)]
-    sections, markdown, latex = [], [], ["% \\usepackage{booktabs}"]
+    sections, files = [], ["table.csv"]
     for task, lines in table.groupby("task", sort=False):
+        suffix = f"_{'_'.join(str(task).split())}" if sections else ""
         first, second = printed_rows(lines, cited)
-        markdown += [f"## {task}", text.markdown_table(first + ("<br>" + second).where(second != "", ""), n_text=3)]
-
-        # LaTeX has the second lines as rows of their own, in small print.
-        both = pd.concat([first, second]).sort_index(kind="stable")
-        both = both[(both != "").any(axis=1)].reset_index(drop=True)
-        small = both.index[both["Protocol"] == ""].tolist()
+        both = pd.concat([first, second]).sort_index(kind="stable")  # a row, and what is printed below it
         warnings = [sentence for _, sentence in contradictions + banners(lines)]
         sources = [f"[{cited.index(entry) + 1}] {entry}." for entry in citations(lines)]
         caption = " ".join([f"{title}, {task}.", *warnings, *notes(lines), *sources])
-        columns = "llp{4.2cm}" + "r" * (len(both.columns) - 3)
-        latex.append(text.latex_table(both, caption, columns, small, environment="table*"))
+        text.write_tables(out, f"table{suffix}", both[(both != "").any(axis=1)], caption, 3, "llp{4.2cm}")
+        files += [f"table{suffix}.md", f"table{suffix}.tex"]
 
-        name = f"paper_{'_'.join(str(task).split())}" if sections else "paper"
-        sample = [sentence for kind, sentence in banners(lines) if kind == "sample"]
-        heading = " ".join([finding(lines), *(sample or [f"{lines['data'].iloc[0]}."])])
         labels = dict(zip(printed_metrics(lines), first.columns[3:], strict=True))
-        shown = report.save_figures({name: plots_sweep.sweep_figure(lines, labels, heading)}, out)[name]
+        figure = plots_sweep.sweep_figure(lines, labels, f"Scores by protocol and magnification, {task}")
+        shown = report.save_figures({f"paper{suffix}": figure}, out)[f"paper{suffix}"]
         pairs = list(zip(first.to_numpy().tolist(), second.to_numpy().tolist(), strict=True))
         sections.append({"task": task, "figure": shown, "header": list(first.columns), "lines": pairs})
-    warnings = [sentence for _, sentence in contradictions + banners(table)]
-    references = "\n".join(f"{at}. {entry}" for at, entry in enumerate(cited, 1))
-    write_text(out / "table.md", "\n\n".join([f"# {title}", *warnings, *markdown, *notes(table), references]) + "\n")
-    write_text(out / "table.tex", "\n".join(latex))
 
     # --- the page ---
+    headline = f"{finding(table)}: {title}"
     content = {
-        "title": title, "finding": finding(table), "banners": contradictions + banners(table), "notes": notes(table),
-        "sections": sections, "citations": cited, "penalties": write_penalties(experiments, out),
-        "experiments": experiments,
+        "headline": headline, "banners": contradictions + banners(table), "notes": notes(table), "sections": sections,
+        "citations": cited, "penalties": leak_penalties(table), "experiments": experiments, "files": files,
     }  # fmt: skip
     write_text(out / "index.html", text.render("paper.html", content))
-    return out / "index.html", content["finding"]
+    return out / "index.html", headline
 
 
 def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RESAMPLES) -> pd.DataFrame:
@@ -220,17 +209,20 @@ def finding(lines: pd.DataFrame) -> str:
     sentences = []
     for task, inside in lines.groupby("task", sort=False):
         ours, published = inside[inside["by"] == OURS], inside[inside["by"] != OURS]
-        auc = ours[ours["metric"] == "roc_auc"].groupby("protocol", sort=False)["value"]
-        spans = ", ".join(f"{_range(values)} (protocol {protocol})" for protocol, values in auc)
-        sentences.append(f"{str(task)[0].upper()}{str(task)[1:]}: ROC AUC {spans}.")
+        auc = ours[ours["metric"] == "roc_auc"].groupby("protocol", sort=False)
+        spans = [
+            f"{_range(rows['value']) if len(rows) > 1 else text.estimate(rows.iloc[0].to_dict(), 2)} by {protocol}"
+            for protocol, rows in auc
+        ]
+        sentences.append(f"{str(task)[0].upper()}{str(task)[1:]}: ROC AUC {', '.join(spans)}")
         if len(published) and ours["data"].str.startswith("breakhis").all():
             # The metric that is published most often, as means over folds on both sides.
             name = published["metric"].value_counts().index[0]
             theirs = published[published["metric"] == name]
             same = ours[(ours["metric"] == name) & ours["row"].isin(theirs["row"])]
             label = metrics.METRICS[name].label
-            sentences.append(f"{label} {_range(same['mean'])}; published {_range(theirs['mean'])}.")
-    return " ".join(sentences)
+            sentences.append(f"{label} {_range(same['mean'])}, published {_range(theirs['mean'])}")
+    return ". ".join(sentences)
 
 
 def _range(values: pd.Series) -> str:
@@ -238,60 +230,22 @@ def _range(values: pd.Series) -> str:
     return "undefined" if values.isna().all() else low + (f" to {high}" if low < high else "")
 
 
-def leak_penalty(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLES) -> pd.DataFrame:
-    """Predictions of several protocols -> rows of protocol, metric, value, low, high, n_images, n_cases.
-
-    Each protocol's folds are pooled and its seeds averaged; 95 % intervals resample cases. low and high are missing
-    where there are too few cases for an interval.
-    """
-    rows = []
-    for protocol in [name for name in LEAKY_PROTOCOLS if name in set(table["protocol"])]:
-        test = predictions.select_part(table[table["protocol"] == protocol], "test")
-        for name, result in metrics.compute_stratum(test, "pooled", n_resamples, 0, only=METRICS).items():
-            kept = {key: result.get(key) for key in ("value", "low", "high", "n_images", "n_cases")}
-            rows.append({"protocol": protocol, "metric": name} | kept)
-    return pd.DataFrame(rows)
-
-
-def penalty_sentences(penalties: pd.DataFrame, data: str) -> tuple[str, str]:
-    """What a paper would quote, and the figure's title, whichever way the comparison falls."""
-    scores = penalties.set_index(["metric", "protocol"])
-    spans = [
-        f"{text.estimate(row.to_dict(), 2)} with the split by {protocol}"
-        for protocol, row in scores.loc["roc_auc"].iterrows()
-    ]
-    lines = "95 % intervals over cases" if penalties["low"].notna().any() else "too few cases for intervals"
-    sentence = f"One model, one budget, {data}: ROC AUC {', '.join(spans)} ({lines})."
-    title = "the same model under several protocols."
-    if {"image", "case"} <= set(penalties["protocol"]):
-        accuracy = scores["value"]["image_accuracy"]
-        gap = 100 * (accuracy["image"] - accuracy["case"])
-        direction = "higher" if gap >= 0 else "lower"
-        title = f"the split by image scores {abs(gap):.1f} points {direction} in accuracy than the split by case."
-    return sentence, f"Leak penalty: {title} {data}; lines: {lines}."
-
-
-def write_penalties(experiments: list[Experiment], out: Path) -> list[dict[str, Any]]:
-    """Write the leak penalty of every model that was run under two or more of image, slide and case."""
-    groups: dict[str, list[Experiment]] = {}
-    for one in experiments:
-        if one.meta("protocol") in LEAKY_PROTOCOLS:
-            # The same model and budget on the same images, whatever the split.
-            varying = ("split", "run", "name", *config.PLACES)
-            settings = config.settings_without(one.settings, varying) if one.settings else {}
-            magnifications = sorted(map(int, one.test["magnification"].unique()))
-            identity = (one.meta("data"), one.meta("model"), sorted(predictions.class_names(one.table)))
-            groups.setdefault(sha256_of_values(*identity, magnifications, settings), []).append(one)
-    shown = []
-    for group in groups.values():
-        if len({one.meta("protocol") for one in group}) < 2:
+def leak_penalties(table: pd.DataFrame) -> list[str]:
+    """A sentence for each model, data and magnification that ran under two or more of image, slide and case: ROC AUC
+    under each, and by how much the split by image flatters."""
+    ours, sentences = table[table["by"] == OURS], []
+    for (model, data, magnification), rows in ours.groupby(["model", "data", "magnification"], sort=False):
+        scores = rows.drop_duplicates(["metric", "protocol"]).set_index(["metric", "protocol"])
+        tried = [name for name in LEAKY_PROTOCOLS if name in set(rows["protocol"])]
+        if len(tried) < 2:
             continue
-        name = f"leak_penalty-{len(shown)}" if shown else "leak_penalty"
-        penalties = leak_penalty(pd.concat([one.table for one in group], ignore_index=True))
-        sentence, title = penalty_sentences(penalties, f"{group[0].meta('data')}, {group[0].meta('model')}")
-        write_csv(out / f"{name}.csv", penalties)
-        write_text(out / f"{name}.md", sentence + "\n")
-        labels = {metric: metrics.METRICS[metric].label for metric in METRICS}
-        figure = plots_sweep.leak_penalty(penalties, labels, title)
-        shown.append({"sentence": sentence, "figure": report.save_figures({name: figure}, out)[name]})
-    return shown
+        auc = scores.loc["roc_auc"]
+        spans = [f"{text.estimate(auc.loc[name].to_dict(), 2)} with the split by {name}" for name in tried]
+        sentence = f"{model}, {data}, {where(magnification)}: ROC AUC {', '.join(spans)}."
+        if {"image", "case"} <= set(tried):
+            accuracy = scores["value"]["image_accuracy"]
+            gap = 100 * (accuracy["image"] - accuracy["case"])
+            sentence += f" The split by image scores {abs(gap):.1f} points {'higher' if gap >= 0 else 'lower'} in"
+            sentence += " accuracy than the split by case."
+        sentences.append(sentence)
+    return sentences

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from .. import __version__, names
@@ -14,6 +17,7 @@ from ..data import protocols
 from ..evaluation import bootstrap, predictions
 from ..evaluation.experiments import Experiment, split_contradictions
 from ..evaluation.metrics import LEADING, SWAPPED, SWAPPED_AUC, metric_words
+from ..files import write_text
 
 PROTOCOLS = {  # from the strictest to the leaky one; the order of a table's rows
     "case": "split by case number: no case has images in training and in test",
@@ -48,20 +52,30 @@ def percent(share: float | None, digits: int = 0) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f}\u00a0%"
 
 
+def percent_of_row(counts: Sequence[int]) -> list[int]:
+    """Whole percentages that add to 100: the largest remainders are rounded up. All 0 for a row without images."""
+    shares = 100 * np.array(counts) / max(sum(counts), 1)
+    whole = np.floor(shares).astype(int)
+    lacking = round(shares.sum()) - whole.sum()
+    whole[np.argsort(whole - shares, kind="stable")[:lacking]] += 1
+    return whole.tolist()
+
+
 def p_value(p: float) -> str:
     """0.0312 -> `0.031`; below a thousandth only that."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def interval(result: dict[str, Any], low: str = "low", high: str = "high", digits: int = 3) -> str:
-    """`0.877 to 0.961`, or an empty string where there is no interval."""
+    """`0.877 to 0.961`, or `too few cases` where that is why there is no interval, or an empty string."""
     if pd.isna(result.get(low)) or pd.isna(result.get(high)):
-        return ""
+        reason = result.get("no_interval")
+        return reason.partition(":")[0] if isinstance(reason, str) and low == "low" else ""
     return f"{result[low]:.{digits}f} to {result[high]:.{digits}f}"
 
 
 def estimate(result: dict[str, Any], digits: int = 3) -> str:
-    """`0.923 (0.877 to 0.961)`, the value alone where there is no interval, or a dash."""
+    """`0.923 (0.877 to 0.961)`, `0.923 (too few cases)`, the value alone, or a dash."""
     span = interval(result, digits=digits)
     return number(result["value"], digits) + (f" ({span})" if span else "")
 
@@ -86,12 +100,22 @@ def headline_table(metrics: dict[str, Any]) -> pd.DataFrame:
     words, rows = metric_words(binary="by_class" not in metrics), {}
     for name in LEADING:
         result = metrics["pooled"][name]
-        why = result.get("undefined") or result.get("no_interval", "none")
-        rows[words[name][0]] = {"Value": number(result["value"]), "95 % interval": interval(result) or why}
+        why = result.get("undefined") or result.get("no_interval")
+        rows[words[name][0]] = {"Value": number(result["value"]), "95 % interval": why or interval(result)}
     return pd.DataFrame(rows).T
 
 
 # --- sentences about an experiment ---
+
+
+def headline(experiment: Experiment, metrics: dict[str, Any]) -> str:
+    """`ROC AUC 0.85 (0.70 to 0.95) on 23 test cases: demo, fold 0`."""
+    auc, tested = metrics["pooled"]["roc_auc"], sorted(experiment.test["fold"].unique())
+    name = experiment.settings.name if experiment.settings else experiment.name
+    where = f"fold {tested[0]}" if len(tested) == 1 else f"{len(tested)} folds pooled"
+    what = "ROC AUC" if predictions.is_binary(experiment.table) else "Macro ROC AUC"
+    value = "undefined" if auc["value"] is None else estimate(auc, 2)
+    return f"{what} {value} on {count(auc['n_cases'], 'test case')}: {name}, {where}"
 
 
 def finding(experiment: Experiment, metrics: dict[str, Any]) -> str:
@@ -105,7 +129,9 @@ def finding(experiment: Experiment, metrics: dict[str, Any]) -> str:
     if auc["value"] is None:
         return f"{where} {correct}; ROC AUC is undefined: {auc['undefined'].replace(' here', ' in test')}."
     reached = f"ROC AUC {auc['value']:.2f} "
-    reached += f"(95 % interval {interval(auc, digits=2)})" if interval(auc) else f"(no interval: {auc['no_interval']})"
+    reached += (
+        f"(no interval: {auc['no_interval']})" if auc["low"] is None else f"(95 % interval {interval(auc, digits=2)})"
+    )
     swapped = f" {SWAPPED}" if auc["value"] < SWAPPED_AUC else ""
     if predictions.is_binary(experiment.table):
         missed = percent(1 - pooled["sensitivity"]["value"])
@@ -170,7 +196,7 @@ def weights(experiment: Experiment) -> str:
 def coverage() -> str:
     """What the intervals are worth in the worst simulated cell."""
     worst = " and ".join(f"{percent(share)} with {n} cases" for n, share in bootstrap.WORST_COVERAGE.items())
-    return f"In simulations, the worst of these 95 % intervals hold the true value in {worst} (docs/statistics.md)."
+    return f"In simulations, the worst of these 95 % intervals hold the true value in {worst}."
 
 
 def banners(protocol: str, data: str) -> list[tuple[str, str]]:
@@ -225,7 +251,7 @@ def caveats(experiment: Experiment) -> list[str]:
 
 
 def render(template: str, content: dict[str, Any]) -> str:
-    """A filled template of this room; HTML is escaped, an unknown name is an error."""
+    """A filled template of this room; HTML is escaped, an unknown name is an error. A page gets its contents."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), trim_blocks=True, lstrip_blocks=True,
         autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
@@ -235,24 +261,28 @@ def render(template: str, content: dict[str, Any]) -> str:
         environment.filters[form.__name__] = form
     environment.filters["settings_yaml"] = dump_config
     environment.globals |= {"version": __version__, "coverage": coverage}
-    return environment.get_template(template).render(content)
+    page = environment.get_template(template).render(content)
+    sections = re.findall(r'<h2 id="(.+?)">(.+?)</h2>', page)
+    return page.replace("<!--contents-->", " ".join(f'<a href="#{name}">{title}</a>' for name, title in sections))
 
 
-def markdown_table(table: pd.DataFrame, n_text: int = 1) -> str:
-    """Lines of a Markdown table; columns after the first `n_text` are set flush right."""
-    rule = ["---"] * n_text + ["---:"] * (len(table.columns) - n_text)
-    lines = [list(table.columns), rule, *table.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def write_tables(folder: Path, name: str, table: pd.DataFrame, caption: str, n_text: int = 1, columns: str = "") -> str:
+    """Write a table of text as `<name>.md` and `<name>.tex` (booktabs); returns the Markdown.
 
+    The first `n_text` columns are set flush left, in LaTeX as `columns` says, the others flush right.
+    """
+    n_numbers = len(table.columns) - n_text
+    lines = [list(table.columns), ["---"] * n_text + ["---:"] * n_numbers, *table.to_numpy().tolist()]
+    markdown = "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{caption}\n"
+    write_text(folder / f"{name}.md", markdown)
 
-def latex_table(table: pd.DataFrame, caption: str, columns: str, small: list[int] | None = None, **how: Any) -> str:
-    """The table for LaTeX with the booktabs package; rows numbered in `small` are set in small print."""
     styled = table.style.hide(axis="index").format(escape_latex).format_index(escape_latex, axis="columns")
-    if small:
-        # Styler writes the declaration as {\scriptsize cell}.
-        styled = styled.map(lambda cell: "scriptsize:--wrap;" if cell else "", subset=pd.IndexSlice[small, :])
-    caption = escape_latex(caption)
-    return styled.to_latex(hrules=True, caption=caption, column_format=columns, position_float="centering", **how)
+    latex = styled.to_latex(
+        hrules=True, caption=escape_latex(caption), column_format=(columns or "l" * n_text) + "r" * n_numbers,
+        position_float="centering", environment="table*" if len(table.columns) > 5 else None,
+    )  # fmt: skip
+    write_text(folder / f"{name}.tex", f"% \\usepackage{{booktabs}}\n{latex}")
+    return markdown
 
 
 def escape_latex(text: str) -> str:
