@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import warnings
 
 import filelock
 import pytest
@@ -51,6 +52,20 @@ def test_a_disk_without_locks_links_or_sync_still_keeps_a_second_process_out(tmp
                 files.lock(tmp_path / "lock", 0)
             files.write_text(tmp_path / "written", "text")
     assert (tmp_path / "written").read_text() == "text"
+
+
+def test_a_disk_without_locks_is_one_warning(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def missing(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        files.lock(tmp_path / "runs" / "lock", 0).lock.release()
+        files.lock(tmp_path / "cache" / "lock", 0).lock.release()  # of another folder, from another line
+    assert len(shown) == 1 and "this disk has no locks" in str(shown[0].message)
 
 
 def test_a_lock_that_cannot_be_made_is_an_error(tmp_path):

@@ -9,10 +9,12 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import breakhis_cls
+from breakhis_cls import parallel
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC_INDEX = "https://pypi.org/simple"
@@ -79,6 +81,19 @@ def test_every_module_is_imported_where_fcntl_and_resource_are_missing():
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_memory_is_known_where_there_is_no_sysconf(monkeypatch):
+    pytest.importorskip("psutil")  # whose module for Linux wants sysconf once
+    n_bytes = parallel.memory_bytes()
+    monkeypatch.delattr(os, "sysconf", raising=False)  # as on Windows
+    assert parallel.memory_bytes() == pytest.approx(n_bytes, rel=0.01)
+
+
+def test_peak_memory_is_of_this_process():
+    parallel.reset_peak_memory()
+    filled = np.ones(25_000_000)
+    assert filled.nbytes < parallel.peak_memory_bytes() < parallel.memory_bytes()
 
 
 @pytest.mark.slow
