@@ -130,10 +130,8 @@ def start_process(
         streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT if log else None}
         # stdin stays open as long as we live, see worker.end_with_parent. Ctrl-C reaches only us: Windows has process
         # groups for it and ignores sessions, other systems have no such flag.
-        group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-        return subprocess.Popen(
-            command, **streams, env=environment, cwd=cwd, start_new_session=True, creationflags=group
-        )
+        apart = {"start_new_session": True, "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+        return subprocess.Popen(command, **streams, **apart, env=environment, cwd=cwd)
 
 
 class LocalExecutor:
