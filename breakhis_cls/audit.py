@@ -16,8 +16,6 @@ from pathlib import Path
 from . import config, files
 from .errors import ANSWER_IS_NO, DONE, exits_cleanly
 
-N_CASES_SHOWN = 12  # case numbers in a row of the printed table; the page lists all of them
-
 
 class Settings(config.Section):
     """Settings of the command."""
@@ -51,26 +49,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{audit_report.write_gallery(out)}\nfigure: {out / 'gallery.png'}")
         return DONE
     audit = leakage.audit_split(settings.split, settings.data)
-    audit_report.write_audit(audit, out)
+    rows = audit_report.write_audit(audit, out)
 
-    # --- one row per fold; without images there is room for the case numbers in 80 columns ---
-    kinds = [kind for kind in leakage.KINDS if audit.with_images or kind in ("slide", "case")]
-    titles = ["fold", "train and validation", "test", *(audit_report.KIND_WORDS[kind] for kind in kinds)]
     table = Table(title=escape(f"Test images that share these with training, protocol {name}"))
-    for title in titles:
-        table.add_column(title, justify="right", min_width=4)
-    if not audit.with_images:
-        table.add_column("shared case numbers")
-    for entry in audit.folds:
-        cells = [f"{entry[key]:,}" for key in ("fold", "n_train", "n_test")]
-        for kind in kinds:
-            leaks = entry["leaks"][kind]
-            cells.append(f"{leaks['test_images']:,} ({100 * leaks['test_share']:.1f} %)" if leaks["keys"] else "0")
-        if not audit.with_images:
-            cases = entry["leaks"]["case"]["keys"]
-            more = " ..." if len(cases) > N_CASES_SHOWN else ""
-            cells.append(f"{len(cases)}: {' '.join(cases[:N_CASES_SHOWN])}{more}" if cases else "none")
-        table.add_row(*cells)
+    for column in rows:
+        table.add_column(column, justify="right", min_width=4)
+    for row in rows.itertuples(index=False):
+        table.add_row(*row)
     console = Console()
     console.print(table)
     for sentence in (audit_report.headline(audit), *audit.messages, f"report: {out / 'index.html'}"):

@@ -36,7 +36,7 @@ def test_spanhol_from_names_alone(tmp_path, capsys):
     assert rows.columns.tolist() == ["fold", "file", "kind", "key", "seen_file", "n_seen"]
     assert (rows["fold"] == 0).sum() == first["leaks"]["case"]["test_images"] == 1_145
     printed = capsys.readouterr().out
-    assert "39.4 %" in printed and "13412" in printed and "27.0 % to 39.4 %" in printed
+    assert "39.4\u00a0%: 1,145 (8)" in printed and "27.0 % to 39.4 %" in printed
 
 
 def test_leaderboards_and_case(tmp_path):

@@ -23,15 +23,15 @@ LEAKS = {   # in the order of the headline; who shares a slide shares its case
 }  # fmt: skip
 
 
-def write_audit(audit: leakage.Audit, out: Path) -> None:
-    """Write audit.json, leaks.csv, table.md, table.tex and index.html, one file that needs nothing else."""
+def write_audit(audit: leakage.Audit, out: Path) -> pd.DataFrame:
+    """Write audit.json, leaks.csv, table.md, table.tex and index.html; returns the table of folds as text."""
     content = audit.to_json()
     write_json(out / "audit.json", content)
     write_csv(out / "leaks.csv", audit.leaks)
 
     # --- a row for each fold: share of its test images that leak, below it how many, and what they share ---
     kinds = [kind for kind in KIND_WORDS if audit.with_images or kind in ("slide", "case")]
-    columns = ["Fold", "Test images", *(KIND_WORDS[kind] for kind in kinds), "Benign, by case", "Seen images"]
+    columns = ["Fold", "Test images", *(KIND_WORDS[kind] for kind in kinds), "Benign, by case", "Seen"]
     rows = []
     for entry in audit.folds:
         leaks = [entry["leaks"][kind] for kind in kinds]
@@ -45,7 +45,8 @@ def write_audit(audit: leakage.Audit, out: Path) -> None:
         rows.append([str(entry["fold"]), f"{entry['n_test']:,}", *cells, benign, f"{entry['n_train']:,}"])
     name = Path(audit.protocol).stem
     title = f"{headline(audit).removesuffix('.')}: protocol {name}"
-    text.write_tables(out, "table", pd.DataFrame(rows, columns=pd.Index(columns)), f"{title}. {READING}")
+    table = pd.DataFrame(rows, columns=pd.Index(columns))
+    text.write_tables(out, "table", table, f"{title}. {READING}")
 
     content |= {
         "headline": title, "reading": READING, "columns": columns, "rows": rows, "banners": [],
@@ -53,6 +54,7 @@ def write_audit(audit: leakage.Audit, out: Path) -> None:
         "near_bits": leakage.NEAR_BITS, "n_bits": leakage.N_BITS,
     }  # fmt: skip
     write_text(out / "index.html", text.render("audit.html", content))
+    return table
 
 
 def write_gallery(out: Path) -> str:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from sklearn import metrics
 
 from .. import names
-from ..evaluation import predictions
+from ..evaluation import error_analysis, predictions
 from ..files import atomic_path
 from .text import count, percent, percent_of_row
 
@@ -79,10 +79,9 @@ def confusion_matrix(table: pd.DataFrame, model: str = "") -> Figure:
 
     The percentages of a row add to 100. Benign subtypes come first, and a line divides them from the malignant ones.
     """
-    binary, known = predictions.is_binary(table), predictions.class_names(table)
-    classes = [name for name in (*names.LABELS, *names.SUBTYPES) if name in known]
-    truth, predicted = predictions.true_labels(table), predictions.predicted_labels(table)
-    counts = metrics.confusion_matrix(truth, predicted, labels=[known.index(name) for name in classes])
+    binary, confusions = predictions.is_binary(table), error_analysis.count_confusions(table)
+    classes = [name for name in (*names.LABELS, *names.SUBTYPES) if name in confusions]
+    counts = confusions.loc[classes, classes].to_numpy()
     totals, n = counts.sum(axis=1), len(classes)
 
     # --- cells ---

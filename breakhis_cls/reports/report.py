@@ -135,10 +135,9 @@ def draw_figures(
 
 
 def _area(name: str, result: dict[str, Any]) -> str:
-    if result["value"] is None:
-        return f"{name} is undefined ({result['undefined']})"
-    span = text.interval(result, digits=2)
-    return f"{name} {result['value']:.2f}" + (f" (95 % interval {span})" if span else "")
+    return f"{name} " + (
+        f"is undefined ({result['undefined']})" if result["value"] is None else text.estimate(result, 2)
+    )
 
 
 def _paper_table(experiment: Experiment, metrics: dict[str, Any]) -> tuple[pd.DataFrame, str]:
@@ -146,13 +145,10 @@ def _paper_table(experiment: Experiment, metrics: dict[str, Any]) -> tuple[pd.Da
     strata = {"all": metrics["pooled"]}
     if len(metrics["by_magnification"]) > 1:
         strata |= {f"{key}X": results for key, results in metrics["by_magnification"].items()}
-    rows = []
-    for name, (label, _) in metric_words(predictions.is_binary(experiment.table)).items():
-        spans = [text.interval(results[name], digits=2).replace(" to ", "–") for results in strata.values()]
-        values = [text.number(results[name]["value"]) for results in strata.values()]
-        cells = [f"{value} ({span})" if span else value for value, span in zip(values, spans, strict=True)]
-        rows.append([label, *cells])
-
+    rows = [
+        [label, *(text.estimate(results[name], digits=2).replace(" to ", "–") for results in strata.values())]
+        for name, (label, _) in metric_words(predictions.is_binary(experiment.table)).items()
+    ]
     sizes = text.sizes(metrics["pooled"]["image_accuracy"])
     model, data, protocol = (experiment.meta(column) for column in ("model", "data", "protocol"))
     caption = f"{model} on {data}, protocol {protocol}, {text.folds(experiment)}; {sizes}. "
