@@ -16,10 +16,13 @@ help:   ## show this list
 demo: $(VENV)/.demo   ## train on synthetic tissue and name the report: no download, 2 to 4 minutes on 2 cores
 	$(BIN)/python -m breakhis_cls.train --config configs/demo.yaml
 
-pictures: demo   ## remake what docs/ shows of synthetic tissue, from the demo: report.png (needs Chromium), saliency.png
+pictures: demo   ## remake what docs/ shows of synthetic tissue: report.png (needs Chromium), saliency.png
 	$(BIN)/python scripts/saliency_truth.py "$$(ls -td runs/demo-0-0-* | head -1)" --out docs
+	$(BIN)/python -m breakhis_cls.sweep --config protocol_case --name five-folds --data.root synthetic \
+		--data.magnifications 40 100 200 400 --image.height_px 64 --image.width_px 96 --model.weights random
+	$(BIN)/python -m breakhis_cls.evaluate runs/five-folds-* --out reports/five-folds
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1050 \
-		--screenshot=docs/report.png "file://$$(ls -td $(CURDIR)/reports/demo-0-0-* | head -1)/index.html"
+		--screenshot=docs/report.png "file://$(CURDIR)/reports/five-folds/index.html"
 
 notebooks: $(VENV)/.dev   ## run notebooks/*.py into notebooks/*.ipynb, on synthetic tissue: 5 to 8 minutes on 2 cores
 	$(BIN)/python scripts/notebooks.py

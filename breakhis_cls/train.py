@@ -7,6 +7,7 @@ examples:
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import subprocess
@@ -21,6 +22,8 @@ from .errors import DONE, exits_cleanly
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from .evaluation.experiments import Experiment
 
 
 @exits_cleanly
@@ -41,32 +44,28 @@ class TrainedRun:
     folder: Path
     settings: config.Config
 
+    @functools.cached_property
+    def experiment(self) -> Experiment:
+        """What the evaluation reads: `table` is predictions.csv, `test` its test rows, `sources[0].history` the epochs."""
+        from .evaluation import experiments
+
+        return experiments.group_experiments([experiments.read_source(self.folder)])[0]
+
     @property
     def predictions(self) -> pd.DataFrame:
-        """A row for each image of validation and test, with a probability for each class: predictions.csv."""
-        from .evaluation import predictions
-
-        return predictions.read_predictions(self.folder / "predictions.csv")
+        """predictions.csv: a row for each image of validation and test, with a probability for each class."""
+        return self.experiment.table
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The content of metrics.json: `metrics["pooled"]["roc_auc"]["value"]`."""
+        """metrics.json: `metrics["pooled"]["roc_auc"]["value"]`."""
         return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """A row for each epoch: history.csv. Empty where nothing was trained by epochs."""
-        import pandas as pd
-
-        path = self.folder / "history.csv"
-        return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
     def confusion_matrix(self) -> Figure:
         """Figure of the test images: true label by predicted label."""
-        from .evaluation.predictions import select_part
         from .reports import plots
 
-        return plots.confusion_matrix(select_part(self.predictions, "test"))
+        return plots.confusion_matrix(self.experiment.test)
 
     def report(self) -> Path:
         """Path of the report's index.html, which is written where it is missing."""
@@ -79,16 +78,13 @@ class TrainedRun:
 
     def _repr_html_(self) -> str:
         from .evaluation.error_analysis import count_confusions
-        from .evaluation.predictions import select_part
         from .reports import text
 
-        test, metrics = select_part(self.predictions, "test"), self.metrics
-        tested = f"{test['data'][0]}, protocol {test['protocol'][0]}, fold {self.settings.split.fold}"
-        tables = text.headline_table(metrics), count_confusions(test)
+        title = text.finding(self.experiment, self.metrics)
+        tables = text.headline_table(self.metrics), count_confusions(self.experiment.test)
         cells = "".join(f"<td style='vertical-align: top'>{table.to_html(border=0)}</td>" for table in tables)
         places = f"run: <code>{html.escape(str(self.folder))}</code><br>report: <code>{html.escape(str(self.report()))}"
-        sizes = html.escape(f"{text.sizes(metrics['pooled']['image_accuracy'])} tested ({tested})")
-        return f"<p>{sizes}</p><table><tr>{cells}</tr></table><p>{places}</code></p>"
+        return f"<p>{html.escape(title)}</p><table><tr>{cells}</tr></table><p>{places}</code></p>"
 
 
 def train_run(settings: config.Config, report: bool = True) -> TrainedRun:

@@ -13,21 +13,9 @@
 # Kaggle yet.
 
 # %%
-DATA = "synthetic"  # drawn tissue, or a folder with the images, such as "data/breakhis"
+from breakhis_cls.notebook import setup
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-PACKAGE = ".."  # on Colab or Kaggle: an uploaded folder, or git+https://<the repository>
-if importlib.util.find_spec("breakhis_cls") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
-on_kaggle = Path("/kaggle/input").is_dir()
-DATA = os.environ.get("BREAKHIS_DATA", "/kaggle/input" if on_kaggle else DATA)
-os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ are there
-# %matplotlib inline
+DATA = setup("synthetic")  # drawn tissue, or a folder with the images, such as "data/breakhis"
 
 # %% [markdown]
 # ## Index the images
@@ -166,6 +154,8 @@ several.map(", ".join).str.replace("SOB_", "").to_frame("slides")
 # has this trap too. A hash of the file does not find it, a hash of the decoded pixels does:
 
 # %%
+from pathlib import Path
+
 from breakhis_cls.data import leakage
 
 duplicates = leakage.find_equal_pixels(images)

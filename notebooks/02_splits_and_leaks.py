@@ -10,21 +10,9 @@
 # leaky split raises the scores. No one ran this notebook on Colab or Kaggle yet.
 
 # %%
-DATA = "synthetic"  # drawn tissue, or a folder with the images, such as "data/breakhis"
+from breakhis_cls.notebook import setup
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-PACKAGE = ".."  # on Colab or Kaggle: an uploaded folder, or git+https://<the repository>
-if importlib.util.find_spec("breakhis_cls") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
-on_kaggle = Path("/kaggle/input").is_dir()
-DATA = os.environ.get("BREAKHIS_DATA", "/kaggle/input" if on_kaggle else DATA)
-os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ are there
-# %matplotlib inline
+DATA = setup("synthetic")  # drawn tissue, or a folder with the images, such as "data/breakhis"
 
 # %% [markdown]
 # ## Compare the protocols
@@ -36,17 +24,16 @@ os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs
 # %%
 import pandas as pd
 
-from breakhis_cls import config
-from breakhis_cls.data import leakage
+import breakhis_cls as bk
 from breakhis_cls.reports import audit_report
 
 protocols = ("case", "slide", "spanhol", "kaiko_eva", "image")
-audits = {name: leakage.audit_split(name) for name in protocols}
+audits = {name: bk.audit_split(name) for name in protocols}
 shares = {
     name: pd.Series([fold["leaks"]["case"]["test_share"] for fold in audited.folds])
     for name, audited in audits.items()
 }
-(100 * pd.DataFrame(shares).T).round(1).add_prefix("fold ").astype(object).fillna("")
+(100 * pd.DataFrame(shares).T).round(1).add_prefix("fold ").astype(str).replace("nan", "")
 
 # %% [markdown]
 # Each number is the share of a fold's test images, in per cent, whose **case number** is also
@@ -112,7 +99,7 @@ tested.agg(
 # once, and all 15 models share them.
 
 # %%
-from breakhis_cls.data.dataset import load_dataset
+from breakhis_cls import config
 from breakhis_cls.modeling import devices
 from breakhis_cls.pipeline.pixel_store import PixelStore
 
@@ -121,7 +108,7 @@ settings = config.Config(
     image=config.Image(height_px=64, width_px=96),
     model=config.Model(weights="random"),
 )
-dataset = load_dataset(settings)
+dataset = bk.load_dataset(settings)
 devices.prepare(deterministic=True)  # before anything imports TensorFlow
 store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
 print(dataset.name, f"{len(dataset.images)} images", sep=": ")

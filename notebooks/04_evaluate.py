@@ -9,46 +9,26 @@
 # about real tissue. No one ran this notebook on Colab or Kaggle yet.
 
 # %%
-DATA = "synthetic"  # drawn tissue, or a folder with the images, such as "data/breakhis"
+from breakhis_cls.notebook import setup
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-PACKAGE = ".."  # on Colab or Kaggle: an uploaded folder, or git+https://<the repository>
-if importlib.util.find_spec("breakhis_cls") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
-on_kaggle = Path("/kaggle/input").is_dir()
-DATA = os.environ.get("BREAKHIS_DATA", "/kaggle/input" if on_kaggle else DATA)
-os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ are there
-# %matplotlib inline
-
-# %%
-from breakhis_cls import config
-
-settings = config.Config(
-    name="notebook",
-    data=config.Data(root=DATA, magnifications=(40, 200)),
-    image=config.Image(height_px=64, width_px=96),
-    model=config.Model(weights="random", features=("conv4",)),
-    head=config.Head(epochs=0),  # with random weights there is nothing to transfer
-    tune=config.Tune(part="all", epochs=5, peak_lr=1e-3, label_smoothing=0.1),
-    augment=config.Augment(stain=0.5),
-)
+DATA = setup("synthetic")  # drawn tissue, or a folder with the images, such as "data/breakhis"
 
 # %% [markdown]
-# The same command as in notebook 3. If the run is finished, it is not trained again.
+# ## The run
+#
+# If it is finished, it is not trained again. It shows its main numbers:
 
 # %%
-file = Path("runs/notebook.yaml")
-file.parent.mkdir(exist_ok=True)
-file.write_text(config.dump_config(settings))
-command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(file)]
-output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-run = Path(next(line.split()[1] for line in output.splitlines() if line.startswith("run:")))
-print(run, *sorted(path.name for path in run.glob("[!.]*.*")), sep="\n  ")
+import breakhis_cls as bk
+
+run = bk.train_run(bk.load_config("notebook", **{"data.root": DATA}))
+run
+
+# %% [markdown]
+# What it left in its folder:
+
+# %%
+print(*sorted(path.name for path in run.folder.glob("[!.]*.*")), sep="\n")
 
 # %% [markdown]
 # ## One row is one image
@@ -57,9 +37,7 @@ print(run, *sorted(path.name for path in run.glob("[!.]*.*")), sep="\n  ")
 # are chosen on rows of part `validation`. Only rows of part `test` are scored.
 
 # %%
-from breakhis_cls.evaluation import experiments
-
-experiment = experiments.group_experiments([experiments.read_source(run)])[0]
+experiment = run.experiment
 test = experiment.test
 test[["slide", "case", "magnification", "label", "p_malignant"]].sample(4, random_state=0)
 
@@ -71,15 +49,15 @@ test[["slide", "case", "magnification", "label", "p_malignant"]].sample(4, rando
 # more serious one.
 
 # %%
-from breakhis_cls.reports import plots
-
-plots.confusion_matrix(test)
+run.confusion_matrix()
 
 # %% [markdown]
 # The same at each magnification:
 
 # %%
 from IPython.display import display
+
+from breakhis_cls.reports import plots
 
 for magnification, rows in test.groupby("magnification"):
     print(f"{magnification}X")
@@ -101,7 +79,7 @@ numbers = metrics.compute_metrics(experiment.table)["pooled"]
 names = ["roc_auc", "image_accuracy", "sensitivity", "specificity", "brier"]
 columns = ["value", "low", "high", "image_low", "image_high"]
 table = pd.DataFrame({name: numbers[name] for name in names}).T.reindex(columns=columns)
-table.astype(float).round(2).astype(object).fillna("")
+table.astype(float).round(2).astype(str).replace("nan", "")
 
 # %% [markdown]
 # `low` and `high` are the interval over cases. Where they are empty, there are too few cases
@@ -177,7 +155,7 @@ analysis["cases"][shown].round(2).head(8)
 from breakhis_cls.data import index
 from breakhis_cls.reports import plots_images
 
-root = index.find_root(settings.data)
+root = index.find_root(run.settings.data)
 plots_images.confident_errors(test, root)
 
 # %% [markdown]
@@ -194,7 +172,7 @@ plots.risk_coverage(analysis["referral"], "case")
 # connection:
 
 # %%
-report = settings.run.reports / run.name / "index.html"
+report = run.report()
 print(f"{report}: {report.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]

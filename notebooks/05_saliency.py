@@ -11,43 +11,15 @@
 # on Colab or Kaggle yet.
 
 # %%
-DATA = "synthetic"  # drawn tissue, or a folder with the images, such as "data/breakhis"
+from breakhis_cls.notebook import setup
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-PACKAGE = ".."  # on Colab or Kaggle: an uploaded folder, or git+https://<the repository>
-if importlib.util.find_spec("breakhis_cls") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
-on_kaggle = Path("/kaggle/input").is_dir()
-DATA = os.environ.get("BREAKHIS_DATA", "/kaggle/input" if on_kaggle else DATA)
-os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ are there
-# %matplotlib inline
+DATA = setup("synthetic")  # drawn tissue, or a folder with the images, such as "data/breakhis"
 
 # %%
-from breakhis_cls import config
+import breakhis_cls as bk
 
-settings = config.Config(
-    name="notebook",
-    data=config.Data(root=DATA, magnifications=(40, 200)),
-    image=config.Image(height_px=64, width_px=96),
-    model=config.Model(weights="random", features=("conv4",)),
-    head=config.Head(epochs=0),  # with random weights there is nothing to transfer
-    tune=config.Tune(part="all", epochs=5, peak_lr=1e-3, label_smoothing=0.1),
-    augment=config.Augment(stain=0.5),
-)
-
-# %%
-file = Path("runs/notebook.yaml")
-file.parent.mkdir(exist_ok=True)
-file.write_text(config.dump_config(settings))
-command = [sys.executable, "-m", "breakhis_cls.train", "--config", str(file)]
-output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-run = Path(next(line.split()[1] for line in output.splitlines() if line.startswith("run:")))
-print(run)
+run = bk.train_run(bk.load_config("notebook", **{"data.root": DATA}), report=False)
+print(run.folder)
 
 # %% [markdown]
 # The test images, and the predicted labels and probabilities of the model:
@@ -55,26 +27,25 @@ print(run)
 # %%
 import pandas as pd
 
-from breakhis_cls.data.dataset import load_dataset
 from breakhis_cls.modeling import devices
 from breakhis_cls.pipeline.pixel_store import PixelStore
 
 devices.prepare(deterministic=True)  # before anything imports TensorFlow
-from breakhis_cls.evaluation import error_analysis, experiments
+from breakhis_cls.evaluation import error_analysis
 from breakhis_cls.modeling import network
 from breakhis_cls.reports import plots_images, saliency_report
 
-experiment = experiments.group_experiments([experiments.read_source(run)])[0]
-test = error_analysis.add_predictions(experiment.test)
+test = error_analysis.add_predictions(run.experiment.test)
 groups = test.groupby(["true_label", "predicted_label"])
 groups.agg(images=("file", "size"), mean_p=("p", "mean")).round(2)
 
 # %%
-dataset = load_dataset(settings)
+settings = run.settings
+dataset = bk.load_dataset(settings)
 store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
 rows = pd.Index(dataset.images["file"]).get_indexer(test["file"])
 pixels, predicted = store.array[store.rows[rows]], test["class_index"].to_numpy()
-model = network.load_model(run / "model.keras")
+model = network.load_run_model(run.folder)
 pixels.shape
 
 # %% [markdown]
@@ -145,6 +116,8 @@ plots_saliency.randomization_curve(
 # often a pixel of such a nucleus is hotter than another pixel. 0.5 is chance level.
 
 # %%
+from pathlib import Path
+
 from breakhis_cls.synthetic import tree
 
 malignant = test[(test["label"] == "malignant") & dataset.is_synthetic]

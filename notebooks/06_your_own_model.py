@@ -9,21 +9,9 @@
 # on Colab or Kaggle yet.
 
 # %%
-DATA = "synthetic"  # drawn tissue, or a folder with the images, such as "data/breakhis"
+from breakhis_cls.notebook import setup
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-PACKAGE = ".."  # on Colab or Kaggle: an uploaded folder, or git+https://<the repository>
-if importlib.util.find_spec("breakhis_cls") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PACKAGE], check=True)
-on_kaggle = Path("/kaggle/input").is_dir()
-DATA = os.environ.get("BREAKHIS_DATA", "/kaggle/input" if on_kaggle else DATA)
-os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs/ are there
-# %matplotlib inline
+DATA = setup("synthetic")  # drawn tissue, or a folder with the images, such as "data/breakhis"
 
 # %% [markdown]
 # ## Score another framework's predictions
@@ -35,14 +23,14 @@ os.chdir(".." if Path("../pyproject.toml").is_file() else ".")  # data/ and runs
 # %%
 import numpy as np
 
+import breakhis_cls as bk
 from breakhis_cls import config
-from breakhis_cls.data.dataset import load_dataset
 from breakhis_cls.pipeline.pixel_store import PixelStore
 
 settings = config.Config(
     data=config.Data(root=DATA), image=config.Image(height_px=64, width_px=96)
 )
-dataset = load_dataset(settings)
+dataset = bk.load_dataset(settings)
 store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
 shades = store.array[store.rows] // 32  # eight intensities of each colour
 histograms = np.stack([(shades == shade).mean(axis=(1, 2)) for shade in range(8)], axis=1)
@@ -80,12 +68,12 @@ predicted[["file", "fold", "part", "label", "p_benign", "p_malignant"]].head(3)
 # evaluate runs/colours.csv`.
 
 # %%
-from breakhis_cls import evaluate
+from pathlib import Path
 
 table = Path("runs/colours.csv")
 table.parent.mkdir(exist_ok=True)
 predicted.to_csv(table, index=False)
-report = evaluate.evaluate_runs([table], out=Path("reports/colours"), images_root=dataset.root)
+report = bk.evaluate_runs([table], out="reports/colours", images_root=dataset.root)
 print(*sorted(path.name for path in report.iterdir() if path.suffix not in (".png", ".svg")))
 
 # %%
@@ -138,10 +126,9 @@ print("\n".join(by_image.read_text().splitlines()[:3]))
 # With images it also looks for equal pixels and near duplicates.
 
 # %%
-from breakhis_cls.data import leakage
 from breakhis_cls.reports import audit_report
 
-audited = leakage.audit_split(by_image, config.Data(root=DATA))
+audited = bk.audit_split(by_image, config.Data(root=DATA))
 print(audit_report.headline(audited))
 audited.leaks.groupby("kind").agg(test_images=("file", "nunique"), shared=("key", "nunique"))
 
@@ -154,7 +141,7 @@ test_cases = rng.choice(cases, size=len(cases) // 5, replace=False)
 part = np.where(dataset.images["case"].isin(test_cases), "test", "train")
 by_case = Path("runs/by_case.csv")
 dataset.images[["file"]].assign(part=part).to_csv(by_case, index=False)
-audited = leakage.audit_split(by_case, config.Data(root=DATA))
+audited = bk.audit_split(by_case, config.Data(root=DATA))
 print(audit_report.headline(audited))
 
 # %% [markdown]

@@ -66,9 +66,9 @@ def unrun(script: Path) -> Any:
 
 
 def is_for_readers(output: Any) -> bool:
-    """False for progress bars (a widget, and an empty text after it) and TensorFlow's start-up messages."""
+    """False for progress bars: a widget, and an empty text after it. Nothing else is hidden, no warning either."""
     if output.output_type == "stream":
-        return output.name != "stderr"
+        return True
     data = output.get("data", {})
     return "application/vnd.jupyter.widget-view+json" not in data and bool(data.get("text/plain", "").strip())
 

@@ -150,6 +150,11 @@ def test_blocks_hold_no_unknown_commands():
     assert not unknown
 
 
+def test_no_line_of_a_block_of_the_readme_is_cut_off():
+    blocks = [block for _, block in FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8"))]
+    assert not [line for block in blocks for line in block.splitlines() if len(line) > 88]  # what GitHub shows
+
+
 def test_every_reason_is_in_use():
     lines = [" ".join(_words(line)) for _, line in COMMANDS]
     assert not [start for start in NOT_RUN if not any(line.startswith(start) for line in lines)]

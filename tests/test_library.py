@@ -89,7 +89,7 @@ def test_a_run_shows_its_numbers_its_matrix_and_its_places(shown):
     pooled, test = run.metrics["pooled"], run.predictions[run.predictions["part"] == "test"]
     written = pd.read_csv(run.folder / "predictions.csv")
     assert run.predictions["p_malignant"].tolist() == written["p_malignant"].tolist()
-    assert isinstance(run.confusion_matrix(), Figure) and run.history.empty
+    assert isinstance(run.confusion_matrix(), Figure) and run.experiment.settings == run.settings
 
     page = run._repr_html_()
     rows = {row[0]: row[1:] for row in (re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in page.split("<tr")) if row}

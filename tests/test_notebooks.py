@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -77,13 +78,38 @@ def test_its_cells_are_short_and_define_nothing(script):
 def test_it_begins_as_the_others_do(script):
     first = _cells(script)[0].source
     assert first == _cells(SCRIPTS[0])[0].source
-    assert first.startswith('DATA = "synthetic"')
+    assert first.startswith("from breakhis_cls.notebook import setup\n\nDATA = setup(")
+    assert len(first.splitlines()) == 3
     assert "No one ran this notebook on Colab or Kaggle yet" in " ".join(_cells(script, "markdown")[0].source.split())
 
 
-def test_notebooks_that_share_a_run_share_its_settings():
-    said = {cell.source for script in SCRIPTS for cell in _cells(script) if 'name="notebook"' in cell.source}
-    assert len(said) == 1
+@each
+def test_it_hides_nothing(script):
+    text = script.read_text()
+    hiding = ("subprocess", "DEVNULL", "capture", "filterwarnings", "simplefilter", "redirect", "2>")
+    assert not [word for word in hiding if word in text]
+
+
+def test_the_tool_keeps_warnings_and_drops_progress_bars(tmp_path):
+    script = tmp_path / "07_warns.py"
+    script.write_text(
+        "# %%\nimport warnings\nfrom rich.progress import track\nwarnings.warn('mind this')\n"
+        "print(sum(track(range(3))))\n"
+    )
+    outputs = notebooks.executed(script, tmp_path).cells[0].outputs
+    assert [output.name for output in outputs] == ["stderr", "stdout"] and "mind this" in outputs[0].text
+
+
+def _difference(notebook):
+    """What notebook 03 says is the largest difference between its own predictions and those of `train_run`."""
+    texts = [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])]
+    return float(re.search(r"largest difference between two probabilities: (\S+)", "".join(texts))[1])
+
+
+def test_keras_on_the_page_gives_the_predictions_of_the_package():
+    assert _difference(_committed(SCRIPTS[2])) == 0
+    code = "\n".join(cell.source for cell in _cells(SCRIPTS[2]))
+    assert code.count(".compile(") == code.count(".fit(") == 2 and "run = bk.train_run(settings)" in code
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +130,8 @@ def test_it_runs_on_a_smaller_set(script, smaller, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     notebook = notebooks.executed(script, smaller)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+    if script == SCRIPTS[2]:
+        assert _difference(notebook) == 0
 
 
 def test_a_changed_script_makes_its_notebook_stale(tmp_path):

@@ -61,8 +61,7 @@ def fit_phase(
     try:
         # Fine-tuning with a rate that is too high would else end worse than the head it began with.
         if is_fitted and not checkpoint.n_done:
-            checkpoint.best = model.evaluate(validation_data, verbose=0, return_dict=True)["loss"]
-            checkpoint.best_weights = model.get_weights()
+            checkpoint.start_from(model, validation_data)
         if not checkpoint.ended:
             model.fit(
                 batches.training_batches(rows, phase.batch_size, seed, checkpoint.n_done, phase.epochs, accumulate),
@@ -106,6 +105,11 @@ class EpochCheckpoint(keras.callbacks.Callback):
     def ended(self) -> bool:
         """All epochs are done, or early stopping ended the phase."""
         return self.n_done >= self.phase.epochs or self.n_done - 1 - self.best_epoch >= self.phase.patience
+
+    def start_from(self, model: keras.Model, validation_data: tf.data.Dataset) -> None:
+        """Let the weights that a compiled model has now compete with those of the epochs."""
+        self.best = model.evaluate(validation_data, verbose=0, return_dict=True)["loss"]
+        self.best_weights = model.get_weights()
 
     def resume(self, model: keras.Model) -> None:
         """Load the last checkpoint that was written whole, if there is one, and remove all others."""

@@ -28,6 +28,8 @@ from .run_folder import RunFolder
 if TYPE_CHECKING:
     import keras
 
+    from ..pipeline.batches import TrainingRows
+
 
 @dataclass
 class TrainingRun:
@@ -96,7 +98,8 @@ class TrainingRun:
             # --- fine-tuning, which has to beat the head on the frozen backbone ---
             if settings.fine_tunes:
                 network.set_trainable(backbone, settings.model, settings.tune.part)
-                rows = self._rows(self.store.array, self.store.rows, batches.allowed_views(settings.augment))
+                views = batches.allowed_views(settings.augment)
+                rows = build_rows(settings, self.dataset, self.store.array, self.store.rows, views)
                 n_before = sum(map(len, history))  # epochs of the head; history.csv counts on
                 with devices.measure_cost(self.costs, "tune"):
                     tuned = fit.fit_phase(
@@ -153,7 +156,7 @@ class TrainingRun:
         devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
         from . import fit, network
 
-        training, validation = self._rows(pooled, np.arange(len(pooled)))
+        training, validation = build_rows(settings, dataset, pooled, np.arange(len(pooled)))
         train = training.index
         n_classes, n_cases = len(dataset.classes), len(np.unique(self._cases[train]))
         l2 = head.l2_of_mean_loss(settings.head.C, n_cases, n_classes)
@@ -180,24 +183,30 @@ class TrainingRun:
             return embeddings.select_rows(self.settings.features.source, self.dataset.images["file"])
         return features.backbone_features(self.settings, self._pixel_hashes, self.store.array, self.store.rows, view)
 
-    def _rows(self, source: np.ndarray, index: np.ndarray, views: tuple[int, ...] = ()):
-        """Training and validation rows over one source: pixels in some views, or features; with `data.balance`."""
-        from ..pipeline.batches import TrainingRows
 
-        dataset, balance = self.dataset, self.settings.data.balance
-        targets, train, validation = dataset.one_hot_targets(), dataset.in_part("train"), dataset.in_part("validation")
-        # Both are computed on train alone. The loss on validation stays unweighted, so that runs compare.
-        labels, cases = self._labels[train], self._cases[train]
-        weights = chances = None
-        if balance == "sampling":
-            chances = head.sampling_probabilities(labels, cases)
-        elif not views:  # the head: every case weighs the same, 1 on average over images
-            weights = head.case_weights(labels, cases, balance)
-            weights *= len(weights) / weights.sum()
-        elif balance == "class_weights":
-            weights = compute_sample_weight("balanced", labels)
-        shown = {"views": views, "augment": self.settings.augment} if views else {}
-        return (
-            TrainingRows(source, index[train], targets[train], weights, chances, **shown),
-            TrainingRows(source, index[validation], targets[validation]),
-        )
+def build_rows(
+    settings: Config, dataset: Dataset, source: np.ndarray, index: np.ndarray, views: tuple[int, ...] = ()
+) -> tuple[TrainingRows, TrainingRows]:
+    """Training and validation rows over one source: pixels in some views, or features; with `data.balance`.
+
+    index: (n,) row of the source of each image of the data set.
+    """
+    from ..pipeline.batches import TrainingRows
+
+    balance, targets = settings.data.balance, dataset.one_hot_targets()
+    train, validation = dataset.in_part("train"), dataset.in_part("validation")
+    # Both are computed on train alone. The loss on validation stays unweighted, so that runs compare.
+    labels, cases = targets[train].argmax(axis=1), dataset.split["case"].to_numpy()[train]
+    weights = chances = None
+    if balance == "sampling":
+        chances = head.sampling_probabilities(labels, cases)
+    elif not views:  # the head: every case weighs the same, 1 on average over images
+        weights = head.case_weights(labels, cases, balance)
+        weights *= len(weights) / weights.sum()
+    elif balance == "class_weights":
+        weights = compute_sample_weight("balanced", labels)
+    shown = {"views": views, "augment": settings.augment} if views else {}
+    return (
+        TrainingRows(source, index[train], targets[train], weights, chances, **shown),
+        TrainingRows(source, index[validation], targets[validation]),
+    )
