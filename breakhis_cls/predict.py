@@ -92,8 +92,8 @@ def predict_images(model_path: Path | str, sources: Sequence[Path | str], skip_b
     from PIL import Image
 
     from .data import png, splits
-    from .modeling import features, network
-    from .pipeline import batches, pixel_store
+    from .modeling import network
+    from .pipeline import pixel_store
 
     model = network.load_run_model(model_path) if model_path.is_dir() else network.load_model(model_path)
     size, classes = settings.image, splits.class_names(settings.data.task, settings.split.protocol)
@@ -119,10 +119,8 @@ def predict_images(model_path: Path | str, sources: Sequence[Path | str], skip_b
         raise DataError(f"{len(broken)} of {len(found)} files cannot be read as images; {advice}{list_first(broken)}")
 
     # --- probabilities, the mean over the views of the run's test ---
-    images, rows = np.stack(pixels), np.arange(len(pixels))
-    views = range(settings.augment.test_views)
-    in_view = [batches.ordered_batches(images, rows, features.BATCH_SIZE, view) for view in views]
-    probabilities = np.mean([model.predict(batch, verbose=0) for batch in in_view], axis=0)
+    rows, n_views = np.arange(len(pixels)), settings.augment.test_views
+    probabilities = network.predict_views(model, np.stack(pixels), rows, n_views)
     columns = {f"p_{name}": probabilities[:, at] for at, name in enumerate(classes)}
     return pd.DataFrame({"file": read, **columns, "predicted": np.asarray(classes)[probabilities.argmax(axis=1)]})
 

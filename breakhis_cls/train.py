@@ -46,7 +46,7 @@ class TrainedRun:
 
     @functools.cached_property
     def experiment(self) -> Experiment:
-        """What the evaluation reads: `table` is predictions.csv, `test` its test rows, `sources[0].history` the epochs."""
+        """What evaluation reads: `table` (predictions.csv), `test` (its test rows), `sources[0].history` (epochs)."""
         from .evaluation import experiments
 
         return experiments.group_experiments([experiments.read_source(self.folder)])[0]

@@ -33,7 +33,7 @@ shares = {
     name: pd.Series([fold["leaks"]["case"]["test_share"] for fold in audited.folds])
     for name, audited in audits.items()
 }
-(100 * pd.DataFrame(shares).T).round(1).add_prefix("fold ").astype(str).replace("nan", "")
+(100 * pd.DataFrame(shares).T).map("{:.1f}".format).replace("nan", "").add_prefix("fold ")
 
 # %% [markdown]
 # Each number is the share of a fold's test images, in per cent, whose **case number** is also
@@ -129,8 +129,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from breakhis_cls.data import splits
-
 model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
 
 # %%
@@ -138,8 +136,8 @@ tables = []
 for protocol in ("image", "slide", "case"):
     about = {"protocol": protocol, "data": dataset.name, "model": "logistic regression"}
     for fold in range(5):
-        chosen = config.Split(protocol=protocol, fold=fold, allow_leaks=True)
-        split = splits.assign_split(dataset.images, chosen)
+        chosen = {"split.protocol": protocol, "split.fold": fold, "split.allow_leaks": True}
+        split = bk.load_dataset(config.change_settings(settings, chosen)).split
         train, test = (split["part"] == part for part in ("train", "test"))
         model.fit(pooled[train], split["label"][train])
         p = model.predict_proba(pooled[test])[:, 1]

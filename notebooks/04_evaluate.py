@@ -79,7 +79,7 @@ numbers = metrics.compute_metrics(experiment.table)["pooled"]
 names = ["roc_auc", "image_accuracy", "sensitivity", "specificity", "brier"]
 columns = ["value", "low", "high", "image_low", "image_high"]
 table = pd.DataFrame({name: numbers[name] for name in names}).T.reindex(columns=columns)
-table.astype(float).round(2).astype(str).replace("nan", "")
+table.astype(float).map("{:.2f}".format).replace("nan", "")
 
 # %% [markdown]
 # `low` and `high` are the interval over cases. Where they are empty, there are too few cases

@@ -38,15 +38,13 @@ histograms = histograms.reshape(len(shades), -1)
 print(f"{dataset.name}: {len(shades)} images, {histograms.shape[1]} features each")
 
 # %% [markdown]
-# Train it on the five folds of the protocol `case`. `splits.assign_split` returns the part of
-# each image, with most columns of `predictions.csv`. The cell adds the protocol, data, model,
+# Train it on the five folds of the protocol `case`. `load_dataset` says the part of each image
+# in each fold, with most columns of `predictions.csv`. The cell adds the protocol, data, model,
 # seed and probabilities.
 
 # %%
 import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
-
-from breakhis_cls.data import splits
 
 model = RandomForestClassifier(300, class_weight="balanced", random_state=0)
 
@@ -54,7 +52,7 @@ model = RandomForestClassifier(300, class_weight="balanced", random_state=0)
 about = {"protocol": "case", "data": dataset.name, "model": "colour forest", "seed": 0}
 tables = []
 for fold in range(5):
-    split = splits.assign_split(dataset.images, config.Split(protocol="case", fold=fold))
+    split = bk.load_dataset(config.change_settings(settings, {"split.fold": fold})).split
     train, scored = split["part"] == "train", split["part"] != "train"
     model.fit(histograms[train], split["label"][train])  # classes in order: benign, malignant
     p = model.predict_proba(histograms[scored])

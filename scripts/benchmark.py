@@ -158,7 +158,8 @@ def measure_extraction(sizes: Sizes, pictures: list[Path], scratch: Path) -> dic
     from breakhis_cls.modeling import features, network
 
     n, shape = sizes.extracted, (features.BATCH_SIZE, sizes.image.height_px, sizes.image.width_px, 3)
-    forward = features.compile_forward(network.build_backbone(config.Model(weights="random"), features.BLOCKS))
+    model, blocks = config.Model(weights="random"), features.BLOCKS
+    forward = features.compile_forward(network.build_backbone(model, blocks), network.widths(model))
     batch = tf.cast(tf.random.stateless_uniform(shape, (0, 0), 0, 256, tf.int32), tf.uint8)
     forward(batch)  # traces the graph
     data = linked_data(scratch, n, pictures)
@@ -171,9 +172,11 @@ def measure_extraction(sizes: Sizes, pictures: list[Path], scratch: Path) -> dic
     store = PixelStore.open(images, root, sizes.image, new_cache())
     spent = measure_in_turns(
         sizes.rounds,
-        forward=lambda: [forward(batch)["rows"].numpy() for _ in range(n // len(batch))],
+        forward=lambda: [forward(batch)["conv4"].numpy() for _ in range(n // len(batch))],
         store=lambda: PixelStore.open(images, root, sizes.image, new_cache()),
-        features=lambda: features.cached_outputs(lambda: forward, hashes, store.array, store.rows, new_cache()),
+        features=lambda: features.cached_outputs(
+            lambda: forward, hashes, store.array, store.rows, new_cache(), blocks=blocks
+        ),
     )
     ours, bare = spent["store"] + spent["features"], spent["forward"]
     return {

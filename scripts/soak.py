@@ -118,7 +118,7 @@ def find_stage(folder: Path) -> str:
     """The last stage that has left something."""
     run = find_run(folder)
     signs = {
-        "report": run / "metrics.json", "scoring": run / "predictions.csv", "predicting": run / "outputs",
+        "report": run / "metrics.json", "scoring": run / "predictions.csv",
         "after fine-tuning": run / "model.keras", "fine-tuning": run / "tune", "head": run / "head",
         "features": folder / "cache" / "features", "pixel store": run / "split.csv",
     }  # fmt: skip

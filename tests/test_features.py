@@ -33,7 +33,7 @@ def _settings(cache, **model):
 def _build_mean_model():
     image = keras.Input((HEIGHT, WIDTH, 3), dtype="uint8")
     cast = keras.layers.Rescaling(1 / 255)(image)
-    return features.compile_forward(keras.Model(image, keras.layers.GlobalAveragePooling2D()(cast)))
+    return features.compile_forward(keras.Model(image, keras.layers.GlobalAveragePooling2D()(cast)), {"rows": 3})
 
 
 def _compute_means(folder, chosen=slice(None), build=_build_mean_model):
@@ -76,7 +76,9 @@ def _compute_convolutions(folder):
     cast = keras.layers.Rescaling(1 / 255)(image)
     convolved = keras.layers.Conv2D(16, 3, kernel_initializer=keras.initializers.GlorotUniform(seed=0))(cast)
     model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(convolved))
-    return features.cached_outputs(lambda: features.compile_forward(model), HASHES, PIXELS, np.arange(N), Path(folder))
+    return features.cached_outputs(
+        lambda: features.compile_forward(model, {"rows": 16}), HASHES, PIXELS, np.arange(N), Path(folder)
+    )
 
 
 def _shards(folder):

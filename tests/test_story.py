@@ -59,7 +59,6 @@ def test_a_run_leaves_its_files(story):
         "predictions.csv",
         "metrics.json",
     } <= left
-    assert "outputs" not in left
     assert run.folder.name.startswith("story-0-0-")
 
 

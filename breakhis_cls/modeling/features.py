@@ -106,15 +106,12 @@ def _join(content: Mapping[str, np.ndarray], blocks: tuple[str, ...]) -> np.ndar
     return np.concatenate([content[block] for block in blocks], axis=1)
 
 
-def compile_forward(model: keras.Model, widths: dict[str, int] | None = None) -> Forward:
-    """The model's inference pass as one graph: (n, h, w, 3) uint8 -> (n, d) under the name `rows`, or in pieces of
-    these widths, by name."""
+def compile_forward(model: keras.Model, widths: dict[str, int]) -> Forward:
+    """The model's inference pass as one graph: (n, h, w, 3) uint8 -> (n, width) pieces of its output, by name."""
     import tensorflow as tf
 
     def forward(batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        output = model(batch, training=False)
-        if widths is None:
-            return {"rows": output}
-        return dict(zip(widths, tf.split(output, [*widths.values()], axis=1), strict=True))
+        pieces = tf.split(model(batch, training=False), [*widths.values()], axis=1)
+        return dict(zip(widths, pieces, strict=True))
 
     return tf.function(forward)

@@ -51,7 +51,7 @@ class RunFolder:
     def finish(self, metrics: dict[str, Any]) -> None:
         """Write metrics.json, whose presence says that the run is finished; then remove what only a resume needs."""
         write_json(self.folder / "metrics.json", metrics)
-        for leftover in [self.folder / "outputs", *self.folder.glob("tune/epoch-*")]:
+        for leftover in self.folder.glob("tune/epoch-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
 

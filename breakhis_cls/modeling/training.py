@@ -6,7 +6,6 @@ Keras is imported where it is needed: a logistic head on cached features needs n
 from __future__ import annotations
 
 import functools
-import hashlib
 import zipfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -137,17 +136,10 @@ class TrainingRun:
                     )
                 return probabilities
 
-            # --- fine-tuned: from pixels, in shards under the hash of the weights, so that a kill costs one shard ---
-            digest = hashlib.sha256()
-            for weight in model.get_weights():
-                digest.update(weight.tobytes())
-            folder = self.run.folder / "outputs" / digest.hexdigest()[:16]
-            build = functools.cache(lambda: features.compile_forward(model))
-            rows = self._pixel_hashes[evaluated], self.store.array, self.store.rows[evaluated]
-            in_view = [(folder / f"view-{view}", view, "predictions") for view in range(settings.augment.test_views)]
-            probabilities[evaluated] = np.mean(
-                [features.cached_outputs(build, *rows, *where) for where in in_view], axis=0
-            )
+            from . import network
+
+            rows, n_views = self.store.rows[evaluated], settings.augment.test_views
+            probabilities[evaluated] = network.predict_views(model, self.store.array, rows, n_views)
             return probabilities
 
     def _fit_keras_head(self, pooled: np.ndarray) -> tuple[LinearHead, pd.DataFrame]:
