@@ -17,5 +17,5 @@ def setup(data: str = "synthetic") -> str:
         os.chdir("..")
     if shell := get_ipython():  # none where the cells run as a plain script
         shell.run_line_magic("matplotlib", "inline")
-    on_kaggle = Path("/kaggle/input").is_dir()
-    return os.environ.get("BREAKHIS_DATA", "/kaggle/input" if on_kaggle else data)
+    attached = any(Path("/kaggle/input").glob("*"))
+    return os.environ.get("BREAKHIS_DATA", "/kaggle/input" if attached else data)

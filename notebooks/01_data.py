@@ -6,11 +6,14 @@
 # the properties of the data set that lead to errors.
 #
 # By default the images are **synthetic tissue**, drawn by a program. Nothing is downloaded,
-# and the results say nothing about real tissue. For the real images, run `python -m
-# breakhis_cls.download` in a terminal (it prints how to make a Kaggle token) and set `DATA =
-# "data/breakhis"` below, or give any folder that contains the images. On Kaggle, attach the
-# data set `ambarish/breakhis`; the cell below finds it. No one ran this notebook on Colab or
-# Kaggle yet.
+# and the results say nothing about real tissue. For the real images, run `breakhis download` in
+# a terminal (it says how to make a Kaggle token) and set `DATA` below to "data/breakhis", or to
+# any folder that contains the images.
+#
+# On Colab or Kaggle, first install the package in a cell of its own: `%pip install` and an
+# uploaded folder of it, or `git+https://` and its address. On Kaggle, attach the data set
+# `ambarish/breakhis`, which the cell below finds. No one ran this notebook on Colab or Kaggle
+# yet.
 
 # %%
 from breakhis_cls.notebook import setup

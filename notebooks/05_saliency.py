@@ -1,6 +1,11 @@
 # %% [markdown]
 # # 5. Saliency: heat maps and how to check them
 #
+# **In short:** the heat maps of this small network pass the sanity check below: with random
+# weights it has other heat maps. They do not mark the nuclei that decide the label better than
+# chance: the network has seen a hundred small images, and its grid of 4 x 6 cells is coarse. So
+# this page shows the method; it is no evidence about tissue.
+#
 # Grad-CAM (Selvaraju et al. 2017) marks the places of an image that support the predicted
 # class. Heat maps can look convincing and still be wrong. This notebook therefore also checks
 # whether they depend on the trained weights and, because drawn tissue has a known ground truth,

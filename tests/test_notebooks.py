@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from breakhis_cls.notebook import setup
 from breakhis_cls.synthetic import tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +82,17 @@ def test_it_begins_as_the_others_do(script):
     assert first.startswith("from breakhis_cls.notebook import setup\n\nDATA = setup(")
     assert len(first.splitlines()) == 3
     assert "No one ran this notebook on Colab or Kaggle yet" in " ".join(_cells(script, "markdown")[0].source.split())
+
+
+def test_setup_works_in_the_project_and_says_where_the_data_is(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.delenv("BREAKHIS_DATA", raising=False)
+    for _ in range(2):  # the cell may run twice
+        assert setup("somewhere") == "somewhere" and Path.cwd() == tmp_path
+    monkeypatch.setenv("BREAKHIS_DATA", "elsewhere")
+    assert setup() == "elsewhere"
 
 
 @each
