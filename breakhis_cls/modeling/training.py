@@ -166,14 +166,11 @@ class TrainingRun:
     def _cases(self) -> np.ndarray:
         return self.dataset.split["case"].to_numpy()
 
-    @property
-    def _pixel_hashes(self) -> np.ndarray:
-        return self.dataset.images["pixel_sha256"].to_numpy()
-
     def _features(self, view: int = 0) -> np.ndarray:
         if self.settings.features.source:
             return embeddings.select_rows(self.settings.features.source, self.dataset.images["file"])
-        return features.backbone_features(self.settings, self._pixel_hashes, self.store.array, self.store.rows, view)
+        hashes = self.dataset.images["pixel_sha256"].to_numpy()
+        return features.backbone_features(self.settings, hashes, self.store.array, self.store.rows, view)
 
 
 def build_rows(
