@@ -2,8 +2,8 @@
 # # 5. Saliency: heat maps and how to check them
 #
 # **In short:** the heat maps of this small network pass the sanity check below: with random
-# weights it has other heat maps. They do not mark the nuclei that decide the label better than
-# chance: the network has seen a hundred small images, and its grid of 4 x 6 cells is coarse. So
+# weights it has other heat maps. But they hardly mark the nuclei that decide the label, because
+# the network has seen only a hundred small images, and its grid of 4 x 6 cells is coarse. So
 # this page shows the method; it is no evidence about tissue.
 #
 # Grad-CAM (Selvaraju et al. 2017) marks the places of an image that support the predicted
@@ -111,7 +111,7 @@ plots_saliency.randomization_curve(
 )
 
 # %% [markdown]
-# Near 0, the map depends on the trained weights. Near 1, it does not. A single random draw may
+# At 0 or below, the map depends on the trained weights. Near 1, it does not. A single random draw may
 # by chance agree or disagree with the trained weights, so each dot is the mean of two draws.
 #
 # ## Comparison with the ground truth

@@ -13,7 +13,7 @@ from keras import layers, tree
 from .. import config
 from ..errors import ModelError
 from .backbones import BACKBONES, stage_output
-from .features import BATCH_SIZE, BLOCKS
+from .features import BATCH_SIZE, BLOCKS, compile_forward
 from .head import LinearHead, check_reads_images, load_head
 from .weights import weights_identity
 
@@ -117,8 +117,9 @@ def predict_views(model: keras.Model, pixels: np.ndarray, index: np.ndarray, n_v
     """(n, n_classes) probabilities of rows `index` of (m, h, w, 3) uint8 pixels, the mean over the first views."""
     from ..pipeline import batches
 
-    in_view = [batches.ordered_batches(pixels, index, BATCH_SIZE, view) for view in range(n_views)]
-    return np.mean([model.predict(batch, verbose=0) for batch in in_view], axis=0)
+    forward = compile_forward(model, {"p": model.output_shape[-1]})
+    views = [batches.ordered_batches(pixels, index, BATCH_SIZE, view) for view in range(n_views)]
+    return np.mean([np.concatenate([forward(batch)["p"].numpy() for batch in view]) for view in views], axis=0)
 
 
 def load_run_model(folder: Path) -> keras.Model:
