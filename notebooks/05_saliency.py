@@ -111,8 +111,8 @@ plots_saliency.randomization_curve(
 )
 
 # %% [markdown]
-# At 0 or below, the map depends on the trained weights. Near 1, it does not. A single random draw may
-# by chance agree or disagree with the trained weights, so each dot is the mean of two draws.
+# At 0 or below, the map depends on the trained weights. Near 1, it does not. A single random
+# draw may by chance agree or disagree with the trained weights, so each dot is the mean of two.
 #
 # ## Comparison with the ground truth
 #
