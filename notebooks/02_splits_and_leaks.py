@@ -145,6 +145,8 @@ for protocol in ("image", "slide", "case"):
 tables[0][["file", "part", "label", "p_malignant"]].head(3)
 
 # %%
+from pathlib import Path
+
 from breakhis_cls.evaluation import experiments
 from breakhis_cls.reports import plots_sweep, sweep_report
 
