@@ -1,17 +1,19 @@
-"""Threads on all cores with a progress bar, and what operating systems say of cores and memory in different ways."""
+"""Threads on all cores, progress, and what operating systems say of cores and memory in different ways."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+LINE_EVERY_S, SHOWN_FROM_S = 60.0, 3.0  # progress in a log: how often, and of what takes how long
 
 
 def map_in_threads(
@@ -23,15 +25,39 @@ def map_in_threads(
     """
     if not items:
         return
-    from rich.console import Console
-    from rich.progress import track
-
     pool = ThreadPoolExecutor(count_cores())  # Pillow and NumPy release the GIL: threads use all cores
     try:
         # Results are small here (a row of a table, or nothing), so that any number may wait.
-        yield from track(pool.map(function, items), title, len(items), console=Console(stderr=True))
+        yield from show_progress(pool.map(function, items), title, len(items))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def show_progress(items: Iterable[Item], title: str, n: int) -> Iterator[Item]:
+    """The n items, and on stderr how many are done: a bar in a terminal or notebook, else a line a minute."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if console.is_terminal or console.is_jupyter:
+        yield from track(items, title, n, console=console)
+        return
+    started = printed = time.monotonic()
+    for n_done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if n_done < n and now > printed + LINE_EVERY_S:
+            left = format_duration((now - started) / n_done * (n - n_done))
+            print(f"{title}: {100 * n_done // n} %, {left} left", file=sys.stderr)
+            printed = now
+    if time.monotonic() > started + SHOWN_FROM_S:
+        print(f"{title}: done in {format_duration(time.monotonic() - started)}", file=sys.stderr)
+
+
+def format_duration(seconds: float) -> str:
+    """`12 s`, `3 min`, `2.5 h`."""
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
 def count_cores() -> int:

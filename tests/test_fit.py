@@ -63,12 +63,12 @@ def test_accumulating_over_more_batches_than_there_are_still_trains(tmp_path, ac
 )
 def test_the_loss_that_is_not_finite_is_named(tmp_path, loss, val_loss, said):
     logs = {"loss": loss, "accuracy": 0.5, "val_loss": val_loss, "val_accuracy": 0.5}
-    with pytest.raises(ModelError, match=f"the {said} became (inf|nan) "):
+    with pytest.raises(ModelError, match=f"the {said} became (inf|nan) in epoch 1 of"):
         fit.EpochCheckpoint(tmp_path / "head", PHASE, 0).on_epoch_end(0, logs)
 
 
 @pytest.mark.parametrize(("epoch", "phase"), [(0, PHASE), (1, WITH_ALL)])
-def test_resuming_from_a_checkpoint_equals_never_stopping(epoch, phase, tmp_path, monkeypatch):
+def test_resuming_from_a_checkpoint_equals_never_stopping(epoch, phase, tmp_path, monkeypatch, capsys):
     undisturbed, expected = _fit(tmp_path / "undisturbed", phase, checkpoints=True)
     on_epoch_end = fit.EpochCheckpoint.on_epoch_end
 
@@ -80,7 +80,13 @@ def test_resuming_from_a_checkpoint_equals_never_stopping(epoch, phase, tmp_path
     with monkeypatch.context() as patched, pytest.raises(Interruption):
         patched.setattr(fit.EpochCheckpoint, "on_epoch_end", interrupt)
         _fit(tmp_path / "interrupted", phase, checkpoints=True)
+    capsys.readouterr()
     resumed, history = _fit(tmp_path / "interrupted", phase, checkpoints=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"head: continuing after epoch {epoch + 1}" and history["epoch"].tolist() == [1, 2, 3, 4]
+    assert [line.partition(":")[2].split(":")[0] for line in lines[1:]] == [
+        f" epoch {at} of 4" for at in range(epoch + 2, 5)
+    ]
     assert history.drop(columns="seconds").equals(expected.drop(columns="seconds"))
     assert history["seconds"][: epoch + 1].tolist() != expected["seconds"][: epoch + 1].tolist()  # read from disk
     _assert_equal(undisturbed, resumed)

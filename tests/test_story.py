@@ -85,7 +85,7 @@ def test_history_holds_the_epochs(story):
     _, _, run = story
     history = pd.read_csv(run.folder / "history.csv")
     assert list(history["phase"].unique()) == ["tune"]  # the head before it is solved, not trained
-    assert list(history["epoch"]) == list(range(len(history)))
+    assert list(history["epoch"]) == list(range(1, len(history) + 1))
 
 
 def test_the_report_is_whole(story):

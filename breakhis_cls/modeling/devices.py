@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -27,10 +28,11 @@ def prepare(deterministic: bool, precision: str = "float32") -> None:
     if deterministic and "tensorflow" not in sys.modules:
         os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log hides our warnings; real errors are raised
-    import tensorflow as tf
+    with hold_stderr():
+        import tensorflow as tf
 
     # Once TensorFlow runs it refuses these switches (RuntimeError): what is in force is checked below.
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError), hold_stderr():
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
     if deterministic:
@@ -46,6 +48,28 @@ def prepare(deterministic: bool, precision: str = "float32") -> None:
 
     # Global: layers that are built from here on take it, unless they name their own.
     keras.config.set_dtype_policy(dtype_policy(precision))
+
+
+@contextlib.contextmanager
+def hold_stderr() -> Iterator[None]:
+    """Hold back what libraries write to file descriptor 2 as they start; an error inside shows it."""
+    try:
+        visible = os.dup(2)
+    except OSError:  # a process without stderr
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        os.dup2(held.fileno(), 2)  # TensorFlow writes from C++, past sys.stderr
+        try:
+            yield
+        except Exception:
+            held.seek(0)
+            os.write(visible, held.read())
+            raise
+        finally:
+            os.dup2(visible, 2)
+            os.close(visible)
 
 
 def dtype_policy(precision: str) -> str:

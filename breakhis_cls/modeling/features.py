@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from .. import config
 from ..files import atomic_path, sha256_of_values
+from ..parallel import show_progress
 from . import devices, weights
 
 if TYPE_CHECKING:
@@ -86,7 +85,9 @@ def cached_outputs(
     from ..pipeline import batches
 
     shards = [missing[start : start + SHARD_ROWS] for start in range(0, len(missing), SHARD_ROWS)]
-    for at in track(shards, f"{title}, view {view}", console=Console(stderr=True)):
+    for at in show_progress(
+        shards, f"{title} of {len(missing):,} images" + (f", view {view}" if view else ""), len(shards)
+    ):
         outputs = []
         for batch in batches.ordered_batches(pixels, index[at], BATCH_SIZE, view):
             # The last batch is filled up with white: every row is computed in one shape, in one trace, to equal bits.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import tensorflow as tf
 from .. import config
 from ..errors import ModelError
 from ..files import atomic_folder, write_text
+from ..parallel import format_duration
 from ..pipeline import batches
 from ..pipeline.batches import TrainingRows
 
@@ -55,7 +57,9 @@ def fit_phase(
     # --- fit, from the last checkpoint if there is one ---
     checkpoint = EpochCheckpoint(folder, phase, seed, first_epoch, checkpoints)
     checkpoint.resume(model)
-    if not checkpoint.n_done:
+    if checkpoint.n_done:
+        print(f"{folder.name}: continuing after epoch {first_epoch + checkpoint.n_done}")
+    else:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # else its curves show a killed try, too
     validation_data = batches.validation_batches(validation, phase.batch_size)  # in order, neither turned nor weighted
     try:
@@ -68,6 +72,7 @@ def fit_phase(
                 validation_data=validation_data,
                 shuffle=False,  # the stream is in order already
                 callbacks=[*checkpoint.averaging, checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],
+                verbose=1 if sys.stdout.isatty() else 0,  # Keras's bar is control codes, which a log is better without
                 initial_epoch=checkpoint.n_done, epochs=phase.epochs, steps_per_epoch=n_steps,
             )  # fmt: skip
     except tf.errors.ResourceExhaustedError:
@@ -138,7 +143,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
             if math.isfinite(scores[loss]):
                 continue
             raise ModelError(
-                f"the {of} loss became {scores[loss]} in epoch {epoch} of phase {self.folder.name}, which is not "
+                f"the {of} loss became {scores[loss]} in epoch {epoch + 1} of phase {self.folder.name}, which is not "
                 f"finite; a smaller peak_lr than {self.phase.peak_lr:g} usually helps"
             )
         if scores["val_loss"] < self.best:
@@ -149,8 +154,17 @@ class EpochCheckpoint(keras.callbacks.Callback):
             for average in self.averaging:
                 average.on_test_end()  # rounds, so that the checkpoint is written after it
         rate, seconds = float(self.model.optimizer.learning_rate), round(time.monotonic() - self.started, 3)
-        row = {"phase": self.folder.name, "epoch": self.first_epoch + epoch}
+        row = {"phase": self.folder.name, "epoch": self.first_epoch + epoch + 1}
         self.history.append(row | scores | {"learning_rate": rate, "seconds": seconds})
+
+        # One line an epoch in a log; on a terminal Keras shows the scores.
+        n_left, where = self.phase.epochs - self.n_done, f"{self.folder.name}: epoch {epoch + 1} of {self.phase.epochs}"
+        left = f", at most {format_duration(seconds * n_left)} left" if seconds * n_left >= 1 else ""
+        if not sys.stdout.isatty():
+            shown = [f"{name.replace('val_', 'validation ')} {value:.3f}" for name, value in scores.items()]
+            print(f"{where}: {', '.join(shown)}, {format_duration(seconds)}{left}")
+        elif self.n_done == 1 and left:
+            print(f"{where}{left}")
 
         # A folder that is renamed whole: a kill leaves this epoch or the one before, never half of one.
         if self.on_disk:

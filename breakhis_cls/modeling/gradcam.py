@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 from keras import layers
-from rich.console import Console
-from rich.progress import track
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from .. import config
+from ..parallel import show_progress
 
 BATCH_SIZE = 16
 SHARES = (0.0, 0.1, 0.5, 1.0)  # of the trunk's layers that are randomised with the head, from the top
@@ -98,7 +97,7 @@ def randomization_check(model: keras.Model, images: np.ndarray, class_index: np.
     """
     trained, rows = class_evidence(model, images, class_index), []
     checks = [(share, draw) for share in SHARES for draw in range(N_DRAWS)]
-    for share, draw in track(checks, "randomisation check", console=Console(stderr=True)):
+    for share, draw in show_progress(checks, "randomisation check", len(checks)):
         randomized = class_evidence(randomize_weights(model, share, seed + draw), images, class_index)
         correlations = map(rank_correlation, trained, randomized)
         rows += [(share, draw, at, rho) for at, rho in enumerate(correlations)]

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress
 
 from ..errors import BAD_INPUT, DONE
-from ..parallel import count_cores, memory_bytes
+from ..parallel import count_cores, format_duration, memory_bytes
 
 if TYPE_CHECKING:
     from .ray_cluster import RayCluster
@@ -69,8 +69,7 @@ class SweepProgress(Progress):
         n_ended = self.n_finished + self.n_failed
         n_left = self.n_tasks - n_ended
         # At the mean rate so far: rich's own estimate looks back 30 s, which is less than one run takes.
-        minutes = (time.monotonic() - self.started) / max(n_ended, 1) * n_left / 60
-        left = f"{minutes / 60:.1f} h" if minutes >= 100 else f"{minutes:.0f} min" if minutes >= 1 else "under 1 min"
+        left = format_duration((time.monotonic() - self.started) / max(n_ended, 1) * n_left)
         return (
             f"{self.n_before + self.n_finished} of {self.n_before + self.n_tasks} finished, "
             f"{self.n_running} running, {self.n_failed} failed, {n_left - self.n_running} waiting, "
