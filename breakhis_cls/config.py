@@ -304,14 +304,15 @@ RETIRED = (("head", "views"),)  # settings that were removed
 
 
 def find_config(path: Path | str) -> Path:
-    """Path of the YAML file that `--config` names: a file, or the name of a shipped config, with or without `.yaml`.
+    """Path of the YAML file that `--config` names: a file, a run's folder, or the name of a shipped config.
 
     `configs/protocol_case.yaml`, where sweeps were before they moved to `configs/sweeps`, still resolves.
     Raises ConfigError if there is no such file.
     """
     path = Path(path).expanduser()
-    if path.is_file():
+    if path.is_file() or (path := path / "config.yaml").is_file():
         return path
+    path = path.parent
     named = path if path.suffix in (".yaml", ".yml") else path.with_name(f"{path.name}.yaml")
     folders = [path.parent, path.parent / "sweeps"]
     if set(path.parent.parts) <= {"configs", "sweeps"}:  # a bare name, or the path within a checkout
@@ -451,7 +452,7 @@ def parse_settings(kind: type[S], argv: list[str] | None, prog: str, description
 
     Raises ConfigError for an invalid option; exits with 0 after `--help`.
     """
-    argv, path = split_config_option(argv)
+    argv, path = split_option(argv, "--config")
     return parse_arguments(kind, argv, prog, description, load_config(path, kind) if path else kind())
 
 
@@ -553,10 +554,10 @@ def _read_word(word: Any) -> Any:
     return None if word == "None" else word
 
 
-def split_config_option(argv: list[str] | None) -> tuple[list[str], Path | None]:
-    """The other words of a command line, and what its `--config` names."""
-    # Read before the rest, since help shows the config's values as the defaults.
+def split_option(argv: list[str] | None, option: str) -> tuple[list[str], Path | None]:
+    """The other words of a command line, and the path that an option names."""
+    # Of `--config`: read before the rest, since help shows its settings as the defaults.
     parser = _Parser("breakhis", add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
+    parser.add_argument(option, type=Path, dest="path")
     known, others = parser.parse_known_args(argv)
-    return others, known.config
+    return others, known.path

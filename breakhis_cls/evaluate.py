@@ -12,10 +12,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from . import config
 from .errors import DONE, DataError, exits_cleanly
+
+if TYPE_CHECKING:
+    from .evaluation.experiments import Experiment
 
 
 class Arguments(config.Section):
@@ -49,12 +52,10 @@ def evaluate_runs(
     config; without images the report has no pictures of them. Raises DataError for tables that cannot be scored or
     compared.
     """
-    from .data import index
-    from .evaluation import comparison, metrics
-    from .evaluation.experiments import group_experiments, read_source, split_contradictions
-    from .files import check_folder, write_json
-    from .reports import comparison_report, text
-    from .reports.report import write_report
+    from .evaluation import comparison
+    from .evaluation.experiments import group_experiments, read_source
+    from .files import check_folder
+    from .reports import comparison_report
 
     if not sources:
         raise DataError("nothing to evaluate; name run folders or predictions.csv files")
@@ -71,50 +72,43 @@ def evaluate_runs(
     folder = Path(out)
     check_folder(folder, "--out")
 
-    # --- a report for each experiment ---
     numbers = {}
     for one in experiments:
-        if warning := text.half_done_seeds(one):
-            print(f"warning: {warning}", file=sys.stderr)
-        subfolder, root = folder / one.name if compares else folder, images_root
-        if root is None and one.settings:
-            with contextlib.suppress(DataError):  # the images are not on this machine
-                root = index.find_root(one.settings.data)
-        numbers[one.name] = metrics.compute_metrics(one.table)
-        if contradictions := split_contradictions(one):
-            numbers[one.name]["contradictions"] = contradictions
-        write_json(subfolder / "metrics.json", numbers[one.name])
-        write_report(one, numbers[one.name], subfolder, root)
-
-    # --- the comparison ---
+        numbers[one.name] = write_experiment(one, folder / one.name if compares else folder, images_root)
     if compares:
         comparison_report.write_comparison(experiments, tables, numbers, folder)
     return folder
 
 
-def print_headline(folder: Path) -> None:
-    """Print image accuracy and ROC AUC of a folder's metrics.json, with 95 % intervals that resample cases."""
-    from .evaluation.metrics import SWAPPED, SWAPPED_AUC, metrics_for
+def write_experiment(experiment: Experiment, folder: Path, images_root: Path | None = None) -> dict[str, Any]:
+    """Write metrics.json and the report of one experiment, its folds and seeds pooled; returns its metrics."""
+    from .data import index
+    from .evaluation.experiments import split_contradictions
+    from .evaluation.metrics import compute_metrics
+    from .files import write_json
+    from .reports import text
+    from .reports.report import write_report
+
+    if warning := text.half_done_seeds(experiment):
+        print(f"warning: {warning}", file=sys.stderr)
+    if images_root is None and experiment.settings:
+        with contextlib.suppress(DataError):  # the images are not on this machine
+            images_root = index.find_root(experiment.settings.data)
+    numbers = compute_metrics(experiment.table)
+    if contradictions := split_contradictions(experiment):
+        numbers["contradictions"] = contradictions
+    write_json(folder / "metrics.json", numbers)
+    write_report(experiment, numbers, folder, images_root)
+    return numbers
+
+
+def print_headline(folder: Path, title: str = "") -> None:
+    """Print the main metrics and the confusion matrix of a folder's metrics.json, for each experiment in it."""
+    from .reports import text
 
     content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    for title, metrics in content.get("experiments", {"": content}).items():
-        pooled, table = metrics["pooled"], metrics_for(binary="by_class" not in metrics)
-        counts = pooled["image_accuracy"]
-        tested = f"{counts['n_images']:,} test images, {counts['n_slides']} slides, {counts['n_cases']} cases"
-        print(f"{title}: {tested}" if title else tested)
-        for sentence in metrics.get("contradictions", []):
-            print(f"  warning: {sentence}")
-        for name in ("image_accuracy", "roc_auc"):
-            result = pooled[name]
-            if result["value"] is None:
-                shown = f"undefined: {result['undefined']}"
-            elif result["low"] is None:
-                shown = f"{result['value']:.3f}  (no interval: {result.get('no_interval', 'too few cases')})"
-            else:
-                shown = f"{result['value']:.3f}  (95 % interval {result['low']:.3f} to {result['high']:.3f})"
-            print(f"  {table[name].label:<16}{shown}")
-        if pooled["roc_auc"]["value"] is not None and pooled["roc_auc"]["value"] < SWAPPED_AUC:
-            print(f"  hint: {SWAPPED}")
+    for name, metrics in content.get("experiments", {title or folder.name: content}).items():
+        print(text.summary(metrics, name))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 examples:
   breakhis sweep --config protocol_case                  five folds, and a report of all of them
   breakhis sweep --config protocol_case --head.C 0.1     a setting of every run
+  breakhis sweep --base finetune_200x                    all folds of a run
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class Arguments(config.Config):
     """What the command line says beside the settings of every run."""
 
+    base: config.UserPath | None = None
+    """Instead of --config: a run's folder or its config, all folds of which are trained."""
     executor: Literal["local", "ray"] = "local"
     """local: processes of this machine. ray: tasks of a Ray cluster (pip install -e '.[sweep]')."""
     workers: PositiveInt | None = None
@@ -61,38 +63,50 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {failure}", file=sys.stderr)
     # A failed run does not keep the others from their report.
     if finished := [run for run in runs if run.finished]:
-        page, headline = write_report(finished, sweep.name)
-        print(f"runs:   {len(finished)} of {len(runs)} are finished, in {finished[0].settings.run.dir}")
-        print(f"result: {headline}\nreport: {page}")
+        result = write_reports(finished, sweep.name)
+        print(f"{sweep.name}: {len(finished)} of {len(runs)} runs are finished, in {finished[0].settings.run.dir}\n")
+        print(result)
     return ANSWER_IS_NO if failures else DONE
 
 
 def read_command(argv: list[str]) -> tuple[plan.Sweep, Arguments, dict[str, Any]]:
     """The sweep, how to execute it, and the settings that the command line gives to every run."""
-    argv, path = config.split_config_option(argv)
-    sweep = plan.read_sweep(path) if path else plan.Sweep()
+    argv, path = config.split_option(argv, "--config")
+    _, base = config.split_option(argv, "--base")
+    sweep = plan.read_sweep(path) if path else plan.sweep_folds(base) if base else plan.Sweep()
     default = Arguments.model_validate(plan.expand_runs(sweep, {})[0].model_dump())
     given = config.read_options(Arguments, argv, "breakhis sweep", __doc__, default)
     arguments = config.change_settings(default, given, "the command line")
-    if path is None:
-        raise ConfigError("no sweep is named; expected --config FILE, or one that ships: --config protocol_case")
+    if (path is None) == (base is None):
+        raise ConfigError(
+            "expected a sweep, such as --config protocol_case, or a run or its config: --base binary_200x"
+        )
 
     # A setting counts for every run, even where its value is that of the first run.
     overrides = {name: value for name, value in given.items() if "." in name}
     return sweep.model_copy(update={"name": arguments.name}), arguments, overrides
 
 
-def write_report(finished: list[RunFolder], name: str) -> tuple[Path, str]:
-    """Write one table and one page over all finished runs; returns the page and its headline."""
+def write_reports(finished: list[RunFolder], name: str) -> str:
+    """Write the report of each experiment, its folds pooled, and one page over all of them; returns what to print."""
     import pandas as pd
 
-    from .reports import sweep_report
+    from .evaluate import write_experiment
+    from .evaluation.experiments import group_experiments, read_source
+    from .reports import sweep_report, text
 
     folders = [run.folder for run in finished]
     data = sorted({pd.read_csv(folder / "predictions.csv", nrows=1)["data"].item() for folder in folders})
     # A sweep over magnifications is over several sets of images, and has one report all the same.
     measured_on = data[0] if len(data) == 1 else f"{data[0].rpartition('-')[0]}-{sha256_of_values(data)[:8]}"
-    return sweep_report.write_sweep_report(folders, finished[0].settings.run.reports / f"{name}-{measured_on}", name)
+    out = finished[0].settings.run.reports / f"{name}-{measured_on}"
+    experiments, lines = group_experiments([read_source(folder) for folder in folders]), []
+    for one in experiments:
+        numbers = write_experiment(one, out / one.name)
+        if len(experiments) <= 3:  # the page links to all of them
+            lines += [text.summary(numbers, one.name), f"  report: {out / one.name / 'index.html'}", ""]
+    page, finding = sweep_report.write_sweep_report(folders, out, name)
+    return "\n".join([*lines, f"result: {finding}", f"report: {page}"])
 
 
 if __name__ == "__main__":

@@ -18,22 +18,29 @@ from typing import TYPE_CHECKING, Any
 
 from . import config, files
 from .errors import DONE, exits_cleanly
+from .parallel import count_cores, format_duration
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from .data.dataset import Dataset
     from .evaluation.experiments import Experiment
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    """Train one run, write its report, and print the main numbers."""
+    """Train one run, write its report, and print the result."""
     run = train_run(config.parse_settings(config.Config, argv, "breakhis train", __doc__))
+    from .data import splits
     from .evaluate import print_headline
 
+    print()
     print_headline(run.folder)
-    print(f"run:    {run.folder}\nreport: {run.report()}")
+    print(f"\nrun:    {run.folder}\nreport: {run.report()}")
+    if (n_folds := splits.count_folds(run.settings.split)) > 1:
+        # One fold of five has three or four benign cases, which are too few for an interval.
+        print(f"all {n_folds} folds, pooled, with intervals: breakhis sweep --base {run.folder}")
     return DONE
 
 
@@ -77,11 +84,10 @@ class TrainedRun:
         return folder / "index.html"
 
     def _repr_html_(self) -> str:
-        from .evaluation.error_analysis import count_confusions
         from .reports import text
 
         title = text.finding(self.experiment, self.metrics)
-        tables = text.headline_table(self.metrics), count_confusions(self.experiment.test)
+        tables = text.headline_table(self.metrics), text.confusion_matrix(self.metrics)
         cells = "".join(f"<td style='vertical-align: top'>{table.to_html(border=0)}</td>" for table in tables)
         places = f"run: <code>{html.escape(str(self.folder))}</code><br>report: <code>{html.escape(str(self.report()))}"
         return f"<p>{html.escape(title)}</p><table><tr>{cells}</tr></table><p>{places}</code></p>"
@@ -105,11 +111,17 @@ def train_run(settings: config.Config, report: bool = True) -> TrainedRun:
     from .evaluation import metrics, predictions
     from .modeling import devices, run_folder, training
 
+    tuned = f", {settings.tune.part} fine-tuned" if settings.fine_tunes else ""
+    kind = f"{settings.head.kind} head" if settings.head.epochs else "head"
+    shots = f", {settings.head.shots} shots" if settings.head.shots else ""
+    title = f"{weights.encoder_title(settings)}, {kind}{shots}{tuned}"
     name = run_folder.run_name(settings, dataset.sha256, identity, dataset.split)
     with run_folder.open_run(settings, name) as run:
         if run.finished:
             print(f"{run.folder} is finished; nothing to do")
         else:
+            print(describe_plan(settings, dataset, title, run.folder))
+
             # --- head on frozen features, then fine-tuning ---
             files.write_csv(run.folder / "split.csv", dataset.split)
             job = training.TrainingRun(settings, dataset, run)
@@ -117,15 +129,12 @@ def train_run(settings: config.Config, report: bool = True) -> TrainedRun:
 
             # --- predictions by models that were not fitted on the image ---
             probabilities = job.predict(model)
-            tuned = f", {settings.tune.part} fine-tuned" if settings.fine_tunes else ""
-            kind = f"{settings.head.kind} head" if settings.head.epochs else "head"
-            shots = f", {settings.head.shots} shots" if settings.head.shots else ""
-            title = f"{weights.encoder_title(settings)}, {kind}{shots}{tuned}"
             run.write_predictions(dataset, probabilities, title)
 
             # --- where and how it was made ---
-            for phase, cost in job.costs.items():
-                print(f"{phase}: " + ", ".join(f"{of} {value:,.2f}" for of, value in cost.items()), file=sys.stderr)
+            seconds = [f"{phase} {format_duration(cost['seconds'])}" for phase, cost in job.costs.items()]
+            peak = max(cost["peak_gib_process"] for cost in job.costs.values())
+            print(f"took {', '.join(seconds)}; at most {peak:.1f} GiB of memory", file=sys.stderr)
             # imagenet and random are no file of the user's, and have no SHA-256.
             sha256 = None if identity in ("imagenet", "random") else identity
             origin = {"name": weights.encoder_title(settings), "sha256": sha256}
@@ -145,6 +154,42 @@ def train_run(settings: config.Config, report: bool = True) -> TrainedRun:
         if report:
             trained.report()  # also of a finished run: a kill may fall between the two
     return trained
+
+
+def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder: Path) -> str:
+    """What a run is about to do: images, slides and cases of each part and class, model, phases, machine, folders."""
+    from .data import splits
+    from .modeling import devices
+
+    # --- a row for each part, with the cases of each class ---
+    parts = dataset.split.groupby("part")
+    table = parts.agg(images=("file", "size"), slides=("slide", "nunique"), cases=("case", "nunique"))
+    truth = "label" if dataset.task == "binary" else "subtype"
+    cases = dataset.split.groupby(["part", truth])["case"].nunique().unstack(fill_value=0)
+    cases = cases.reindex(columns=list(dataset.classes), fill_value=0).add_suffix(" cases")
+    table = table.join(cases).reindex(["train", "validation", "test"]).rename_axis(None)
+
+    head, tune, phases = settings.head, settings.tune, []
+    if head.epochs:
+        phases.append("features of the frozen backbone, computed once")
+        by_keras = f"head by Keras, up to {head.epochs} epochs in batches of {head.batch_size}"
+        phases.append(by_keras if head.kind == "keras" else "logistic regression")
+    if settings.fine_tunes:
+        blocks = "all blocks" if tune.part == "all" else tune.part
+        phases.append(f"fine-tuning of {blocks}, up to {tune.epochs} epochs in batches of {tune.batch_size}")
+    machine = devices.numerics(settings.run)
+    device = f"{', '.join(machine['devices'])}, {count_cores()} cores, {machine['precision']}"
+    n_folds = splits.count_folds(settings.split)
+    rows = {
+        "data": f"{dataset.name} in {dataset.root}",
+        "split": f"protocol {settings.split.protocol}, fold {settings.split.fold} of {n_folds} (counted from 0)",
+        "model": model,
+        "phases": ", then ".join(phases),
+        "device": device + (", repeatable" if settings.run.deterministic else ""),
+        "run": folder,
+        "report": settings.run.reports / folder.name,
+    }
+    return "\n".join([*(f"{name + ':':<8}{value}" for name, value in rows.items()), "", table.to_string(), ""])
 
 
 def _git_commit() -> str | None:

@@ -32,14 +32,6 @@ def add_predictions(test: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def count_confusions(test: pd.DataFrame) -> pd.DataFrame:
-    """Images by true label (rows) and predicted label (columns); every class, in the table's order."""
-    classes, rows = list(predictions.class_names(test)), add_predictions(test)
-    counts = pd.crosstab(rows["true_label"], rows["predicted_label"]).reindex(classes, fill_value=0)
-    counts = counts.reindex(columns=classes, fill_value=0)
-    return counts.rename_axis(index="True label", columns="Predicted label")
-
-
 def most_confident_errors(table: pd.DataFrame, n: int = 12) -> pd.DataFrame:
     """Misclassified rows of `add_predictions`, highest p first, at most two of one slide."""
     rows = add_predictions(table)

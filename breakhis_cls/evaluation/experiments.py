@@ -94,10 +94,7 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
             groups.setdefault(key, []).append(replace(source, table=rows))
 
     experiments = []
-    for group in groups.values():
-        # The folder of one run says fold, seed and hash; of several runs only the config's name is common.
-        first, n = group[0], len(group)
-        name = first.name if n == 1 else f"{first.settings.name if first.settings else first.name}-{n}-runs"
+    for group, name in zip(groups.values(), _name_groups([*groups.values()]), strict=True):
         table = pd.concat([source.table for source in group], ignore_index=True)
         check_agreement([source.table for source in group], [source.name for source in group])
         experiments.append(Experiment(name, tuple(group), table))
@@ -109,6 +106,34 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
         numbered = [f"{name}-{at}" for at, name in enumerate(names, 1)]
         names = parents if len(set(parents)) == len(names) else numbered
     return [replace(one, name=name) for one, name in zip(experiments, names, strict=True)]
+
+
+def _name_groups(groups: list[list[Source]]) -> list[str]:
+    """`binary_200x-0-0-1234abcd` of one run, `protocol_case-5-folds`, or `leak_penalty-image` where settings differ."""
+    found = []
+    settings = [group[0].settings for group in groups]
+    for group, mine in zip(groups, settings, strict=True):
+        if len(group) == 1 or mine is None:
+            found.append(group[0].name + (f"-{len(group)}-runs" if len(group) > 1 else ""))
+            continue
+        same = [_flat_settings(one) for one in settings if one is not None and one.name == mine.name]
+        words = []
+        for name, value in _flat_settings(mine).items():
+            if any(other[name] != value for other in same):
+                key, shown = name.rpartition(".")[2], "-".join(map(str, value if isinstance(value, list) else [value]))
+                is_plain = isinstance(value, (str, list))  # a number alone does not say what it counts
+                words.append(f"{shown}X" if key == "magnifications" else shown if is_plain else f"{key}-{shown}")
+        folds = {fold for source in group for fold in source.table["fold"]}
+        n = f"{len(folds)}-folds" if len(folds) > 1 else f"{len(group)}-seeds"
+        found.append("-".join([mine.name, *(words or [n])]).replace("/", "-"))
+    return found
+
+
+def _flat_settings(settings: config.Config) -> dict[str, Any]:
+    nested = config.settings_without(
+        settings, ("name", "data.root", "data.cache", "split.fold", "split.allow_leaks", "run")
+    )
+    return {f"{section}.{key}": value for section, values in nested.items() for key, value in values.items()}
 
 
 def check_agreement(tables: Sequence[pd.DataFrame], sources: Sequence[str]) -> None:

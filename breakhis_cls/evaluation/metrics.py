@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import confusion_matrix
 
 from .. import names
 from . import bootstrap, predictions
@@ -125,9 +126,19 @@ def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLE
     "by_subtype": ...}`; the subtype task adds `by_class`, each class against the rest. An undefined metric has value
     None and says why under "undefined". Several seeds, or folds that test an image twice, give the mean over them.
     `image_low` and `image_high` resample images as if they were independent: too narrow, for comparison.
+    `confusion_matrix` counts images: true label -> predicted label -> number.
     """
     test = predictions.select_part(table, "test")
     content: dict[str, Any] = {"pooled": compute_stratum(test, "pooled", n_resamples, seed)}
+    classes, true, predicted = (
+        predictions.class_names(test),
+        predictions.true_labels(test),
+        predictions.predicted_labels(test),
+    )
+    counts = confusion_matrix(true, predicted, labels=range(len(classes))).tolist()
+    content["confusion_matrix"] = {
+        name: dict(zip(classes, row, strict=True)) for name, row in zip(classes, counts, strict=True)
+    }
 
     # Images as if independent: in random groups, whose sums then stand for unrelated images.
     files = test["file"].unique()

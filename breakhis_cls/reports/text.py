@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,36 @@ def subtype(code: str) -> str:
 
 def headline_table(metrics: dict[str, Any]) -> pd.DataFrame:
     """The main metrics of a metrics.json as text: value, and 95 % interval over cases or why there is none."""
-    words, rows = metric_words(binary="by_class" not in metrics), {}
+    words, pooled, rows = metric_words(binary="by_class" not in metrics), metrics["pooled"], {}
     for name in LEADING:
-        result = metrics["pooled"][name]
-        why = result.get("undefined") or result.get("no_interval")
-        rows[words[name][0]] = {"Value": number(result["value"]), "95 % interval": why or interval(result)}
+        if name == "roc_auc_within_folds" and pooled[name]["value"] == pooled["roc_auc"]["value"]:
+            continue  # one fold
+        why = pooled[name].get("undefined") or pooled[name].get("no_interval")
+        rows[words[name][0]] = {"Value": number(pooled[name]["value"]), "95 % interval": why or interval(pooled[name])}
     return pd.DataFrame(rows).T
+
+
+def confusion_matrix(metrics: dict[str, Any]) -> pd.DataFrame:
+    """Numbers of test images of a metrics.json by true label (rows) and predicted label (columns)."""
+    table = pd.DataFrame(metrics["confusion_matrix"]).T
+    return table.rename_axis(index="True label", columns="Predicted label")
+
+
+def summary(metrics: dict[str, Any], title: str) -> str:
+    """What a command prints of a metrics.json: some ten lines of main metrics, intervals and confusion matrix."""
+    pooled, table = metrics["pooled"], headline_table(metrics)
+    lines = [f"{title}: {sizes(pooled['image_accuracy'])} tested"]
+    lines += [f"warning: {sentence}" for sentence in metrics.get("contradictions", [])]
+    spans, n = table["95 % interval"], max(map(len, table.index))
+    common = spans.iloc[0] if spans.nunique() == 1 else ""  # no metric has one: say it once
+    for label, value, span in zip(table.index, table["Value"], spans, strict=True):
+        shown = f"({span})" if span[:1].isdigit() or span[:1] == "-" else f"(no interval: {span})"
+        lines.append(f"  {label:<{n}}  {value}" + ("" if span == common else f"  {shown}"))
+    lines.append(f"  no 95 % intervals ({common})" if common else "  (95 % intervals by bootstrap over cases)")
+    lines.append(textwrap.indent(confusion_matrix(metrics).to_string(), "  "))
+    if (auc := pooled["roc_auc"])["value"] is not None and auc["value"] < SWAPPED_AUC and auc["n_cases"] >= 10:
+        lines.append(f"hint: {SWAPPED}")
+    return "\n".join(lines)
 
 
 # --- sentences about an experiment ---

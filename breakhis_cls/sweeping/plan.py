@@ -48,6 +48,14 @@ def read_sweep(path: Path) -> Sweep:
     return sweep.model_copy(update={"base": beside if beside.is_file() else config.find_config(sweep.base)})
 
 
+def sweep_folds(base: Path) -> Sweep:
+    """A sweep over all folds of a run's config."""
+    from ..data import splits
+
+    path, settings = config.find_config(base), config.load_config(base)
+    return Sweep(name=settings.name, base=path, axes={"split.fold": tuple(range(splits.count_folds(settings.split)))})
+
+
 def expand_runs(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Config]:
     """Every combination of the axes, the last axis fastest; equal ones once. `overrides` win over axes and `set`.
 
