@@ -1,11 +1,11 @@
-"""Check whether this machine can run `train` with these settings, and what to install or change if not.
+"""Check whether this machine can run `train` with these settings, what to install or change if not, and how long it
+takes.
 
 examples:
   breakhis doctor
   breakhis doctor --config finetune_200x
 
-Looks at versions, memory, images, split, weights, disk, folders, credentials and devices. Opens no image, asks no
-network, and imports TensorFlow for the last check only.
+Opens no image and asks no network. Imports TensorFlow for the last checks only.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ import os
 import platform
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from . import config, names, parallel
 from .errors import ANSWER_IS_NO, DONE, BreakHisError, exits_cleanly
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 OK, NOTE, MISSING = "ok", "note", "missing"
 PACKAGE = "breakhis_cls"
@@ -33,11 +31,12 @@ INSTALL = "pip install -c constraints.txt -e ."
 INSTALL_GPU = "pip install -c constraints.txt -e '.[gpu]'"
 ENOUGH_BYTES = 8 * 2**30  # of memory, for fine-tuning conv5 at 230x350 in batches of 16
 RUN_BYTES = 1_000_000_000  # the model, and two checkpoints with AdamW's state while one replaces the other
+TIMED_IMAGES = 8
 FEATURE_BYTES = 3072 * 4  # of one image and view: conv4 and conv5 of ResNet50, the widest backbone
 
 
 class Check(NamedTuple):
-    """One row: what was checked, its state (NOTE: a run works without it, MISSING: it does not), and what to do."""
+    """What was checked, its state (NOTE: a run works without it, MISSING: it does not), and what to do."""
 
     topic: str
     state: str
@@ -47,60 +46,30 @@ class Check(NamedTuple):
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    """Print a table of checks; exit code 1 if `train` with these settings could not run."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    """Print the checks and a verdict; exit code 1 if `train` could not run."""
     settings = config.parse_settings(config.Config, argv, "breakhis doctor", __doc__)
-    checks = list(run_checks(settings))
-    table = Table("checked", "state", "found, and what to do")
-    for topic, state, found, advice in checks:
-        cell = Text(found, overflow="fold")
-        if advice:
-            cell.append(f"\n-> {advice}", style="bold" if state == MISSING else "")
-        colour = {OK: "green", NOTE: "yellow", MISSING: "bold red"}[state]
-        table.add_row(topic, Text(state, style=colour), cell)
-    Console().print(table)
-    if missing := [check.topic for check in checks if check.state == MISSING]:
-        print(f"train cannot run with these settings; to fix: {', '.join(missing)}")
+    missing = []
+    for topic, state, found, advice in run_checks(settings):
+        print(f"{state:<8} {topic:<11} {found}" + (f"\n{'':21}-> {advice}" if advice else ""))
+        missing += [topic] if state == MISSING else []
+    if missing:
+        print(f"\ntrain cannot run with these settings; to fix: {', '.join(missing)}")
         return ANSWER_IS_NO
-    print("train can run with these settings")
+    print("\ntrain can run with these settings")
     return DONE
 
 
 def run_checks(settings: config.Config) -> Iterator[Check]:
-    """All checks, in the order of the table."""
-    yield from check_versions()
-    yield check_memory(settings.tune)
-    images = None
-    try:
-        images = list_images(settings.data)
-    except BreakHisError as error:
-        yield Check("data", MISSING, "no images to train on", str(error))
-    else:
-        yield check_data(settings.data, len(images))
-        yield check_split(settings, images)
-    yield check_weights(settings.model)
-    yield check_disk(settings, None if images is None else len(images))
-    # Only a folder that cannot be written gets a row.
-    folders = {"data.cache": settings.data.cache, "run.dir": settings.run.dir, "run.reports": settings.run.reports}
-    for setting, folder in folders.items():
-        existing = _existing(folder)  # a run creates what is missing below it
-        if not (existing.is_dir() and os.access(existing, os.W_OK)):
-            yield Check("folder", MISSING, f"{existing} cannot be written", f"choose another folder with --{setting}")
-    yield check_credentials()
-    yield from check_devices(settings.run)
-
-
-# --- software and machine ---
-
-
-def check_versions() -> Iterator[Check]:
-    """Python, TensorFlow and Keras against the supported ranges, and any other dependency outside its range."""
+    """All checks, in the order in which they are printed."""
+    import pandas as pd
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
+    from .data import archive, completeness, embeddings, index, kaggle_download, splits
+    from .modeling import weights
+    from .synthetic import tree
+
+    # --- versions: Python, TensorFlow and Keras, and any other dependency outside its range ---
     requirements = [Requirement(line) for line in metadata.requires(PACKAGE) or []]
     supported = {one.name: one.specifier for one in requirements if one.marker is None}  # a marker names an extra
     for name, versions in {"Python": SpecifierSet(metadata.metadata(PACKAGE)["Requires-Python"]), **supported}.items():
@@ -113,152 +82,131 @@ def check_versions() -> Iterator[Check]:
         elif name in ("Python", "tensorflow", "keras"):
             yield Check(name, OK, f"{found} (supported: {versions})")
 
-
-def check_memory(tune: config.Tune) -> Check:
-    """Memory of the machine, or of the container where that is less, and whether fine-tuning may need more."""
-    n_bytes = parallel.memory_bytes()
-    found = f"{n_bytes / 2**30:.1f} GiB, {os.cpu_count()} cores"
-    if tune.part == "none" or n_bytes >= ENOUGH_BYTES:
-        return Check("memory", OK, found)
+    # --- memory ---
+    tune, n_bytes = settings.tune, parallel.memory_bytes()
+    is_little = tune.part != "none" and n_bytes < ENOUGH_BYTES
     smaller = f"--tune.batch_size {max(tune.batch_size // 4, 1)} --tune.accumulate {4 * tune.accumulate}"
-    return Check("memory", NOTE, found, f"fine-tuning may need 8 GiB; if memory runs out: {smaller}")
+    advice = f"fine-tuning may need 8 GiB; if memory runs out: {smaller}" if is_little else ""
+    found = f"{n_bytes / 2**30:.1f} GiB, {parallel.count_cores()} cores"
+    yield Check("memory", NOTE if is_little else OK, found, advice)
 
-
-def check_devices(run: config.Run) -> Iterator[Check]:
-    """TensorFlow's devices and precision, set up as a run does it."""
-    from .modeling import devices
-
-    # The same switches as a run, since they decide whether TensorFlow starts and in which precision.
+    # --- images and split: names alone, so images of equal pixels count twice ---
+    n_images, parts, data, split = None, None, settings.data, settings.split
     try:
-        devices.prepare(run.deterministic, run.precision)
-        found, policy = devices.device_names(), devices.dtype_policy(run.precision)
-    except (BreakHisError, ImportError) as error:
-        yield Check("devices", MISSING, f"TensorFlow does not start: {error}", INSTALL)
-        return
-    if found == ["CPU"]:
-        advice = f"for an NVIDIA card: install its driver (nvidia-smi is missing), then {INSTALL_GPU}"
-        if shutil.which("nvidia-smi"):
-            advice = f"an NVIDIA driver is installed, but TensorFlow sees no GPU: {INSTALL_GPU}"
-        yield Check("devices", NOTE, "no GPU: a run uses the CPU", advice)
-    else:
-        yield Check("devices", OK, ", ".join(found))
-    yield Check("precision", OK, policy if policy == run.precision else f"{policy} (chosen by {run.precision})")
-
-
-def check_credentials() -> Check:
-    """Where Kaggle's client would find credentials; never the credentials themselves."""
-    from .data import kaggle_download
-
-    # KAGGLE_CONFIG_DIR only says where to look.
-    places = [place for place, exists in kaggle_download.credential_places().items() if exists]
-    if places := [place for place in places if not place.startswith("KAGGLE_CONFIG_DIR")]:
-        return Check("Kaggle", OK, f"credentials in {', '.join(places)}")
-    advice = "only `breakhis download` needs them, and explains how to make a token; not needed with --from-zip"
-    return Check("Kaggle", NOTE, "no credentials", advice)
-
-
-# --- what a run with these settings reads and writes ---
-
-
-def list_images(data: config.Data) -> pd.DataFrame:
-    """The images that a run would use, from their names alone. Raises DataError if there are none."""
-    import pandas as pd
-
-    from .data import index
-    from .synthetic import tree
-
-    if data.root != "synthetic":
-        return index.list_images(data)
-    # The first run draws them; until then there are only their names.
-    rows = [
-        {"file": names.official_path(name), **names.parse_image_name(name)._asdict()}
-        for name in tree.list_filenames(tree.IMAGES_PER_CELL, tree.SLIDES)
-    ]
-    images = pd.DataFrame(rows)
-    return images[images["magnification"].isin(data.magnifications)]
-
-
-def check_data(data: config.Data, n_images: int) -> Check:
-    """How many of the official images exist, and how many at the chosen magnifications."""
-    from .data import completeness, index
-
-    if data.root == "synthetic":
-        return Check("data", OK, f"{n_images:,} images of synthetic tissue; the first run draws them")
-    counted = completeness.check_tree(index.find_root(data))
-    at = " ".join(f"{magnification}X" for magnification in sorted(data.magnifications))
-    found = f"{counted.n_images:,} of {counted.n_expected:,} images under {counted.root}, {n_images:,} at {at}"
-    if counted.is_complete:
-        return Check("data", OK, found)
-    return Check("data", NOTE, found, "training on a part works; `breakhis download --verify` lists what is missing")
-
-
-def check_split(settings: config.Config, images: pd.DataFrame) -> Check:
-    """Whether the protocol can split these images; images of equal pixels still count twice."""
-    from .data import splits
-
-    split = settings.split
-    try:
+        if source := settings.features.source:
+            images = embeddings.load_images(source, data.magnifications)
+            n_images = len(images)
+            found, advice = f"{n_images:,} embeddings in {source}", ""
+        elif data.root == "synthetic":
+            # The first run draws them; until then there are only their names.
+            filenames = tree.list_filenames(tree.IMAGES_PER_CELL, tree.SLIDES)
+            rows = [{"file": names.official_path(name), **names.parse_image_name(name)._asdict()} for name in filenames]
+            images = pd.DataFrame(row for row in rows if row["magnification"] in data.magnifications)
+            n_images = len(images)
+            found, advice = f"{n_images:,} images of synthetic tissue; the first run draws them", ""
+        else:
+            images = index.list_images(data)
+            n_images, advice = len(images), ""
+            counted = completeness.check_tree(index.find_root(data))
+            at = " ".join(f"{magnification}X" for magnification in sorted(data.magnifications))
+            found = f"{counted.n_images:,} of {counted.n_expected:,} images under {counted.root}, {n_images:,} at {at}"
+            if not counted.is_complete:
+                advice = "training on a part works; `breakhis download --verify` lists what is missing"
+        yield Check("data", NOTE if advice else OK, found, advice)
         with warnings.catch_warnings():  # names of a CSV that are not there: the run itself prints them
             warnings.simplefilter("ignore", UserWarning)
-            table = splits.assign_split(splits.select_images(images, split), split)
+            parts = splits.assign_split(splits.select_images(images, split), split)["part"].value_counts()
+        counts = ", ".join(f"{parts[part]:,} {part}" for part in ("train", "validation", "test"))
+        yield Check("split", OK, f"{split.protocol}, fold {split.fold} of {splits.count_folds(split)}: {counts}")
     except BreakHisError as error:
-        return Check("split", MISSING, f"protocol {split.protocol} cannot split these images", str(error))
-    counts = table["part"].value_counts()
-    parts = ", ".join(f"{counts[part]:,} {part}" for part in ("train", "validation", "test"))
-    return Check("split", OK, f"{split.protocol}, fold {split.fold} of {splits.count_folds(split)}: {parts}")
+        topic = "data" if n_images is None else "split"
+        fault = "no images to train on" if n_images is None else f"protocol {split.protocol} cannot split these images"
+        yield Check(topic, MISSING, fault, str(error))
 
-
-def check_weights(model: config.Model) -> Check:
-    """Whether the backbone's weights are on this disk."""
-    from .modeling import weights
-
-    if model.weights == "random":
-        return Check("weights", OK, f"{model.backbone}, random")
-    if model.weights == "imagenet":
+    # --- weights of the backbone ---
+    model = settings.model
+    if settings.features.source:
+        yield Check("weights", OK, "not needed with features.source")
+    elif model.weights == "imagenet":
         filename, megabytes = weights.IMAGENET_FILES[model.backbone]
-        folder = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"
-        if (folder / filename).is_file():
-            return Check("weights", OK, f"{model.backbone} (imagenet), {folder / filename}")
+        path = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models" / filename
         advice = f"the first run downloads them ({megabytes} MB); without a network: --model.weights PATH"
-        return Check("weights", NOTE, f"{model.backbone} (imagenet) not yet in {folder}", advice)
-    try:
-        sha256 = weights.weights_identity(model)
-    except BreakHisError as error:
-        return Check("weights", MISSING, f"no file {model.weights}", str(error))
-    return Check("weights", OK, f"{weights.weights_title(model)}, SHA-256 {sha256[:16]}..., {model.weights}")
+        there = Check("weights", OK, f"{model.backbone} (imagenet), {path}")
+        yield there if path.is_file() else Check("weights", NOTE, f"{model.backbone} (imagenet), not here yet", advice)
+    else:
+        try:
+            yield Check("weights", OK, f"{weights.weights_title(model)}, {weights.weights_identity(model)[:16]}")
+        except BreakHisError as error:
+            yield Check("weights", MISSING, f"no file {model.weights}", str(error))
 
-
-def check_disk(settings: config.Config, n_images: int | None) -> Check:
-    """Free space for pixel store, features and run; for archive and tree too where there are no images (None) yet."""
-    import numpy as np
-
-    from .data import archive, kaggle_download
-
-    cache, image = settings.data.cache, settings.image
-    n_rows, n_stored = names.N_IMAGES if n_images is None else n_images, 0
-    for path in cache.glob("pixels/*/pixels.npy"):
-        with contextlib.suppress(OSError, ValueError):
-            if np.load(path, mmap_mode="r").shape[1:3] == (image.height_px, image.width_px):
-                n_stored = max(n_stored, path.stat().st_size)
+    # --- disk: pixel store, features and run; archive and tree too where there are no images yet ---
+    n_rows = names.N_IMAGES if n_images is None else n_images
+    folders = {"data.cache": data.cache, "run.dir": settings.run.dir, "run.reports": settings.run.reports}
     needs = [
-        (cache, max(0, n_rows * image.height_px * image.width_px * 3 - n_stored), "pixel store"),
-        (cache, n_rows * settings.n_feature_views * FEATURE_BYTES, "features"),
+        (data.cache, n_rows * settings.image.height_px * settings.image.width_px * 3, "pixel store"),
+        (data.cache, n_rows * settings.n_feature_views * FEATURE_BYTES, "features"),
         (settings.run.dir, RUN_BYTES, "run"),
     ]
     if n_images is None:
-        root = Path(settings.data.root)
-        needs += [(cache, kaggle_download.ARCHIVE_BYTES, "archive"), (root, kaggle_download.ARCHIVE_BYTES, "tree")]
-    wanted: dict[Path, list[str]] = {}
-    for folder, n_bytes, what in needs:
-        if n_bytes:
-            wanted.setdefault(folder, []).append(f"{what} {archive.format_bytes(n_bytes)}")
-    free = {folder: archive.format_bytes(shutil.disk_usage(_existing(folder)).free) for folder in wanted}
-    found = "\n".join(f"{free[at]} free under {at}; needed: {' + '.join(parts)}" for at, parts in wanted.items())
+        size = kaggle_download.ARCHIVE_BYTES
+        needs += [(data.cache, size, "archive"), (Path(data.root), size, "tree")]
     try:
         archive.check_free(needs)
+        free = archive.format_bytes(shutil.disk_usage(_existing(settings.run.dir)).free)
+        wanted = " + ".join(f"{what} {archive.format_bytes(n_bytes)}" for _, n_bytes, what in needs if n_bytes)
+        yield Check("disk", OK, f"{free} free; needed: {wanted}")
     except BreakHisError as error:
-        return Check("disk", MISSING, found, str(error))
-    return Check("disk", OK, found)
+        yield Check("disk", MISSING, "not enough room", str(error))
+    for setting, folder in folders.items():
+        existing = _existing(folder)  # a run creates what is missing below it
+        if not (existing.is_dir() and os.access(existing, os.W_OK)):
+            yield Check("folder", MISSING, f"{existing} cannot be written", f"choose another folder with --{setting}")
+
+    # --- where Kaggle's client would find credentials; never the credentials themselves ---
+    places = [place for place, exists in kaggle_download.credential_places().items() if exists]
+    places = [place for place in places if not place.startswith("KAGGLE_CONFIG_DIR")]  # it only says where to look
+    advice = "only `breakhis download` needs them, and explains how to make a token; not needed with --from-zip"
+    none = Check("Kaggle", NOTE, "no credentials", advice)
+    yield Check("Kaggle", OK, f"credentials in {', '.join(places)}") if places else none
+
+    # --- devices and precision, with the switches of a run, since they decide whether TensorFlow starts ---
+    from .modeling import devices
+
+    try:
+        devices.prepare(settings.run.deterministic, settings.run.precision)
+    except (BreakHisError, ImportError) as error:
+        yield Check("device", MISSING, f"TensorFlow does not start: {error}", INSTALL)
+        return
+    device, policy = devices.device_names(), devices.dtype_policy(settings.run.precision)
+    driver = "an NVIDIA driver is installed, but TensorFlow sees no GPU"
+    if not shutil.which("nvidia-smi"):
+        driver = "for an NVIDIA card: install its driver (nvidia-smi is missing)"
+    advice = f"{driver}: {INSTALL_GPU}" if device == ["CPU"] else ""
+    yield Check("device", NOTE if advice else OK, f"{', '.join(device)}, {policy}", advice)
+
+    # --- time from nothing: a forward pass of every image, and some three for each training step ---
+    if n_images is not None and parts is not None:
+        passes = settings.n_feature_views * n_images
+        if settings.fine_tunes:
+            passes += tune.epochs * (3 * parts["train"] + parts["validation"])
+            passes += settings.augment.test_views * (parts["validation"] + parts["test"])
+        found = parallel.format_duration(passes * time_forward_pass(settings) if passes else 0)
+        yield Check("time", OK, f"about {found}, by one timed batch; less where features are cached")
+
+
+def time_forward_pass(settings: config.Config) -> float:
+    """Seconds that an image takes in the backbone, here and now."""
+    import tensorflow as tf
+
+    from .modeling import features, network
+
+    backbone = network.build_backbone(settings.model.model_copy(update={"weights": "random"}))
+    batch = tf.zeros((TIMED_IMAGES, settings.image.height_px, settings.image.width_px, 3), tf.uint8)
+    forward = features.compile_forward(backbone)
+    forward(batch)["rows"].numpy()  # the first call traces the graph
+    started = time.monotonic()
+    forward(batch)["rows"].numpy()
+    return (time.monotonic() - started) / TIMED_IMAGES
 
 
 def _existing(folder: Path) -> Path:

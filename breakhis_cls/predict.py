@@ -7,6 +7,7 @@ examples:
 
 from __future__ import annotations
 
+import json
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -36,18 +37,27 @@ class Arguments(config.Section):
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    """Print or write one row per image: file, a probability for each class, the predicted class."""
+    """Print or write a row for each image; model and summary go to stderr, so that the table can be piped."""
     arguments = config.parse_arguments(Arguments, argv, "breakhis predict", __doc__)
     if arguments.out is not None:
         if arguments.out.is_dir():
             raise ConfigError(f"--out {arguments.out} is a folder; name a CSV file in it")
         files.check_folder(arguments.out.parent, "--out")
+    folder = arguments.model if arguments.model.is_dir() else arguments.model.parent
+    record, data = folder / "environment.json", "data that are not recorded beside it"
+    if record.is_file():
+        data = json.loads(record.read_text(encoding="utf-8"))["data"]["name"]
+    about = f"model:  {arguments.model}, trained on {data}\nResearch use only: this is not a medical device."
+    print(about, file=sys.stderr)
+
     table = predict_images(arguments.model, arguments.images, arguments.skip_broken)
     if arguments.out is None:
         print(table.to_csv(index=False), end="")
     else:
         files.write_csv(arguments.out, table)
-        print(f"{len(table):,} images: {arguments.out}")
+    counts = ", ".join(f"{n:,} {name}" for name, n in table["predicted"].value_counts().items())
+    where = f"\ntable:  {arguments.out}" if arguments.out else ""
+    print(f"result: {len(table):,} images, of which predicted: {counts}{where}", file=sys.stderr)
     return DONE
 
 

@@ -167,13 +167,15 @@ def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder:
     truth = "label" if dataset.task == "binary" else "subtype"
     cases = dataset.split.groupby(["part", truth])["case"].nunique().unstack(fill_value=0)
     cases = cases.reindex(columns=list(dataset.classes), fill_value=0).add_suffix(" cases")
-    table = table.join(cases).reindex(["train", "validation", "test"]).rename_axis(None)
+    table = table.join(cases).reindex([part for part in ("train", "validation", "test") if part in table.index])
 
     head, tune, phases = settings.head, settings.tune, []
     if head.epochs:
-        phases.append("features of the frozen backbone, computed once")
+        source = settings.features.source
+        phases.append(f"embeddings from {source}" if source else "features of the frozen backbone, computed once")
+        kinds = {"logistic": "logistic regression", "knn": "nearest neighbours", "prototype": "nearest class mean"}
         by_keras = f"head by Keras, up to {head.epochs} epochs in batches of {head.batch_size}"
-        phases.append(by_keras if head.kind == "keras" else "logistic regression")
+        phases.append(kinds.get(head.kind, by_keras))
     if settings.fine_tunes:
         blocks = "all blocks" if tune.part == "all" else tune.part
         phases.append(f"fine-tuning of {blocks}, up to {tune.epochs} epochs in batches of {tune.batch_size}")
@@ -189,7 +191,9 @@ def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder:
         "run": folder,
         "report": settings.run.reports / folder.name,
     }
-    return "\n".join([*(f"{name + ':':<8}{value}" for name, value in rows.items()), "", table.to_string(), ""])
+    return "\n".join(
+        [*(f"{name + ':':<8}{value}" for name, value in rows.items()), "", table.rename_axis(None).to_string(), ""]
+    )
 
 
 def _git_commit() -> str | None:

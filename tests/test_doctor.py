@@ -1,6 +1,7 @@
 """`breakhis doctor` reports what is missing and what to do; it prints no secrets and asks no network."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -8,7 +9,6 @@ import sys
 from importlib import metadata
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from breakhis_cls import __main__, config, doctor
@@ -41,6 +41,7 @@ def fake_devices(monkeypatch):
     monkeypatch.setattr(devices, "prepare", lambda *_: None)
     monkeypatch.setattr(devices, "device_names", lambda: ["Some GPU", "Some GPU"])
     monkeypatch.setattr(devices, "dtype_policy", lambda _: "mixed_bfloat16")
+    monkeypatch.setattr(doctor, "time_forward_pass", lambda _: 0.1)
 
 
 def _checks(**sections):
@@ -48,10 +49,13 @@ def _checks(**sections):
 
 
 def test_images_and_weights_are_enough(tiny_tree, capsys):
-    assert __main__.main(["doctor", "--data.root", str(tiny_tree), "--model.weights", "random"]) == DONE
+    small = ["--image.height_px", "32", "--image.width_px", "48", "--model.weights", "random"]
+    assert __main__.main(["doctor", "--data.root", str(tiny_tree), *small]) == DONE
     printed = capsys.readouterr().out
-    assert "train can run with these settings" in printed
-    for phrase in ("75 of 7,909 images", "75 at 40X 100X 200X 400X", "case, fold 0 of 5", "float32 (chosen by auto)"):
+    assert printed.endswith("\ntrain can run with these settings\n")
+    assert re.search(r"^ok +time +about \d+ (s|min), by one timed batch", printed, re.MULTILINE)
+    assert printed.count(" free") == 1
+    for phrase in ("75 of 7,909 images", "75 at 40X 100X 200X 400X", "case, fold 0 of 5", "CPU, float32"):
         assert phrase in printed, phrase
     assert "Python" in printed and metadata.version("tensorflow") in printed and metadata.version("keras") in printed
     assert "-> for an NVIDIA card" in printed or "TensorFlow sees no GPU" in printed
@@ -87,9 +91,9 @@ def test_a_magnification_without_images(fake_devices, tiny_tree, tmp_path):
 
 
 def test_credentials_are_found_and_never_printed(fake_devices, tmp_path, monkeypatch, capsys):
-    assert doctor.check_credentials().state == "note" and "--from-zip" in doctor.check_credentials().advice
+    assert _checks()["Kaggle"].state == "note" and "--from-zip" in _checks()["Kaggle"].advice
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
-    assert doctor.check_credentials().state == "note"  # it only says where to look
+    assert _checks()["Kaggle"].state == "note"  # it only says where to look
     (tmp_path / "kaggle.json").write_text(json.dumps({"username": SECRET, "key": SECRET}))
     monkeypatch.setenv("KAGGLE_API_TOKEN", SECRET)
     doctor.main([])
@@ -98,27 +102,26 @@ def test_credentials_are_found_and_never_printed(fake_devices, tmp_path, monkeyp
     assert SECRET not in printed
 
 
-def test_weights_by_name_and_by_path(tmp_path, shared):
-    absent = doctor.check_weights(config.Model(backbone="DenseNet121"))
+def test_weights_by_name_and_by_path(fake_devices, tmp_path, shared):
+    def check(**model):
+        return _checks(model=config.Model(**model))["weights"]
+
+    absent = check(backbone="DenseNet121")
     assert absent.state == "note" and "--model.weights PATH" in absent.advice
     path = tmp_path / "keras" / "models" / IMAGENET_FILES["DenseNet121"][0]
     path.parent.mkdir(parents=True)
     path.touch()
-    assert doctor.check_weights(config.Model(backbone="DenseNet121")).state == "ok"
-    assert doctor.check_weights(config.Model(weights="nowhere.weights.h5")).state == "missing"
-    known = doctor.check_weights(config.Model(weights=str(shared / "weights/resnet50_imagenet_notop.weights.h5")))
-    assert known.state == "ok" and "8-bit pruned ResNet50, SHA-256 2b300325d4372ac1" in known.found
+    assert check(backbone="DenseNet121").state == "ok"
+    assert check(weights="nowhere.weights.h5").state == "missing"
+    known = check(weights=str(shared / "weights/resnet50_imagenet_notop.weights.h5"))
+    assert known.state == "ok" and "8-bit pruned ResNet50, 2b300325d4372ac1" in known.found
 
 
-def test_disk_space_counts_what_is_stored_already(monkeypatch):
-    settings = config.Config()
-    assert "pixel store 18.1 MB" in doctor.check_disk(settings, 75).found  # 75 x 230 x 350 x 3
-    store = settings.data.cache / "pixels" / "some" / "pixels.npy"
-    store.parent.mkdir(parents=True)
-    np.save(store, np.ones((75, 230, 350, 3), np.uint8))
-    assert "pixel store" not in doctor.check_disk(settings, 75).found
+def test_disk_space_is_that_of_all_that_a_run_writes(fake_devices, tiny_tree, monkeypatch):
+    data = config.Data(root=str(tiny_tree))
+    assert "pixel store 18.1 MB + features 921.6 kB + run 1.0 GB" in _checks(data=data)["disk"].found  # 75 x 230 x 350
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
-    full = doctor.check_disk(settings, 75)
+    full = _checks(data=data)["disk"]
     assert full.state == "missing" and "5.0 MB are free" in full.advice
 
 
@@ -128,7 +131,7 @@ def test_a_folder_that_cannot_be_written(fake_devices, tmp_path):
     assert checks["folder"].state == "missing" and "--run.dir" in checks["folder"].advice
 
 
-def test_versions_out_of_range(monkeypatch):
+def test_versions_out_of_range(fake_devices, monkeypatch):
     real = metadata.version
 
     def version(name):
@@ -137,22 +140,26 @@ def test_versions_out_of_range(monkeypatch):
         return "2.15.0" if name == "tensorflow" else real(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    problems = {check.topic: check for check in doctor.check_versions() if check.state != "ok"}
+    problems = {name: check for name, check in _checks().items() if check.state == "missing" and name != "data"}
     assert set(problems) == {"tensorflow", "jinja2"} and problems["jinja2"].found.startswith("not installed")
     assert problems["tensorflow"].found.startswith("2.15.0") and "pip install" in problems["tensorflow"].advice
 
 
-def test_little_memory_matters_for_fine_tuning(monkeypatch):
+def test_little_memory_matters_for_fine_tuning(fake_devices, monkeypatch):
     monkeypatch.setattr(doctor.parallel, "memory_bytes", lambda: 2**32)
-    memory = doctor.check_memory(config.Tune(part="conv5"))
+    memory = _checks(model=config.Model(features=("conv5",)), tune=config.Tune(part="conv5"))["memory"]
     assert "4.0 GiB" in memory.found and "--tune.batch_size 4 --tune.accumulate 4" in memory.advice
-    assert doctor.check_memory(config.Tune(part="none")).state == "ok"
+    assert _checks()["memory"].state == "ok"
 
 
-def test_gpus_and_the_precision_that_auto_chooses(fake_devices):
-    card, precision = doctor.check_devices(config.Run())
-    assert (card.state, card.found) == ("ok", "Some GPU, Some GPU")
-    assert precision.found == "mixed_bfloat16 (chosen by auto)"
+def test_gpus_precision_and_time(fake_devices, tiny_tree):
+    checks = _checks(data=config.Data(root=str(tiny_tree)))
+    assert (checks["device"].state, checks["device"].found) == ("ok", "Some GPU, Some GPU, mixed_bfloat16")
+    assert checks["time"].found.startswith("about 8 s, ")  # 75 images at 0.1 s
+    tuned = {"model": config.Model(features=("conv5",)), "tune": config.Tune(part="conv5", epochs=10)}
+    parts = [int(n) for n in re.findall(r"(\d+) (?:train|validation|test)", checks["split"].found)]
+    expected = 0.1 * (75 + 10 * (3 * parts[0] + parts[1]) + parts[1] + parts[2])
+    assert f"about {expected / 60:.0f} min" in _checks(data=config.Data(root=str(tiny_tree)), **tuned)["time"].found
 
 
 def test_only_the_last_check_imports_tensorflow():

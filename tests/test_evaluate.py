@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,8 +66,14 @@ def test_a_table_of_another_framework(
         "confusion_matrix_40x.png",
     } <= left
     printed = capsys.readouterr().out
-    assert "60 test images" in printed and "ROC AUC" in printed and "report: reports/theirs/index.html" in printed
     numbers = json.loads((tmp_path / "reports" / "theirs" / "metrics.json").read_text())
+    auc, counts = numbers["pooled"]["roc_auc"], numbers["confusion_matrix"]
+    assert printed.startswith("theirs: 60 images, 15 slides, 13 cases tested\n  ROC AUC ")
+    assert re.search(rf"ROC AUC +{auc['value']:.3f}", printed) and "report: reports/theirs/index.html" in printed
+    rows = {name: [int(n) for n in numbers] for name, *numbers in re.findall(r"(\w+) +(\d+) +(\d+)\n", printed)}
+    assert rows == {name: [*row.values()] for name, row in counts.items()} and len(printed.splitlines()) <= 12
+    table = made()
+    assert counts["malignant"]["benign"] == sum((table["label"] == "malignant") & (table["p_malignant"] < 0.5))
     assert numbers["pooled"]["roc_auc"]["n_images"] == 60
 
 
@@ -88,7 +95,7 @@ def test_a_run_shows_what_only_it_holds(tmp_path: Path, tiny_tree: Path) -> None
 def test_folds_of_one_experiment_are_pooled(tmp_path: Path, tiny_tree: Path) -> None:
     folders = [run_folder(tmp_path, tiny_tree, fold) for fold in (0, 1)]
     report = evaluate.evaluate_runs(folders)
-    assert report == tmp_path / "reports" / "tiny-2-runs"
+    assert report == tmp_path / "reports" / "tiny-2-folds"
     pooled = json.loads((report / "metrics.json").read_text())["pooled"]["image_accuracy"]
     assert (pooled["n_images"], pooled["n_cases"]) == (60, 13)
 

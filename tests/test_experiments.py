@@ -1,5 +1,6 @@
 """Which runs are folds of one experiment, and which are rivals."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 from test_predictions import made
 
-from breakhis_cls import names
+from breakhis_cls import config, names
 from breakhis_cls.config import Config
 from breakhis_cls.data import protocols
 from breakhis_cls.errors import DataError
@@ -30,6 +31,28 @@ def test_folds_are_one_experiment_wherever_the_images_lie():
 
 def test_another_setting_is_another_experiment():
     assert len(experiments.group_experiments([_run(0, "here"), _run(1, "here", epochs=4)])) == 2
+
+
+def test_names_say_what_differs_between_experiments():
+    """What a person would call them: the protocol or the magnification itself, a number with its setting."""
+    alike = {"folds": {}}
+    penalty = {"image": {"split.protocol": "image"}, "case": {"split.protocol": "case"}}
+    both = {"binary-40X": {"data.magnifications": [40]}, "subtype-40X-200X": {"data.task": "subtype"}}
+    both["subtype-40X-200X"]["data.magnifications"] = [40, 200]
+    for settings, expected in (
+        (alike, ["run-2-folds"]),
+        (penalty, ["run-image", "run-case"]),
+        ({0: {"head.C": 0.02}, 1: {"head.C": 0.1}}, ["run-C-0.02", "run-C-0.1"]),
+        (both, ["run-binary-40X", "run-subtype-40X-200X"]),
+    ):
+        sources = []
+        for at, changes in enumerate(settings.values()):
+            for fold in (0, 1):
+                one = _run(fold, "here")
+                changed = config.change_settings(one.settings, changes)
+                table = one.table.assign(model=f"model {at}", protocol=changed.split.protocol)
+                sources.append(dataclasses.replace(one, settings=changed, table=table))
+        assert [one.name for one in experiments.group_experiments(sources)] == expected
 
 
 def in_parts(protocol: str, **parts: list[int]) -> experiments.Experiment:

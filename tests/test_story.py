@@ -1,6 +1,7 @@
 """The whole way on a tiny tree: index, split, features, head, fine-tuning, predictions, metrics, report, prediction."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -126,6 +127,16 @@ def test_predict_tells_what_it_cannot_read(story, tmp_path, capsys):
     assert predict.main([str(run.folder), str(tmp_path)]) == 2
     assert "cannot be read as images" in capsys.readouterr().err
     assert predict.main([str(tmp_path), str(tmp_path)]) == 2
+
+
+def test_predict_names_the_model_and_ends_with_a_summary(story, tiny_tree, capsys):
+    _, _, run = story
+    assert predict.main([str(run.folder), str(tiny_tree)]) == 0
+    printed = capsys.readouterr()
+    first, caution, result = printed.err.splitlines()
+    assert first == f"model:  {run.folder}, trained on {run.predictions['data'][0]}"
+    assert caution.startswith("Research use only") and re.match(r"result: 75 images, of which predicted: \d+", result)
+    assert printed.out.startswith("file,p_benign,p_malignant,predicted\n")
 
 
 def test_predict_refuses_what_eight_bits_cannot_hold(story, tmp_path, capsys):

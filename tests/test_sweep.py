@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import needs_signals
 
@@ -104,6 +106,18 @@ def test_a_base_lies_beside_the_sweep_or_is_a_config_that_ships(tmp_path, monkey
         write(tmp_path / "configs", "data: {magnifications: [200]}", "binary_200x.yaml")
     (run,) = plan.expand_runs(plan.read_sweep(write(tmp_path / "sweeps", f"base: {base}")), {})
     assert (run.data.magnifications, run.name) == ((200,), "mine")
+
+
+def test_a_base_is_swept_over_all_of_its_folds_as_train_would_name_them(tmp_path):
+    settings = config.Config(name="mine", split=config.Split(n_folds=3, fold=1), head=config.Head(C=0.2))
+    (tmp_path / "run").mkdir()
+    write(tmp_path / "run", config.dump_config(settings), "config.yaml")
+    for base in ("run", "run/config.yaml"):
+        sweeping, _, overrides = sweep.read_command(["--base", str(tmp_path / base)])
+        runs = plan.expand_runs(sweeping, overrides)
+        assert runs == [config.change_settings(settings, {"split.fold": fold}) for fold in range(3)]
+    with pytest.raises(ConfigError, match="expected a sweep"):
+        sweep.read_command(["--base", "demo", "--config", "protocol_case"])
 
 
 def test_bad_input_exits_with_2(tmp_path, capsys):
@@ -260,7 +274,7 @@ def swept(tiny_tree, tmp_path_factory):
 
 def test_a_failed_run_is_reported_and_does_not_stop_the_others(swept):
     _, runs, code, output = swept
-    assert code == 1 and runs[0].finished and "1 of 2 are finished" in output
+    assert code == 1 and runs[0].finished and "1 of 2 runs are finished" in output
     assert f"{runs[1].folder.name} failed (exit code 2)" in output and "a file is where a folder belongs" in output
 
 
@@ -274,8 +288,14 @@ def test_the_same_command_trains_what_is_missing_and_then_nothing(swept, capfd, 
     capfd.readouterr()
     assert sweep.main(command) == 0
     output = capfd.readouterr().out
-    assert "nothing to do" in output and "2 of 2 are finished" in output and "result: Binary: ROC AUC " in output
-    page = Path(re.search(r"report: (.*)", output)[1])
+    assert "nothing to do" in output and "2 of 2 runs are finished" in output and "result: Binary: ROC AUC " in output
+    assert re.search(r"^small-2-folds: .* tested$", output, re.MULTILINE) and "Predicted label  benign" in output
+    page = Path(re.search(r"^report: (.*)", output, re.MULTILINE)[1])
+    pooled = json.loads((page.parent / "small-2-folds/metrics.json").read_text(encoding="utf-8"))["pooled"]
+    tested = [pd.read_csv(run.folder / "predictions.csv")["part"].eq("test").sum() for run in runs]
+    assert pooled["roc_auc"]["n_images"] == sum(tested)
+    assert '<a href="small-2-folds/index.html">' in page.read_text(encoding="utf-8")
+    assert (page.parent / "small-2-folds/index.html").is_file()
     assert page.is_file() and page.parent.parent == runs[0].settings.run.reports
     assert page.parent.name.startswith("small-sample-14slides-")
 

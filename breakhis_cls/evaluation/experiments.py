@@ -120,9 +120,10 @@ def _name_groups(groups: list[list[Source]]) -> list[str]:
         words = []
         for name, value in _flat_settings(mine).items():
             if any(other[name] != value for other in same):
-                key, shown = name.rpartition(".")[2], "-".join(map(str, value if isinstance(value, list) else [value]))
-                is_plain = isinstance(value, (str, list))  # a number alone does not say what it counts
-                words.append(f"{shown}X" if key == "magnifications" else shown if is_plain else f"{key}-{shown}")
+                key, values = name.rpartition(".")[2], value if isinstance(value, list) else [value]
+                unit = "X" if key == "magnifications" else ""
+                shown = "-".join(f"{one}{unit}" for one in values)
+                words.append(shown if isinstance(value, (str, list)) else f"{key}-{shown}")  # C-0.1
         folds = {fold for source in group for fold in source.table["fold"]}
         n = f"{len(folds)}-folds" if len(folds) > 1 else f"{len(group)}-seeds"
         found.append("-".join([mine.name, *(words or [n])]).replace("/", "-"))
