@@ -50,6 +50,10 @@ class RunError(BreakHisError):
     """A run folder is in use, changed or unfinished."""
 
 
+class RunInUseError(RunError):
+    """Another process has the run's folder open."""
+
+
 def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
     """Give a command's main the package's exit codes: 0 done, 1 the answer is no, 2 bad input, 130 interrupted."""
 

@@ -15,7 +15,7 @@ from filelock import Timeout
 
 from .. import config, names
 from ..data import protocols
-from ..errors import RunError
+from ..errors import RunError, RunInUseError
 from ..files import lock, sha256_of_values, write_csv, write_json, write_text
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def open_run(settings: config.Config, name: str) -> Iterator[RunFolder]:
     try:
         held = lock(run.folder / ".lock", 0)  # the system releases it when a process dies
     except Timeout:
-        raise RunError(f"{run.folder} is in use by another process; wait for it, or change a setting") from None
+        raise RunInUseError(f"{run.folder} is in use by another process; wait for it, or change a setting") from None
     with held:
         # The name stands for these settings. A config.yaml that was edited would describe another run than this one.
         path = run.folder / "config.yaml"

@@ -5,26 +5,21 @@ from __future__ import annotations
 import json
 import math
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from filelock import Timeout
 from pydantic import Field, model_validator
 
 from .. import config
 from ..config import PositiveInt, Section
-from ..errors import ConfigError, DataError, ModelError
+from ..errors import ConfigError, DataError, ModelError, RunInUseError
 from ..files import lock, sha256_of_values, write_text
 
 if TYPE_CHECKING:  # every sweep reads the settings below, and only a search imports Optuna
     import optuna
-    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
     from ..train import TrainedRun
@@ -73,14 +68,17 @@ class Search(Section):
     seed: config.Seed = 0
     """Of what is tried; each process that joins a study draws from its own seed, derived from this one."""
 
-    def values(self, trial: optuna.Trial | FrozenTrial) -> Values:
+    def suggest(self, trial: optuna.Trial | FrozenTrial) -> Values:
         """A trial's settings. Four digits are enough for a person and for a learning rate."""
-        values = {setting: trial.params[setting] for setting in self.ranges}
-        for setting, value in values.items():
-            if isinstance(value, str):  # one of the choices, which are passed to Optuna as JSON
-                values[setting] = json.loads(value)
-            elif isinstance(value, float):
-                values[setting] = float(f"{value:.4g}")
+        values: Values = {}
+        for setting, one in self.ranges.items():
+            if one.choices is not None:  # Optuna wants plain values: they are passed as JSON
+                choices = [json.dumps(choice) for choice in one.choices]
+                values[setting] = json.loads(trial.suggest_categorical(setting, choices))
+            elif isinstance(one.low, int) and isinstance(one.high, int):
+                values[setting] = trial.suggest_int(setting, one.low, one.high, log=one.log)
+            elif one.low is not None and one.high is not None:
+                values[setting] = float(f"{trial.suggest_float(setting, one.low, one.high, log=one.log):.4g}")
         return values
 
 
@@ -101,59 +99,86 @@ def search(
         import optuna
     except ImportError:
         raise ConfigError("a search needs Optuna, which is not installed; pip install -e '.[sweep]'") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+    from optuna.trial import TrialState
 
-    # --- what may be tried, in Optuna's terms ---
-    distributions: dict[str, BaseDistribution] = {}
-    for setting, one in space.ranges.items():
-        if one.choices is not None:  # Optuna wants plain values: they are passed as JSON
-            choices = [json.dumps(choice) for choice in one.choices]
-            distributions[setting] = optuna.distributions.CategoricalDistribution(choices)
-        elif isinstance(one.low, int) and isinstance(one.high, int):
-            distributions[setting] = optuna.distributions.IntDistribution(one.low, one.high, log=one.log)
-        elif one.low is not None and one.high is not None:
-            distributions[setting] = optuna.distributions.FloatDistribution(one.low, one.high, log=one.log)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what a trial comes to is printed below
+
+    # --- the study: files alone, so that processes on several machines can share it by its folder ---
     # More trials, another seed or other places are the same study.
     places = "data.cache", "run.dir", "run.reports", "run.save_model"
     identity = sha256_of_values(
         config.settings_without(space, ("trials", "seed")), [config.settings_without(one, places) for one in base]
     )
-    direction = "minimize" if space.metric in LOWER_IS_BETTER else "maximize"
+    study_folder.mkdir(parents=True, exist_ok=True)
+    journal = str(study_folder / "journal.log")
+    with lock(study_folder / "study.lock"):
+        study = optuna.create_study(
+            storage=optuna.storages.JournalStorage(JournalFileBackend(journal, JournalFileOpenLock(journal))),
+            direction="minimize" if space.metric in LOWER_IS_BETTER else "maximize",
+            study_name=NAME, load_if_exists=True, pruner=optuna.pruners.MedianPruner(),
+        )  # fmt: skip
+        if study.user_attrs.get("identity", identity) != identity:
+            advice = "give the sweep another name, or remove the folder"
+            raise ConfigError(f"{study_folder} holds a study of other settings, ranges or metric; {advice}")
+        n_joined = study.user_attrs.get("joined", 0)
+        study.set_user_attr("identity", identity)
+        study.set_user_attr("joined", n_joined + 1)
+    # One process alone repeats itself; several draw from seeds of their own, and never what another is trying.
+    sampler_seed = int(sha256_of_values(space.seed, n_joined)[:8], 16)
+    study.sampler = optuna.samplers.TPESampler(seed=sampler_seed, constant_liar=True)
 
     # --- trials, until all processes together have done enough ---
-    with join_study(study_folder, identity, direction, space.seed) as shared:
-        while (trial := shared.next_trial(space.trials, distributions)) is not None:
-            shared.wait_for_twin(trial)
-            values = space.values(trial)
+    def objective(trial: optuna.Trial) -> float:
+        scores: list[float] = []  # of the runs for which the metric is defined
+        runs = expand(space.suggest(trial))
+        for n_done, settings in enumerate(runs, 1):
             try:
-                value = _run_trial(trial, space.metric, expand(values), train)
-                shared.study.tell(trial, value)
-                outcome = f"has {space.metric} {value:.4f}"
-            except (optuna.TrialPruned, ModelError) as error:
-                outcome = f"was pruned, {error}"
+                value = score(train(settings).folder / "predictions.csv", space.metric)
+            except ModelError as error:
                 # Training diverges where a learning rate is too high; the study learns that as from a pruned trial.
-                if isinstance(error, ModelError):
-                    trial.set_user_attr("error", str(error))
-                    outcome = f"failed, {error}"
-                shared.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            shown = ", ".join(f"{setting} {json.dumps(value)}" for setting, value in values.items())
-            n_done = f"{len(shared.trials('COMPLETE', 'PRUNED'))} of {space.trials} trials done"
-            print(f"{name}: {n_done}; trial {trial.number} {outcome}: {shown}", flush=True)
+                trial.set_user_attr("error", str(error))
+                raise optuna.TrialPruned from None
+            except RunInUseError:  # another process tries equal settings: leave them to it
+                time.sleep(POLL_S)
+                raise
+            scores += [value] if math.isfinite(value) else []
+            if scores and n_done < len(runs):
+                trial.report(fmean(scores), n_done)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+        if not scores:
+            raise DataError(f"{space.metric} is undefined: every validation part holds one class; search by log_loss")
+        return fmean(scores)
 
-        done = shared.trials("COMPLETE", "PRUNED")
-        if not shared.trials("COMPLETE"):
-            reason = done[-1].user_attrs.get("error", "pruned")
-            raise ModelError(f"none of {len(done)} trials went through all its runs; the last one: {reason}")
-        best, n_pruned = shared.study.best_trial, len(shared.trials("PRUNED"))
-        runs = expand(space.values(best))
+    def done(*states: TrialState) -> list[FrozenTrial]:
+        return study.get_trials(deepcopy=False, states=states or (TrialState.COMPLETE, TrialState.PRUNED))
+
+    def show(_: optuna.Study, trial: FrozenTrial) -> None:
+        if trial.state != TrialState.FAIL:
+            pruned = trial.user_attrs.get("error", f"pruned after {len(trial.intermediate_values)} runs")
+            outcome = f"{space.metric} {trial.value:.4f}" if trial.value is not None else pruned
+            shown = ", ".join(f"{setting} {json.dumps(value)}" for setting, value in space.suggest(trial).items())
+            n_done = f"{len(done())} of {space.trials} trials done"
+            print(f"{name}: {n_done}; trial {trial.number}, {shown}: {outcome}", flush=True)
+        if len(done()) >= space.trials:
+            study.stop()
+
+    if len(done()) < space.trials:
+        study.optimize(objective, callbacks=[show], catch=(RunInUseError,))
+    if not done(TrialState.COMPLETE):
+        reason = done()[-1].user_attrs.get("error", "pruned")
+        raise ModelError(f"none of {len(done())} trials went through all its runs; the last one: {reason}")
 
     # --- the best trial as an ordinary config ---
+    best, n_pruned = study.best_trial, len(done(TrialState.PRUNED))
+    runs = expand(space.suggest(best))
     content = runs[0].model_dump(mode="json", exclude_defaults=True)
     write_text(
         study_folder / "best.yaml",
-        f"# Found by the search {name}: {json.dumps(space.values(best))}\n"
+        f"# Found by the search {name}: {json.dumps(space.suggest(best))}\n"
         f"# Chosen on validation alone: {space.metric} {best.value:.4f}, mean of {len(runs)} runs; "
-        f"trial {best.number}, best of {len(done)} ({n_pruned} pruned).\n"
+        f"trial {best.number}, best of {len(done())} ({n_pruned} pruned).\n"
         "# Test parts were not looked at. But what one fold validates on, another tests: settings chosen over\n"
         "# several folds have seen cases that they are then tested on, so that the test score is a little too high.\n"
         + yaml.safe_dump(content, sort_keys=False),
@@ -168,106 +193,3 @@ def score(predictions_csv: Path, metric: str) -> float:
     rows = predictions.read_predictions(predictions_csv, only="validation")
     statistics, cases = metrics.compute_statistics(rows, [metric])
     return bootstrap.statistic_value(statistics[metric], len(cases))
-
-
-def _run_trial(
-    trial: optuna.Trial, metric: str, runs: list[config.Config], train: Callable[[config.Config], TrainedRun]
-) -> float:
-    """Mean over the runs for which the metric is defined. Raises TrialPruned where the trial falls behind."""
-    import optuna
-
-    scores: list[float] = []
-    for n_done, settings in enumerate(runs, 1):
-        value = score(train(settings).folder / "predictions.csv", metric)
-        scores += [value] if math.isfinite(value) else []
-        if scores and n_done < len(runs):
-            trial.report(fmean(scores), n_done)
-            if trial.should_prune():
-                raise optuna.TrialPruned(f"after {n_done} of {len(runs)} runs")
-    if not scores:
-        raise DataError(f"{metric} is undefined: every validation part holds one class only; search by log_loss")
-    return fmean(scores)
-
-
-@dataclass(frozen=True)
-class SharedStudy:
-    """One process's view of a study that several processes, here or on other machines, work on."""
-
-    study: optuna.Study
-    folder: Path
-    worker: str
-
-    def next_trial(self, n_trials: int, distributions: dict[str, BaseDistribution]) -> optuna.Trial | None:
-        """A trial to run, or None when `n_trials` are done by all processes together.
-
-        It waits while other processes run the last ones, since a process may die: its trials are then tried again.
-        """
-        while True:
-            with lock(self.folder / "study.lock"):
-                self._requeue_trials_of_dead_workers()
-                running = self.trials("RUNNING")
-                if len(self.trials("COMPLETE", "PRUNED")) + len(running) < n_trials:
-                    trial = self.study.ask(distributions)
-                    trial.set_user_attr("worker", self.worker)
-                    return trial
-            if not running:
-                return None
-            time.sleep(POLL_S)
-
-    def wait_for_twin(self, trial: optuna.Trial) -> None:
-        """Wait while another process tries equal settings: they are one run in one folder, found finished later."""
-        while any(twin.params == trial.params and twin.number < trial.number for twin in self.trials("RUNNING")):
-            time.sleep(POLL_S)
-            with lock(self.folder / "study.lock"):
-                self._requeue_trials_of_dead_workers()
-
-    def trials(self, *states: str) -> list[FrozenTrial]:
-        """Those in one of the states, such as COMPLETE, as the journal has them now."""
-        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name in states]
-
-    def _requeue_trials_of_dead_workers(self) -> None:
-        """Only under the study's lock: two processes would otherwise try the same settings again."""
-        from optuna.trial import TrialState
-
-        for trial in self.trials("RUNNING"):
-            worker = trial.user_attrs.get("worker", "dead")  # without one its process died while it asked
-            try:
-                # A process holds its lock while it lives: the kernel frees it however the process dies.
-                with lock(self.folder / f"{worker}.lock", 0):
-                    pass
-            except Timeout:
-                continue
-            self.study.tell(trial.number, state=TrialState.FAIL)
-            self.study.enqueue_trial(trial.params, user_attrs={"instead_of": trial.number})
-
-
-@contextmanager
-def join_study(
-    folder: Path, identity: str, direction: Literal["minimize", "maximize"], seed: int
-) -> Iterator[SharedStudy]:
-    """The study in `folder`, created if it is not there, with this process as one of its workers while open.
-
-    Each process that joins draws from the seed (seed, number of processes that joined before): one process alone
-    repeats itself; several do not, since their order is chance. ConfigError if the study has other settings.
-    """
-    import optuna
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-
-    # Files alone, no server: machines need to share no more than the folder.
-    journal, worker = str(folder / "journal.log"), f"worker-{uuid.uuid4().hex[:8]}"
-    with lock(folder / f"{worker}.lock"):
-        with lock(folder / "study.lock"):
-            storage = optuna.storages.JournalStorage(JournalFileBackend(journal, JournalFileOpenLock(journal)))
-            study = optuna.create_study(storage=storage, study_name=NAME, direction=direction, load_if_exists=True)
-            if study.user_attrs.get("identity", identity) != identity:
-                advice = "give the sweep another name, or remove the folder"
-                raise ConfigError(f"{folder} holds a study of other settings, ranges or metric; {advice}")
-            n_before = study.user_attrs.get("joined", 0)
-            study.set_user_attr("identity", identity)
-            study.set_user_attr("joined", n_before + 1)
-        sampler_seed = int(sha256_of_values(seed, n_before)[:8], 16)
-        # constant_liar: settings that another process is trying count as bad, so that two do not try the same.
-        study.sampler = optuna.samplers.TPESampler(seed=sampler_seed, constant_liar=True)
-        study.pruner = optuna.pruners.MedianPruner()
-        yield SharedStudy(study, folder, worker)
-    (folder / f"{worker}.lock").unlink(missing_ok=True)
