@@ -320,7 +320,7 @@ def find_config(path: Path | str) -> Path:
     for folder in folders:
         if (folder / named.name).is_file():
             return folder / named.name
-    known = sorted({file.name for folder in folders for file in folder.glob("*.yaml")})
+    known = sorted({file.name for folder in folders for file in folder.glob("[!.]*.yaml")})
     near = difflib.get_close_matches(named.name, known, n=1)
     hint = f"did you mean {path.parent / near[0]}?" if near else f"known configs: {', '.join(known) or 'none'}"
     raise ConfigError(f"no such config: {path}; {hint}")
