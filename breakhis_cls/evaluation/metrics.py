@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix
 
 from .. import names
 from . import bootstrap, predictions
@@ -130,15 +129,7 @@ def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLE
     """
     test = predictions.select_part(table, "test")
     content: dict[str, Any] = {"pooled": compute_stratum(test, "pooled", n_resamples, seed)}
-    classes, true, predicted = (
-        predictions.class_names(test),
-        predictions.true_labels(test),
-        predictions.predicted_labels(test),
-    )
-    counts = confusion_matrix(true, predicted, labels=range(len(classes))).tolist()
-    content["confusion_matrix"] = {
-        name: dict(zip(classes, row, strict=True)) for name, row in zip(classes, counts, strict=True)
-    }
+    content["confusion_matrix"] = predictions.count_confusions(test).to_dict("index")
 
     # Images as if independent: in random groups, whose sums then stand for unrelated images.
     files = test["file"].unique()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import confusion_matrix
 
 from .. import files, names
 from ..data.split_files import PARTS
@@ -178,6 +179,15 @@ def predicted_labels(table: pd.DataFrame, threshold: float = 0.5) -> np.ndarray:
     """(n,) index of the predicted class: malignant from `threshold` on, or the most probable subtype."""
     scores = probabilities(table)
     return (scores[:, 1] >= threshold).astype(int) if is_binary(table) else scores.argmax(axis=1)
+
+
+def count_confusions(table: pd.DataFrame) -> pd.DataFrame:
+    """Numbers of images by true label (rows) and predicted label (columns); every class, in the table's order."""
+    classes = class_names(table)
+    counts = confusion_matrix(true_labels(table), predicted_labels(table), labels=range(len(classes)))
+    return pd.DataFrame(
+        counts, index=pd.Index(classes, name="True label"), columns=pd.Index(classes, name="Predicted label")
+    )
 
 
 def select_part(table: pd.DataFrame, part: str) -> pd.DataFrame:

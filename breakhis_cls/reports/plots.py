@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from sklearn import metrics
 
 from .. import names
-from ..evaluation import error_analysis, predictions
+from ..evaluation import predictions
 from ..files import atomic_path
 from .text import count, percent, percent_of_row
 
@@ -79,7 +79,7 @@ def confusion_matrix(table: pd.DataFrame, model: str = "") -> Figure:
 
     The percentages of a row add to 100. Benign subtypes come first, and a line divides them from the malignant ones.
     """
-    binary, confusions = predictions.is_binary(table), error_analysis.count_confusions(table)
+    binary, confusions = predictions.is_binary(table), predictions.count_confusions(table)
     classes = [name for name in (*names.LABELS, *names.SUBTYPES) if name in confusions]
     counts = confusions.loc[classes, classes].to_numpy()
     totals, n = counts.sum(axis=1), len(classes)
