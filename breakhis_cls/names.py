@@ -7,6 +7,7 @@ documented.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -52,6 +53,7 @@ def is_system_file(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
+@functools.lru_cache(maxsize=100_000)  # a sweep's worker asks for the same names in every run
 def official_name(path: str) -> str | None:
     """The official file name that a path bears, in any folder, with any slashes and suffix or none; else None.
 
@@ -120,6 +122,7 @@ def official_path(path: str) -> str:
     return f"{TREE}/breast/{label}/SOB/{folder}/{name.slide}/{name.magnification}X/{filename}"
 
 
+@functools.lru_cache(maxsize=100_000)
 def canonical_path(path: str) -> str:
     """The official path of an official name, in whatever folders it lies; of another file the path as it is."""
     return official_path(path) if official_name(path) else path

@@ -93,10 +93,11 @@ class TrainedRun:
         return f"<p>{html.escape(title)}</p><table><tr>{cells}</tr></table><p>{places}</code></p>"
 
 
-def train_run(settings: config.Config, report: bool = True) -> TrainedRun:
+def train_run(settings: config.Config, report: bool = True, intervals: bool = True) -> TrainedRun:
     """Train, predict, score and report one run, or what of it is not finished yet.
 
-    Raises DataError for images or splits that cannot be used, ModelError for weights, RunError if the run is in use.
+    intervals: False leaves them to a report. Raises DataError for images or splits that cannot be used, ModelError for
+    weights, RunError if the run is in use.
     """
     from .data.dataset import load_dataset
     from .modeling import weights
@@ -149,7 +150,9 @@ def train_run(settings: config.Config, report: bool = True) -> TrainedRun:
             files.write_json(run.folder / "environment.json", environment)
 
             # --- metrics.json last: it marks the run as finished ---
-            run.finish(metrics.compute_metrics(predictions.read_predictions(run.folder / "predictions.csv")))
+            # A sweep's report resamples the cases of all its runs at once, so that not each of them does.
+            table = predictions.read_predictions(run.folder / "predictions.csv")
+            run.finish(metrics.compute_metrics(table) if intervals else metrics.compute_metrics(table, n_resamples=0))
         trained = TrainedRun(run.folder, settings)
         if report:
             trained.report()  # also of a finished run: a kill may fall between the two

@@ -11,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import needs_signals
 
 from breakhis_cls import config, sweep, train
+from breakhis_cls.data import protocols
 from breakhis_cls.errors import ConfigError
 from breakhis_cls.modeling import features
 from breakhis_cls.sweeping import plan, tasks, worker
@@ -242,6 +244,42 @@ def test_a_process_does_not_outlive_a_killed_sweep(tmp_path):
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
     wait_for(lambda: not is_alive(pid))
+
+
+def test_one_process_trains_many_heads_and_a_crash_costs_the_run_under_way(tmp_path, monkeypatch):
+    """The first server is killed under its first run; the next one trains them all, to the bytes of lone runs."""
+    official = protocols.official_images().query("magnification == 400")
+    values = (
+        np.random.default_rng(0).normal(0, 1, (len(official), 3)) + (official["label"] == "benign").to_numpy()[:, None]
+    )
+    official[["file"]].assign(f0=values[:, 0], f1=values[:, 1], f2=values[:, 2]).to_csv(tmp_path / "mine.csv")
+    text = (
+        f"set: {{features.source: {tmp_path}/mine.csv, data.magnifications: [400], run.dir: {tmp_path}/runs, "
+        f"run.reports: {tmp_path}/reports}}\naxes: {{split.fold: [0, 1], head.kind: [logistic, knn, prototype]}}"
+    )
+    started, start = [], tasks.start_process
+
+    def start_and_kill(task, *others):
+        started.append(task.name)
+        process = start(task, *others)
+        if started.count("server") == 1 and task.name == "server":
+            process.kill()
+        return process
+
+    monkeypatch.setattr(tasks, "start_process", start_and_kill)
+    assert sweep.main(["--config", str(write(tmp_path, text)), "--workers", "1"]) == 0
+    assert started == ["shared work", "server", "server"]
+    runs = plan.name_runs(plan.expand_runs(plan.read_sweep(tmp_path / "mine.yaml"), {}))
+    assert len(runs) == 6 and all(run.finished for run in runs)
+    assert {len((run.folder / "split.csv").read_text().splitlines()) for run in runs} == {
+        1 + 1_795
+    }  # 13412 once, but for a copy of another number
+    for run in runs[:3]:
+        lone = train.train_run(config.change_settings(run.settings, {"run.dir": tmp_path / "lone"}), report=False)
+        assert (lone.folder / "predictions.csv").read_bytes() == (run.folder / "predictions.csv").read_bytes()
+        whole, swept = (json.loads((one.folder / "metrics.json").read_text())["pooled"] for one in (lone, run))
+        assert whole["roc_auc"]["value"] == swept["roc_auc"]["value"] and whole["roc_auc"]["low"] is not None
+        assert swept["roc_auc"]["low"] is None and "breakhis evaluate" in swept["roc_auc"]["no_interval"]
 
 
 # --- from images to the report ---

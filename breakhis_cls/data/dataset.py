@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,12 @@ class Dataset:
     warnings: list[str]
     pool: pd.DataFrame | None = None  # `images` of all folds, where a CSV's folds hold different ones
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """Of names and pixels, wherever the files are and however they are compressed."""
         return _sha256_of_images(self.images)
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """`synthetic-...`, `own-83slides-...`, `sample-36slides-...` or `breakhis-...`: the data that a number was
         measured on, and the same for every fold of a protocol."""
@@ -55,7 +56,7 @@ class Dataset:
         """Whether any tissue is drawn; other slides that BreakHis does not have are someone's own."""
         return not set(self.images["slide"]).isdisjoint(SLIDES)
 
-    @property
+    @functools.cached_property
     def is_complete(self) -> bool:
         """All official images at these magnifications are here."""
         official = protocols.official_images()

@@ -76,6 +76,8 @@ def bootstrap_interval(
     """
     if n_behind < MIN_CASES:
         return Interval(None, None, f"too few cases: {n_behind}")
+    if not len(weights):
+        return Interval(None, None, "left to the report: breakhis evaluate")
     drawn = statistic(weights)
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) < len(weights) / 2:  # the rest would not represent the cases

@@ -6,6 +6,7 @@ shard; two at once at worst do the same work twice; a new image costs itself alo
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,14 +67,7 @@ def cached_outputs(
     `build_forward` is called only if something is missing. Outputs may depend on pixels and what names `folder` alone.
     Those of `blocks` lie side by side.
     """
-    # --- read what is there ---
-    known = {}
-    for path in sorted(folder.glob("shard-*.npz")):
-        try:
-            with np.load(path, allow_pickle=False) as shard:  # checks the zip's CRC, and reads what is asked for alone
-                known.update(zip(shard["hashes"].tolist(), _join(shard, blocks), strict=True))
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
-            path.unlink(missing_ok=True)  # damaged: its rows are computed again
+    known = dict(_read_shards(tuple((path, path.stat().st_mtime_ns) for path in folder.glob("shard-*.npz")), blocks))
     missing = [at for at, name in enumerate(hashes) if name not in known]
     if not missing:
         return np.stack([known[name] for name in hashes])
@@ -101,6 +95,19 @@ def cached_outputs(
             np.savez(temporary, **content)
         known.update(zip(hashes[at], _join(content, blocks), strict=True))
     return np.stack([known[name] for name in hashes])
+
+
+@functools.lru_cache(maxsize=2)  # one worker of a sweep makes many runs on the same features
+def _read_shards(stamped: tuple[tuple[Path, int], ...], blocks: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Rows of shards by their hash; a shard that changed has another stamp."""
+    known: dict[str, np.ndarray] = {}
+    for path, _ in sorted(stamped):
+        try:
+            with np.load(path, allow_pickle=False) as shard:  # checks the zip's CRC, and reads what is asked for alone
+                known.update(zip(shard["hashes"].tolist(), _join(shard, blocks), strict=True))
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+            path.unlink(missing_ok=True)  # damaged: its rows are computed again
+    return known
 
 
 def _join(content: Mapping[str, np.ndarray], blocks: tuple[str, ...]) -> np.ndarray:

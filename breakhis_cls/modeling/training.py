@@ -66,8 +66,7 @@ class TrainingRun:
                 else:
                     # Nothing is chosen on validation here. Fine-tuning stops by it, so it must be new to the head.
                     rows = self.dataset.in_part("train", *([] if settings.fine_tunes else ["validation"]))
-                    folds = assign_inner_folds(self.dataset.split[rows], settings.split)
-                    sample = pooled[rows], self._labels[rows], self._cases[rows], folds
+                    sample = pooled[rows], self._labels[rows], self._cases[rows], self._inner_folds[rows]
                     trained = head.PROBES[settings.head.kind](*sample, len(self.dataset.classes), settings)
             if not isinstance(trained, LinearHead):
                 return trained
@@ -129,10 +128,9 @@ class TrainingRun:
                 views = [self._features(view) for view in range(settings.augment.test_views)]
                 probabilities[evaluated] = np.mean([model.predict(view[evaluated]) for view in views], axis=0)
                 if settings.head.kind != "keras":
-                    folds = assign_inner_folds(dataset.split[seen], settings.split)
-                    in_views = [view[seen] for view in views]
+                    sample = [view[seen] for view in views], self._labels[seen], self._cases[seen]
                     probabilities[seen] = head.predict_out_of_fold(
-                        in_views, self._labels[seen], self._cases[seen], folds, len(dataset.classes), settings
+                        *sample, self._inner_folds[seen], len(dataset.classes), settings
                     )
                 return probabilities
 
@@ -161,6 +159,13 @@ class TrainingRun:
     @functools.cached_property
     def _labels(self) -> np.ndarray:
         return self.dataset.one_hot_targets().argmax(axis=1)
+
+    @functools.cached_property
+    def _inner_folds(self) -> np.ndarray:
+        """(n,) of the images that a head may be fitted on; -1 in test."""
+        seen, folds = self.dataset.in_part("train", "validation"), np.full(len(self.dataset.split), -1)
+        folds[seen] = assign_inner_folds(self.dataset.split[seen], self.settings.split)
+        return folds
 
     @property
     def _cases(self) -> np.ndarray:

@@ -92,10 +92,16 @@ def name_runs(settings: Sequence[Config]) -> list[RunFolder]:
     return list(runs.values())
 
 
+def _server(one: Config, prepares: bool = False) -> str:
+    """The name of the processes that a run may share: those that set TensorFlow up in its way; none to fine-tune."""
+    return "" if one.fine_tunes and not prepares else f"{one.run.deterministic} {one.run.precision}"
+
+
 def train_runs(
     runs: Sequence[RunFolder], name: str, kind: str, workers: int | None, retries: int, ray_address: str | None
 ) -> list[str]:
-    """Train every run that is not finished, in a process of its own; returns a message for each that failed for good.
+    """Train every run that is not finished; returns a message for each that failed for good. Fine-tuning has a process
+    of its own, frozen heads share those of as many workers as there are.
 
     A run's settings and log lie in `<run.dir>/.sweep`. kind: `local` or `ray`; the rest is what `breakhis sweep` takes.
     """
@@ -108,17 +114,18 @@ def train_runs(
 
     # Index, pixel store and features are computed before the runs begin, since many runs read the same ones: by one
     # process for each way to set TensorFlow up, which cannot change within a process; as a rule there is one way.
-    to_prepare: dict[tuple[object, ...], dict[str, str]] = {}
+    to_prepare: dict[str, dict[str, str]] = {}
     for run in todo:
         one = run.settings
         parts = one.data, one.split.protocol, one.image, one.model.backbone, one.model.weights, one.features
         seed = one.run.seed if one.model.weights == "random" else None  # which these weights are drawn from
         key = sha256_of_values(*map(str, parts), one.n_feature_views, seed)
-        setup = one.run.deterministic, one.run.precision
-        to_prepare.setdefault(setup, {}).setdefault(key, str(files[run.folder.name]))
+        to_prepare.setdefault(_server(one, prepares=True), {}).setdefault(key, str(files[run.folder.name]))
     shared = [Task("shared work", (*WORKER, "prepare", *paths.values())) for paths in to_prepare.values()]
     training = [
-        Task(run.folder.name, (*WORKER, "train", str(path)), path.with_suffix(".log"), run.folder)
+        Task(
+            run.folder.name, (*WORKER, "train", str(path)), path.with_suffix(".log"), run.folder, _server(run.settings)
+        )
         for run, path in zip(todo, files.values(), strict=True)
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,23 @@ class RayCluster:
         return found
 
 
+_SERVERS: dict[tuple[str, str | None], subprocess.Popen] = {}
+
+
 def run_on_node(task: Task, threads: dict[str, str], cwd: Path) -> int:
     """Run a task in a process that a Ray worker starts, with our threads and in our folder; returns its exit code."""
     environment = {name: value for name, value in os.environ.items() if name not in THREADS} | threads
     if task.folder is not None and (path := task.folder / ".lock").is_file():
         with suppress(Timeout), lock(path, LOCK_PATIENCE_S):
             pass  # nobody holds it any more; the run itself takes it
-    process = tasks.start_process(task, environment, cwd)
+    # Ray runs one task after the other in a process, which keeps the server that it started.
+    place = task.server, environment.get("CUDA_VISIBLE_DEVICES")
+    process = tasks.send_task(task, _SERVERS.pop(place, None), environment, cwd)
     try:
-        return process.wait()
+        code = tasks.end_of_task(task, process)
+        if task.server and process.poll() is None:
+            _SERVERS[place] = process
+        return code
     finally:
-        process.kill()
+        if process not in _SERVERS.values():
+            process.kill()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import queue
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,6 +53,8 @@ class Task:
     """The file that its output is appended to; None: our own output."""
     folder: Path | None = None
     """Of the run, which one process at a time can lock."""
+    server: str = ""
+    """Tasks of one name here may run one after the other in one process (worker.py); empty: in one of its own."""
 
 
 class SweepProgress(Progress):
@@ -118,15 +123,37 @@ def fan_out(
     return failures
 
 
+def send_task(
+    task: Task, server: subprocess.Popen | None, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.Popen:
+    """Start a task in a process of its own or, if its kind is served, in a server that is free or new."""
+    if not task.server or task.log is None:
+        return start_process(task, environment, cwd)
+    if server is None or server.poll() is not None:
+        server = start_process(Task("server", (*task.arguments[:2], "serve")), environment, cwd, subprocess.PIPE)
+    assert server.stdin is not None
+    with suppress(OSError):  # it ended just now, which end_of_task sees
+        server.stdin.write(json.dumps([*task.arguments[2:], str(task.log)]).encode() + b"\n")
+        server.stdin.flush()
+    return server
+
+
+def end_of_task(task: Task, process: subprocess.Popen) -> int:
+    """Wait for a task and return its exit code; that of a server which crashed under it is its own."""
+    if task.server and process.stdout is not None and (answer := process.stdout.readline()):
+        return int(answer)
+    return process.wait()
+
+
 def start_process(
-    task: Task, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+    task: Task, environment: Mapping[str, str] | None = None, cwd: Path | None = None, stdout: int | None = None
 ) -> subprocess.Popen:
     """Start a task as a process of this Python; a worker ends itself when we end, however that happens."""
     if task.log is not None:
         task.log.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext() if task.log is None else task.log.open("ab") as log:
         command = [sys.executable, *task.arguments]
-        streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT if log else None}
+        streams = {"stdin": subprocess.PIPE, "stdout": log or stdout, "stderr": subprocess.STDOUT if log else None}
         # stdin stays open as long as we live, see worker.end_with_parent. Ctrl-C reaches only us: Windows has process
         # groups for it and ignores sessions, other systems have no such flag.
         apart = {"start_new_session": True, "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
@@ -141,16 +168,18 @@ class LocalExecutor:
         self._gpus = list_gpus()
         n_default = default_workers(needs, count_cores(), memory_bytes() / 2**30, len(self._gpus))
         self._free = deque(range(workers or n_default))
-        self._running: dict[int, tuple[Task, subprocess.Popen]] = {}  # by place, which says which GPU
+        self._running: dict[int, Task] = {}  # by place, which says which GPU
+        self._processes: dict[int, tuple[str, subprocess.Popen]] = {}  # by place; servers stay for the next task
+        self._ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()  # place, exit code
 
     def __enter__(self) -> LocalExecutor:
         return self
 
     def __exit__(self, *exception: object) -> None:
         # A run may be ended anywhere: the same command continues it.
-        for _, process in self._running.values():
+        for _, process in self._processes.values():
             process.terminate()
-        for _, process in self._running.values():
+        for _, process in self._processes.values():
             process.wait()
 
     @property
@@ -168,18 +197,22 @@ class LocalExecutor:
         place = self._free.popleft()
         # TensorFlow occupies every GPU that it sees.
         gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[place % len(self._gpus)]} if self._gpus else {}
-        self._running[place] = task, start_process(task, {**os.environ, **gpu})
+        served, process = self._processes.get(place, ("", None))
+        if process is not None and process.stdin is not None and served != task.server:
+            process.stdin.close()  # which ends a server
+        process = send_task(task, process if served == task.server else None, {**os.environ, **gpu})
+        self._running[place], self._processes[place] = task, (task.server, process)
+        wait = lambda: self._ended.put((place, end_of_task(task, process)))  # noqa: E731
+        threading.Thread(target=wait, daemon=True).start()
 
     def wait(self, seconds: float) -> list[tuple[Task, int]]:
         """Tasks that ended, with their exit codes (a signal's is negative); returns after `seconds` at the latest."""
-        until = time.monotonic() + seconds
-        while True:
-            codes = {place: process.poll() for place, (_, process) in self._running.items()}
-            ended = [(place, code) for place, code in codes.items() if code is not None]
-            if ended or time.monotonic() >= until:
-                self._free.extend(place for place, _ in ended)
-                return [(self._running.pop(place)[0], code) for place, code in ended]
-            time.sleep(0.02)  # there is no way to wait for the first of several processes that works everywhere
+        try:
+            place, code = self._ended.get(timeout=seconds)
+        except queue.Empty:
+            return []
+        self._free.append(place)
+        return [(self._running.pop(place), code)]
 
 
 def default_workers(needs: Resources, cores: int, gib: float, n_gpus: int) -> int:
