@@ -1,15 +1,18 @@
 """Which settings help? Each arm is one experiment over five case folds, compared with the first, paired by case.
 
-python scripts/ablation.py [--config configs/binary_200x.yaml] [--arms frozen | tuned] [--section.name value ...]
+python scripts/ablation.py [--config binary_200x] [--arms frozen | tuned | probes] [--section.name value ...]
 Arms differ in the settings named below and take all others from --config. They are compared on validation rows: of a
 frozen head every image that it was fitted on, predicted out of fold; of a fine-tuned model its validation part. Test
 rows are not read, so that the arm that is chosen can be scored on them. Frozen heads cost seconds once their features
-are made; fine-tuning costs a quarter of an hour an arm on 2 cores. Every run is an ordinary, resumable run of `train`;
-the result is <run.reports>/ablation-<arms>-<data>.
+are made; fine-tuning costs a quarter of an hour an arm on 2 cores. `probes` compares the kinds of heads, few shots over
+ten draws, and the null, the same probes on five randomly initialised backbones; nothing is chosen between them, so
+their test rows are compared too, in the folder that ends in `-test`. Every run is an ordinary, resumable run of
+`train`; the result is <run.reports>/ablation-<arms>-<data>.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +40,17 @@ FROZEN: dict[str, dict[str, Any]] = {
     "conv5, C 0.05": {"model.features": ("conv5",)},
     "both, C 0.05": {"model.features": ("conv4", "conv5")},
 }
+NULL = {"model.weights": "random"}
+PROBES: dict[str, dict[str, Any]] = {
+    "logistic": {},
+    "keras": {"head.kind": "keras"},
+    "knn": {"head.kind": "knn"},
+    "prototype": {"head.kind": "prototype"},
+    **{f"prototype, shots {n}": {"head.kind": "prototype", "head.shots": n} for n in (1, 2, 4, 8, 16)},
+    "null, logistic": NULL,
+    "null, knn": NULL | {"head.kind": "knn"},
+    "null, prototype": NULL | {"head.kind": "prototype"},
+}
 HEAD = {"model.features": ("conv5",), "tune.part": "none"}
 TUNED: dict[str, dict[str, Any]] = {
     "head on conv5": HEAD,
@@ -48,9 +62,9 @@ TUNED: dict[str, dict[str, Any]] = {
 class Ablation(config.Config):
     """An experiment, and how much is varied."""
 
-    arms: Literal["frozen", "tuned"] = "frozen"
+    arms: Literal["frozen", "tuned", "probes"] = "frozen"
     """frozen: logistic heads of several C on conv4, conv5 and both. tuned: the head alone on its validation part, then
-    conv5 fine-tuned with and without stain augmentation."""
+    conv5 fine-tuned with and without stain augmentation. probes: kinds of heads, few shots, and the null."""
 
 
 @exits_cleanly
@@ -58,19 +72,28 @@ def main(argv: list[str] | None = None) -> int:
     """Train what is not trained yet, then compare, write and print."""
     asked = config.parse_settings(Ablation, argv, "ablation", __doc__ or "")
     base = config.Config.model_validate(asked.model_dump(exclude={"arms"}))
-    experiments = []
-    for name, changes in (FROZEN if asked.arms == "frozen" else TUNED).items():
-        tables = []
-        for fold in range(base.split.n_folds):
-            settings = config.change_settings(base, changes | {"split.fold": fold, "run.save_model": False})
-            run = train_run(settings, report=False)
+    experiments, tested = [], []
+    for name, changes in {"frozen": FROZEN, "tuned": TUNED, "probes": PROBES}[asked.arms].items():
+        tables, tables_of_test = [], []
+        n_seeds = 10 if "head.shots" in changes else 5 if "model.weights" in changes else 1
+        for seed, fold in itertools.product(range(base.run.seed, base.run.seed + n_seeds), range(base.split.n_folds)):
+            given = changes | {"split.fold": fold, "run.seed": seed, "run.save_model": False}
+            run = train_run(config.change_settings(base, given), report=False, intervals=False)
+            if asked.arms == "probes":
+                tables_of_test.append(predictions.select_part(run.predictions, "test"))
             rows = predictions.read_predictions(run.folder / "predictions.csv", only="validation")
             if asked.arms == "tuned":  # on the part that a fine-tuned model is validated on, and no more
                 split = pd.read_csv(run.folder / "split.csv").set_index("file")["part"]
                 rows = rows[rows["file"].map(split) == "validation"]
             tables.append(rows)
-        experiments.append(Experiment(name, (), pd.concat(tables, ignore_index=True)))
-    write_results(experiments, base.run.reports / f"ablation-{asked.arms}-{experiments[0].meta('data')}")
+        if asked.arms != "probes" or name != "keras":  # which validates on its validation part, the others on all seen
+            experiments.append(Experiment(name, (), pd.concat(tables, ignore_index=True)))
+        if tables_of_test:
+            tested.append(Experiment(name, (), pd.concat(tables_of_test, ignore_index=True)))
+    out = base.run.reports / f"ablation-{asked.arms}-{experiments[0].meta('data')}"
+    write_results(experiments, out)
+    if tested:
+        write_results(tested, out.with_name(f"{out.name}-test"))
     return DONE
 
 

@@ -31,6 +31,14 @@ def interval(table: pd.DataFrame, name: str, n_behind: int) -> bootstrap.Interva
     return bootstrap.bootstrap_interval(statistics[name], weights, groups, n_behind, metrics.METRICS[name].range)
 
 
+def test_without_resamples_there_is_no_interval_and_the_reason_is_given():
+    weights = bootstrap.case_weights(8, 0, seed=0)
+    found = bootstrap.bootstrap_interval(
+        lambda w: w @ np.arange(8) / w.sum(axis=1), weights, np.zeros(8, int), 8, (0, 7)
+    )
+    assert (found.low, found.high) == (None, None) and "breakhis evaluate" in found.reason
+
+
 def test_every_resample_draws_as_many_cases_as_there_are() -> None:
     weights = bootstrap.case_weights(70, 500, seed=3)
     assert (weights.sum(axis=1) == 70).all() and weights.mean(axis=0) == pytest.approx(1, abs=0.2)

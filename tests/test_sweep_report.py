@@ -147,6 +147,29 @@ def test_thunders_f1_stands_beside_the_same_probe_alone(tmp_path, head, words):
     assert set(other["by"]) == {"this package"}
 
 
+def test_the_null_is_a_range_behind_the_results_of_the_same_head_and_no_row(tmp_path):
+    """Seeds of the null that classify 4 and 2 of 4 images correctly in both folds; another head has no null here."""
+    folders = [run(tmp_path, predicted(fold, wrong=1), model={"weights": "imagenet"}) for fold in (0, 1)]
+    folders += [
+        run(tmp_path, predicted(fold, seed, wrong=wrong).assign(model="random"), model={"weights": "random"})
+        for fold in (0, 1) for seed, wrong in ((0, 0), (1, 2))
+    ]  # fmt: skip
+    folders.append(run(tmp_path, predicted(0).assign(model="neighbours"), head={"kind": "knn"}))
+    table = table_of(folders)
+    assert set(table["row"]) == {0, 1} and not (table["model"] == "random").any()
+    accuracy = table[table["metric"] == "image_accuracy"].set_index("model")
+    (name,) = [name for name in accuracy.index if "logistic" in name]
+    assert accuracy.loc[name, ["null_low", "value", "null_high"]].tolist() == [0.5, 0.75, 1.0]
+    assert accuracy.drop(name)["null_low"].isna().all()
+    _, second = sweep_report.printed_rows(table, sweep_report.citations(table))
+    assert second["Image accuracy"].str.contains("; null 0.500 to 1.000").sum() == 1
+    assert "randomly initialised" in sweep_report.notes(table)[0]
+    figure = plots_sweep.sweep_figure(table, {"image_accuracy": "Image accuracy"}, "A title")
+    assert "null" in {text.get_text()[:4] for text in figure.legends[0].get_texts()}
+    alone = table_of(folders[2:6])  # a sweep of random backbones alone has rows
+    assert set(alone["row"]) == {0} and "null_low" not in alone
+
+
 def test_settings_that_vary_are_part_of_the_model(tmp_path):
     folders = [run(tmp_path, predicted(fold, wrong=wrong), head={"peak_lr": rate})
                for fold in (0, 1) for wrong, rate in ((0, 0.001), (2, 0.01))]  # fmt: skip

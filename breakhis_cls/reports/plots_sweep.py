@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from .plots import BLACK, BLUE, GREY, PAGE_IN, STYLE, VERMILION, add_title, new_figure
 
+NULL = "#d5d5dc"
 MARKERS = "DsvP^X<*>hpd"  # shapes distinguish published models, since colours do not survive print
 OURS = "this package"  # in column `by` of the sweep's table
 
@@ -40,6 +42,12 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
     for ax, (metric, label) in zip(axes[0], labels.items(), strict=True):
         for at, row in enumerate(rows["row"]):
             score = ours[(ours["row"] == row) & (ours["metric"] == metric)].iloc[0]
+            if pd.notna(score.get("null_low")):
+                half = max((score["null_high"] - score["null_low"]) / 2, 0.004)
+                centre = (score["null_high"] + score["null_low"]) / 2
+                ax.fill_betweenx(
+                    [at - 0.4, at + 0.4], centre - half, centre + half, color=NULL, linewidth=0, zorder=0.5
+                )
             if pd.isna(score["value"]):
                 ax.text(0.02, at, "undefined", transform=ax.get_yaxis_transform(), va="center", fontsize=6, color=GREY)
             else:
@@ -64,6 +72,8 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
                label="ours: all folds pooled, 95 % interval over cases"),
         Line2D([], [], color=BLACK, marker="|", linestyle="", markersize=9, label="ours: mean over folds"),
     ]  # fmt: skip
+    if "null_low" in ours and ours["null_low"].notna().any():
+        legend.append(Patch(color=NULL, label="null: the same head on random backbones, all seeds"))
     hollow = {"color": VERMILION, "markerfacecolor": "white", "markersize": 4.5, "linestyle": ""}
     legend += [Line2D([], [], marker=markers[name], label=f"{name}: as published", **hollow) for name in cited]
     figure.legend(handles=legend, loc="outside lower left", ncols=1 if cited else 2)

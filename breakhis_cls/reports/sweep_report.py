@@ -23,6 +23,7 @@ READING = (
     "below it the value of all folds pooled (where they test an image again, the mean over them), with its 95 % "
     "interval by bootstrap over cases where they are enough."
 )
+NULL = " Null: the range over randomly initialised backbones under the same head, which learned nothing from images."
 PUBLISHED = " Published: mean ± standard deviation over folds, where the source gives one."
 
 
@@ -83,9 +84,20 @@ def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RE
                      for key, value in each.items()})  # fmt: skip
     varied = sorted({key for one in flat for key in one if len({str(each.get(key)) for each in flat}) > 1})
 
+    # --- the null: the same heads on randomly initialised backbones, whose range stands behind a result of ours ---
+    is_null = [
+        one.settings is not None and one.settings.model.weights == "random" and not one.settings.fine_tunes
+        and not one.settings.features.source and one.settings.head.epochs > 0 for one in experiments
+    ]  # fmt: skip
+    nulls = {_conditions(one): one.test for one, null in zip(experiments, is_null, strict=True) if null}
+    if all(is_null):
+        nulls, is_null = {}, [False] * len(experiments)
+
     # --- our rows ---
     rows = []
-    for experiment, settings in zip(experiments, flat, strict=True):
+    for experiment, settings, null in zip(experiments, flat, is_null, strict=True):
+        if null:
+            continue
         test, classes = experiment.test, predictions.class_names(experiment.table)
         task = "subtype" if set(classes) == set(names.SUBTYPES) else " ".join(classes)
         task, protocol = "binary" if classes == names.LABELS else task, experiment.meta("protocol")
@@ -104,7 +116,11 @@ def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RE
                 "task": task, "protocol": protocol, "magnification": magnification, "by": OURS,
                 "model": "; ".join(filter(None, model)), "data": experiment.meta("data"),
             }  # fmt: skip
-            scores = [{"metric": name} | over_folds.loc[name].to_dict() | pooled[name] for name in IN_CSV]
+            worth = null_range(nulls.get(_conditions(experiment)), part)
+            scores = [
+                {"metric": name} | over_folds.loc[name].to_dict() | pooled[name] | worth.get(name, {})
+                for name in IN_CSV
+            ]
             # Custom tasks and protocols come last, by name.
             order = (
                 ["binary", "subtype", task].index(task), task, [*text.PROTOCOLS, protocol].index(protocol), protocol,
@@ -128,6 +144,25 @@ def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RE
         lines += literature[same].drop(columns="probe").assign(task=row["task"], row=at).to_dict("records")
         literature = literature[~same]
     return pd.DataFrame(lines)
+
+
+def _conditions(experiment: Experiment) -> str:
+    """What a result has in common with its null: all but the backbone's weights and the seed."""
+    outside = ("run", "split.fold", *config.PLACES)
+    settings = config.settings_without(experiment.settings, outside) if experiment.settings else {}
+    return sha256_of_values(experiment.meta("protocol"), experiment.meta("data"), settings)
+
+
+def null_range(null: pd.DataFrame | None, part: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Metric -> null_low and null_high: over the seeds of the null's rows of the images of a part."""
+    if null is None:
+        return {}
+    values = []
+    for _, rows in null[null["file"].isin(part["file"])].groupby("seed"):
+        statistics, cases = metrics.compute_statistics(rows, IN_CSV)
+        values.append({name: bootstrap.statistic_value(statistics[name], len(cases)) for name in IN_CSV})
+    table = pd.DataFrame(values)
+    return {name: {"null_low": table[name].min(), "null_high": table[name].max()} for name in IN_CSV}
 
 
 def mean_over_folds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -161,7 +196,12 @@ def printed_rows(lines: pd.DataFrame, cited: list[str]) -> tuple[pd.DataFrame, p
         if by == OURS:
             model = f"ours: {about['model']}"
             sizes = [text.count(int(about[f"n_{unit}s"]), unit) for unit in ("fold", "seed", "image", "case")]
-            below = [", ".join(sizes), *map(text.estimate, scores)]
+            nulls = [text.interval(score, "null_low", "null_high") for score in scores]
+            below = [
+                text.estimate(score) + (f"; null {null}" if null else "")
+                for score, null in zip(scores, nulls, strict=True)
+            ]
+            below = [", ".join(sizes), *below]
         else:
             model = f"{by}, {about['model']} [{cited.index(citations(part)[0]) + 1}]"
             means = [mean.replace("–", "") for mean in means]  # not published, which is not undefined
@@ -201,7 +241,8 @@ def banners(lines: pd.DataFrame) -> list[tuple[str, str]]:
 def notes(lines: pd.DataFrame) -> list[str]:
     """How to read the table, and what its protocols are."""
     published = PUBLISHED if (lines["by"] != OURS).any() else ""
-    return [READING + published, f"Protocols. {'. '.join(map(text.protocol, lines['protocol'].unique()))}."]
+    null = NULL if "null_low" in lines and lines["null_low"].notna().any() else ""
+    return [READING + null + published, f"Protocols. {'. '.join(map(text.protocol, lines['protocol'].unique()))}."]
 
 
 def finding(lines: pd.DataFrame) -> str:
