@@ -9,7 +9,7 @@ import pandas as pd
 from .. import config, names
 from ..evaluation import bootstrap, metrics, predictions
 from ..evaluation.experiments import Experiment, group_experiments, read_source
-from ..files import write_csv, write_text
+from ..files import sha256_of_values, write_csv, write_text
 from . import plots_sweep, report, text
 from .plots_sweep import OURS, where
 
