@@ -1,7 +1,7 @@
-"""`breakhis features RUN_OR_CONFIG --out FILE`: write the features of a frozen backbone for any other program.
+"""`breakhis features RUN_OR_CONFIG --out features.npz`: write the features of a backbone for any other program.
 
-FILE ends in .npz, .npy (with a CSV of names beside it), .csv, .parquet or .h5; a name without a suffix is a folder of
-.h5 files. `--features.source FILE` reads all of them, and writes embeddings from elsewhere in another form.
+The file ends in .npz, .npy (with a CSV of names beside it), .csv, .parquet or .h5; a name without a suffix is a folder
+of .h5 files. `--features.source FILE` reads all of them, and writes embeddings from elsewhere in another form.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ NOT_RUN = {  # the first words of a command -> why the test does not run it
 NOT_OURS = ("ray ", "tensorboard ", "pip ", "uv ", "docker ", "#SBATCH ", "srun ", "sbatch ")  # not checked
 PLACEHOLDERS = {
     "FILE": "configs/demo.yaml", "$SLURM_ARRAY_TASK_ID": "0", "NAME": "case", "NAME_OR_CSV": "case", "N": "1",
-    "DIR": "out", "CSV": "out.csv",
+    "DIR": "out", "CSV": "out.csv", "RUN_OR_CONFIG": "binary_200x",
 }  # fmt: skip
 SMALL = ["--image.height_px", "32", "--image.width_px", "48", "--model.weights", "random", "--head.epochs", "1",
          "--tune.part", "none"]  # fmt: skip
@@ -71,7 +71,12 @@ def _words(line, run="runs/demo", images="images"):
     """`python -m breakhis_cls.explain RUN` -> ["breakhis", "explain", run]."""
     line = re.sub(r"python -m breakhis_cls\.(\w+)", r"breakhis \1", line)
     line = re.sub(r"\[[^\]]*\]|\.\.\.", "", line)  # optional arguments
-    values = PLACEHOLDERS | {"RUN": run, "RUN_OR_CSV": run, "IMAGE_OR_FOLDER": images, "PATH": images}
+    values = PLACEHOLDERS | {
+        "RUN": run,
+        "RUN_OR_CSV": run,
+        "IMAGE_OR_FOLDER": images,
+        "PATH": images,
+    }
     return [run if re.match(r"runs/.*\*", word) else values.get(word, word) for word in shlex.split(line)]
 
 
@@ -118,6 +123,9 @@ def workspace(tiny_tree, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert breakhis.main(["train", "--config", "configs/binary_200x.yaml", *SMALL]) == 0
+        (run,) = Path("runs").iterdir()
+        assert breakhis.main(["features", str(run), "--out", "embeddings.npz"]) == 0
+    (folder / "first_run").write_text(str(run))  # commands add others
     return folder
 
 
@@ -130,14 +138,13 @@ def _run_parameters():
 
 @pytest.mark.parametrize("line", _run_parameters())
 def test_command_runs(line, workspace, tiny_tree, monkeypatch):
-    run = next((workspace / "runs").iterdir()).relative_to(workspace)
-    words = _words(line, str(run), str(tiny_tree))
+    words = _words(line, (workspace / "first_run").read_text(), str(tiny_tree))
     if reasons := [reason for start, reason in NOT_RUN.items() if " ".join(words).startswith(start)]:
         pytest.skip(f"{line}: {reasons[0]}")
     if len(words) == 2:
         pytest.skip(f"{line}: the page only names the command")
     monkeypatch.chdir(workspace)
-    small = {"train": SMALL, "explain": ["--n", "1"]}.get(words[1], [])
+    small = {"train": SMALL, "features": SMALL, "explain": ["--n", "1"]}.get(words[1], [])
     assert breakhis.main([*words[1:], *small]) in (0, 1)
 
 
