@@ -54,11 +54,11 @@ def test_every_combination_is_a_run_and_equal_ones_are_one(tmp_path):
 
 
 def test_a_null_adds_the_same_runs_on_random_backbones(tmp_path):
-    runs = plan.expand_runs(plan.read_sweep(write(tmp_path, "null: 2\naxes: {split.fold: [0, 1]}")), {})
+    runs = plan.expand_runs(plan.read_sweep(write(tmp_path, "null_seeds: 2\naxes: {split.fold: [0, 1]}")), {})
     found = [(run.split.fold, run.model.weights, run.run.seed) for run in runs]
     one = [("imagenet", 0), ("random", 0), ("random", 1)]
     assert found == [(fold, *rest) for fold in (0, 1) for rest in one]
-    tuned = "null: 2\nset: {tune.part: conv4}\naxes: {split.fold: [0]}"
+    tuned = "null_seeds: 2\nset: {tune.part: conv4}\naxes: {split.fold: [0]}"
     assert len(plan.expand_runs(plan.read_sweep(write(tmp_path, tuned)), {})) == 1
 
 

@@ -34,7 +34,7 @@ class Sweep(Section):
     """Setting -> its value in every run."""
     axes: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default={})
     """Setting -> the values it takes; every combination is a run."""
-    null: Annotated[int, Field(ge=0)] = 0
+    null_seeds: Annotated[int, Field(ge=0)] = 0
     """Seeds of a randomly initialised backbone on which each frozen head is fitted too: what a score is worth. The
     table and its figure show their range beside every result."""
     search: Search | None = None
@@ -70,7 +70,7 @@ def expand_runs(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Config]:
         changes = {"name": sweep.name, **sweep.set, **dict(zip(sweep.axes, values, strict=True)), **overrides}
         found.append(config.change_settings(base, changes, f"sweep {sweep.name}"))
         has_null = not found[-1].fine_tunes and not found[-1].features.source
-        for seed in range(sweep.null if has_null else 0):
+        for seed in range(sweep.null_seeds if has_null else 0):
             found.append(config.change_settings(base, changes | {"model.weights": "random", "run.seed": seed}))
     return list(dict.fromkeys(found))  # settings are frozen, so they can be keys
 
