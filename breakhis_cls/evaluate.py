@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
+
 from . import config
 from .errors import DONE, DataError, exits_cleanly
 
@@ -30,27 +32,30 @@ class Arguments(config.Section):
     """Output folder; by default reports/<run>."""
     common: bool = False
     """If the test sets of experiments differ, compare them on the images that all of them tested."""
+    prevalence: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Shares of malignant, such as 0.1 0.3, for PPV and NPV; the first also for the decision curve."""
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Write the report of runs or tables, and print the main numbers."""
     arguments = config.parse_arguments(Arguments, argv, "breakhis evaluate", __doc__)
-    folder = evaluate_runs(arguments.sources, arguments.out, common=arguments.common)
+    folder = evaluate_runs(arguments.sources, arguments.out, common=arguments.common, prevalences=arguments.prevalence)
     print_headline(folder)
     print(f"report: {folder / 'index.html'}")
     return DONE
 
 
 def evaluate_runs(
-    sources: Sequence[Path | str], out: Path | str | None = None, images_root: Path | None = None, common: bool = False
-) -> Path:
+    sources: Sequence[Path | str], out: Path | str | None = None, images_root: Path | None = None,
+    common: bool = False, prevalences: Sequence[float] = (),
+) -> Path:  # fmt: skip
     """Score run folders or tables of predictions and write the report; returns its folder.
 
     Folds and seeds of one experiment are pooled; several experiments are compared, each with a report of its own in a
     subfolder. `images_root` is the folder that the tables' files are relative to, by default the one in the run's
-    config; without images the report has no pictures of them. Raises DataError for tables that cannot be scored or
-    compared.
+    config; without images the report has no pictures of them. `prevalences` of malignant are for PPV and NPV. Raises
+    DataError for tables that cannot be scored or compared.
     """
     from .evaluation import comparison
     from .evaluation.experiments import group_experiments, read_source
@@ -74,13 +79,16 @@ def evaluate_runs(
 
     numbers = {}
     for one in experiments:
-        numbers[one.name] = write_experiment(one, folder / one.name if compares else folder, images_root)
+        subfolder = folder / one.name if compares else folder
+        numbers[one.name] = write_experiment(one, subfolder, images_root, prevalences)
     if compares:
         comparison_report.write_comparison(experiments, tables, numbers, folder)
     return folder
 
 
-def write_experiment(experiment: Experiment, folder: Path, images_root: Path | None = None) -> dict[str, Any]:
+def write_experiment(
+    experiment: Experiment, folder: Path, images_root: Path | None = None, prevalences: Sequence[float] = ()
+) -> dict[str, Any]:
     """Write metrics.json and the report of one experiment, its folds and seeds pooled; returns its metrics."""
     from .data import index
     from .evaluation.experiments import split_contradictions
@@ -98,7 +106,7 @@ def write_experiment(experiment: Experiment, folder: Path, images_root: Path | N
     if contradictions := split_contradictions(experiment):
         numbers["contradictions"] = contradictions
     write_json(folder / "metrics.json", numbers)
-    write_report(experiment, numbers, folder, images_root)
+    write_report(experiment, numbers, folder, images_root, prevalences)
     return numbers
 
 

@@ -1,6 +1,7 @@
 """How often do 95 % intervals hold the true value? Simulated cases of BreakHis's sizes: all, a third, one fold of five.
 
-python scripts/coverage.py [--samples 300] [--out DIR]     some 9 minutes on 2 cores; writes coverage.csv, .png, .svg
+python scripts/coverage.py [--samples 300] [--out DIR] [--eight]     some 9 minutes on 2 cores; writes coverage.csv,
+.png and .svg; with --eight, in 3 minutes, coverage_eight.csv: each of the eight subtypes against the rest
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import product, repeat
 from pathlib import Path
+from unittest import mock
 
 import matplotlib as mpl
 import numpy as np
@@ -17,6 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import special
 
+from breakhis_cls import names
 from breakhis_cls.data.protocols import official_images
 from breakhis_cls.evaluation import bootstrap, metrics
 from breakhis_cls.files import write_csv
@@ -30,6 +34,7 @@ QUALITIES = {"middling": 1.3, "good": 2.0}  # distance of each class from the th
 N_RESAMPLES = 500
 METHODS = ("in use", "without guard", "images")
 ONCE = ("slide_vote_accuracy", "roc_auc_within_folds")  # here equal to the case vote and to ROC AUC
+EIGHT = ("sensitivity", "specificity", "roc_auc")  # of a subtype against the rest
 SHOWN = [name for name in metrics.METRICS if name not in ONCE]
 
 
@@ -38,7 +43,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=300, help="simulated test sets for each size and model")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "docs")
+    parser.add_argument("--eight", action="store_true", help="the eight subtypes, instead of benign or malignant")
     asked = parser.parse_args(argv)
+    if asked.eight:
+        table = measure_eight_classes(asked.samples).round(3)
+        write_csv(asked.out / "coverage_eight.csv", table)
+        print(table.to_string(index=False))
+        return 0
     with ProcessPoolExecutor() as pool:
         cells = [measure_coverage(pool, *cell, asked.samples) for cell in product(SIZES, CASES, QUALITIES)]
     table = pd.concat(cells).sort_values(["covered", "width"], ignore_index=True).round(3)
@@ -82,7 +93,7 @@ def compute_intervals(
     for grouped in (table, by_image) if size == "all of BreakHis" else (table,):
         statistics, all_cases = metrics.compute_statistics(grouped, SHOWN)
         weights = bootstrap.case_weights(len(all_cases), N_RESAMPLES, seed)
-        groups = bootstrap.case_labels(grouped, all_cases)
+        groups = bootstrap.case_classes(grouped, all_cases)
         for name, statistic in statistics.items():
             known = {id(weights): statistic(weights)}  # two methods share these draws
 
@@ -139,6 +150,72 @@ def simulate(
         "file": np.arange(len(case)).astype(str), "slide": case.astype(str), "case": case.astype(str), "fold": 0,
         "label": np.where(malignant, "malignant", "benign"), "subtype": np.where(malignant, "DC", "F"),
         "magnification": MAGNIFICATION, "part": "test", "seed": 0, "p_benign": 1 - p, "p_malignant": p,
+    })  # fmt: skip
+
+
+def measure_eight_classes(n_samples: int) -> pd.DataFrame:
+    """A row for each kind of case, class and metric: coverage and share of refusals, by three methods.
+
+    Before: freedom by label (all malignant cases for LC), no guard, no refusal; by subtype without refusal; in use.
+    """
+    summaries = []
+    with ProcessPoolExecutor() as pool:
+        for fails in (0.0, 0.1):
+            truth = pd.concat(pool.map(_eight_values, range(12), repeat(fails))).groupby(level=0).mean()
+            rows = pd.concat(pool.map(_eight_intervals, range(n_samples), repeat(fails), chunksize=10))
+            true = truth[rows["class"] + " " + rows["metric"]].to_numpy()
+            covered = ((rows["low"] <= true) & (true <= rows["high"])).where(rows["low"].notna()).astype(float)
+            rows = rows.assign(covered=covered, refused=rows["low"].isna(), fails=fails)
+            keys = ["fails", "class", "n_cases", "metric", "method"]
+            summaries.append(rows.groupby(keys, sort=False)[["covered", "refused"]].mean().reset_index())
+    return pd.concat(summaries, ignore_index=True)
+
+
+def _eight_values(seed: int, fails: float) -> pd.Series:
+    table = simulate_eight_classes(np.random.default_rng((seed, 2)), fails, times=10)
+    values = {}
+    for name in names.SUBTYPES:
+        statistics, cases = metrics.compute_statistics(table, EIGHT, name)
+        values |= {f"{name} {metric}": bootstrap.statistic_value(statistics[metric], len(cases)) for metric in EIGHT}
+    return pd.Series(values)
+
+
+def _eight_intervals(seed: int, fails: float) -> pd.DataFrame:
+    table, rows = simulate_eight_classes(np.random.default_rng((seed, 1)), fails), []
+    for name in names.SUBTYPES:
+        statistics, cases = metrics.compute_statistics(table, EIGHT, name)
+        weights, n_cases = bootstrap.case_weights(len(cases), N_RESAMPLES, seed), metrics.count_cases(table, name)
+        malignant = table.drop_duplicates("case").set_index("case").loc[cases, "label"] == "malignant"
+        by_label, by_subtype = malignant.to_numpy(int), bootstrap.case_classes(table, cases)
+        for metric, statistic in statistics.items():
+            interval = partial(metrics.compute_interval, metric, statistic, weights, by_subtype, table, n_cases)
+            with mock.patch.object(bootstrap, "MIN_CASES", 1):
+                behind = metrics.cases_behind(metric, n_cases)[0]
+                before = bootstrap.bootstrap_interval(statistic, weights, by_label, behind)
+                found = {"before": before, "by subtype": interval()}
+            found["in use"] = interval()
+            about = {"class": name, "n_cases": n_cases["malignant"], "metric": metric}
+            rows += [about | {"method": method, "low": one.low, "high": one.high} for method, one in found.items()]
+    return pd.DataFrame(rows).astype({"low": float, "high": float})
+
+
+def simulate_eight_classes(rng: np.random.Generator, fails: float, times: int = 1) -> pd.DataFrame:
+    """Predictions of BreakHis's cases at 200X, `times` as many; a share of cases `fails` as a whole."""
+    images = official_images()
+    images = images[images["magnification"] == MAGNIFICATION]
+    sizes = images.groupby(["case", "subtype"]).size().reset_index(name="n")  # three cases have two subtypes
+    unit = np.repeat(np.arange(times * len(sizes)), np.tile(sizes["n"], times))
+    case = np.concatenate([pd.factorize(sizes["case"])[0] + at * len(sizes) for at in range(times)])[unit]
+    true = np.tile([list(names.SUBTYPES).index(code) for code in sizes["subtype"]], times)[unit]
+    n = times * len(sizes)
+    logits = rng.normal(0, 1.2, (n, 8))[unit] + rng.normal(0, 0.8, (len(unit), 8))
+    logits[np.arange(len(unit)), true] += np.where(rng.random(n) < fails, -2, 2.5)[unit]
+    p = special.softmax(logits, axis=1)
+    codes = np.array(list(names.SUBTYPES))[true]
+    return pd.DataFrame({
+        "file": np.arange(len(case)).astype(str), "slide": unit.astype(str), "case": case.astype(str), "fold": 0,
+        "label": [names.SUBTYPES[code][1] for code in codes], "subtype": codes, "magnification": MAGNIFICATION,
+        "part": "test", "seed": 0, **{f"p_{code}": p[:, at] for at, code in enumerate(names.SUBTYPES)},
     })  # fmt: skip
 
 

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from test_predictions import made
 
+from breakhis_cls.data.protocols import official_images
 from breakhis_cls.evaluation import bootstrap, metrics
+from breakhis_cls.names import SUBTYPES
 
 
 def simulated(rng: np.random.Generator, n_malignant: int, n_benign: int, n_images: int = 12) -> pd.DataFrame:
@@ -27,7 +29,7 @@ def simulated(rng: np.random.Generator, n_malignant: int, n_benign: int, n_image
 def interval(table: pd.DataFrame, name: str, n_behind: int) -> bootstrap.Interval:
     statistics, cases = metrics.compute_statistics(table)
     weights = bootstrap.case_weights(len(cases), 400, seed=1)
-    groups = bootstrap.case_labels(table, cases)
+    groups = bootstrap.case_classes(table, cases)
     return bootstrap.bootstrap_interval(statistics[name], weights, groups, n_behind, metrics.METRICS[name].range)
 
 
@@ -150,6 +152,18 @@ def test_degrees_of_freedom_are_those_of_the_cases_that_vary() -> None:
     only_benign = np.where(groups == 0, rng.normal(size=25), 0.5)
     assert bootstrap.degrees_of_freedom(only_benign, groups) == pytest.approx(4)
     assert 4 < bootstrap.degrees_of_freedom(rng.normal(size=25), groups) <= 23
+
+
+def test_a_subtype_has_the_freedom_of_its_own_cases() -> None:
+    """Four cases of LC once had the 53 degrees of freedom of all malignant ones."""
+    images = official_images()
+    images = images[images["magnification"] == 40]
+    p = np.random.default_rng(0).dirichlet(np.ones(8), len(images))
+    table = images.assign(fold=0, seed=0, part="test", **{f"p_{code}": p[:, at] for at, code in enumerate(SUBTYPES)})
+    statistics, cases = metrics.compute_statistics(table, ["sensitivity"], "LC")
+    left_out = bootstrap.jackknife_values(statistics["sensitivity"], len(cases))
+    freedom = bootstrap.degrees_of_freedom(left_out, bootstrap.case_classes(table, cases))
+    assert freedom == pytest.approx(3, abs=0.5)  # one of the four also has DC slides
 
 
 @pytest.mark.parametrize("limits", [(0, 1), (-1, 1), (0, 2), (0, 36)])

@@ -14,7 +14,8 @@ from test_metrics import subtypes
 from test_predictions import made
 
 from breakhis_cls.evaluation import calibration, error_analysis, predictions
-from breakhis_cls.reports import plots
+from breakhis_cls.evaluation.net_benefit import net_benefit_curve
+from breakhis_cls.reports import plots, plots_clinical
 from breakhis_cls.reports.text import percent_of_row
 
 HISTORY = pd.DataFrame(
@@ -129,26 +130,28 @@ def test_a_saved_figure_has_no_title_and_keeps_its_size(tmp_path: Path) -> None:
 
 def test_labels_are_those_of_the_field() -> None:
     table = made()
-    curves = {"all": calibration.reliability_curve(table)}
     drawn = {
         ("False positive rate", "True positive rate"): plots.roc(table, "ROC curve"),
-        ("Recall", "Precision"): plots.precision_recall(table, "Precision-recall curve"),
+        ("Threshold probability", "Net benefit"): plots_clinical.decision_curve(net_benefit_curve(table), 0.6),
         ("Magnification", "True subtype"): plots.errors(error_analysis.errors_by_stratum(table)),
     }
     for labels, figure in drawn.items():
         assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == labels
-    figure = plots.reliability(curves, "Calibration")
-    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("Predicted probability", "Observed frequency")
+    upper, lower = plots_clinical.calibration(calibration.smooth_curve(table), table, "Calibration").axes
+    assert (upper.get_ylabel(), lower.get_xlabel()) == ("Observed frequency", "Predicted probability")
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "expected"),
-    [
-        ([1, 1, 1], "every case is correctly classified"),
-        ([0.5, 0.5, 1], "once 67 % of the cases"),
-        ([0.5, 0.5, 0], "an error remains"),
-    ],
-)
-def test_risk_coverage_says_how_many_cases_to_refer(accuracy: list[float], expected: str) -> None:
-    curve = pd.DataFrame({"referred": [0, 1 / 3, 2 / 3], "accuracy": accuracy})
-    assert expected in words(plots.risk_coverage(curve, "case"))
+def test_a_decision_curve_says_where_the_model_is_better_than_all_or_none() -> None:
+    curve = net_benefit_curve(made())
+    assert "at 0% of thresholds" in words(plots_clinical.decision_curve(curve.assign(model=curve["treat_all"]), 0.6))
+    above = curve["treat_all"].clip(lower=0) + np.where(curve["threshold"] <= 0.495, 0.1, 0)
+    assert "at 49% of thresholds" in words(plots_clinical.decision_curve(curve.assign(model=above), 0.6))
+
+
+def test_a_flow_chart_holds_every_number() -> None:
+    counts = {"n_images": 1_000, "n_slides": 12, "n_cases": 11}
+    boxes = [("BreakHis", {"n_images": 7_909, "n_slides": 82, "n_cases": 70}), ("In the experiment", counts)]
+    parts = [(part, counts | {"n_images": n}) for part, n in (("Train", 700), ("Validation", 100), ("Test", 200))]
+    shown = words(plots_clinical.flow(boxes + parts, [("cannot be read", 1)]))
+    for expected in ("7,909 images, 82 slides, 70 cases", "1 image: cannot be read", "700 images", "100 images"):
+        assert expected in shown

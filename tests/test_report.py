@@ -104,9 +104,22 @@ def check_page(page: str, folder: Path) -> None:
     assert "not a medical device" in page and "@media print" in page
     measured, log = measure_page(folder / "index.html", folder)
     assert measured["scroll_px"] <= 390, "the page scrolls sideways"
-    assert measured["images"] >= 10 and measured["missing"] == 0
+    assert measured["images"] >= 8 and measured["missing"] == 0
     assert measured["contrast"] >= 4.5, "WCAG AA for text"
     assert "CONSOLE" not in log
+
+
+def check_checklist(page: str, folder: Path) -> None:
+    """Every item has an answer, and every link to a section of the page resolves."""
+    lines = (folder / "checklist.md").read_text(encoding="utf-8").splitlines()
+    items = [line.strip("| ").split(" | ") for line in lines if re.match(r"\| \d", line)]
+    assert len(items) == 44 + 52
+    links = [re.fullmatch(r"\[(.+)\]\(index\.html#([\w-]+)\)", answer) for _, _, answer in items]
+    for (_, _, answer), link in zip(items, links, strict=True):
+        assert link or re.match("(missing|not applicable): .", answer), answer
+    sections = set(re.findall(r'<h2 id="([\w-]+)">(.+?)</h2>', page))
+    found = {(link[2], link[1]) for link in links if link}
+    assert found <= sections and len(found) >= 6
 
 
 def test_report_of_two_classes(tiny_tree: Path, tmp_path: Path) -> None:
@@ -130,12 +143,13 @@ def test_report_of_two_classes(tiny_tree: Path, tmp_path: Path) -> None:
     assert {one["chosen_on"] for one in json.loads((tmp_path / "thresholds.json").read_text())} == {"validation"}
     names = {path.name for path in tmp_path.iterdir()}
     assert {"confusion_matrix.png", "confusion_matrix_40x.svg", "learning_curves.png", "sample_sheet.png",
-            "confident_errors.png", "table.tex", "table.md", "model_card.md", "errors.csv", "referral.csv",
-            "calibration.json"} <= names  # fmt: skip
+            "confident_errors.png", "table.tex", "table.md", "model_card.md", "errors.csv", "calibration.json",
+            "net_benefit.csv", "decision_curve.svg", "checklist.md"} <= names  # fmt: skip
     latex, card = (tmp_path / "table.tex").read_text(), (tmp_path / "model_card.md").read_text()
     assert re.search(r"<h1>ROC AUC 0\.\d\d \(0\.\d\d to [01]\.\d\d\) on 13 test cases: p, fold 0</h1>", page)
     assert latex.count(r"\\") == 16 and r"Metric & all & 40X" in latex and "95 \\%" in latex and latex.isascii()
     assert "Synthetic tissue" in card and "| ROC AUC |" in card and "{{" not in card
+    check_checklist(page, tmp_path)
     cases = pd.read_csv(tmp_path / "cases.csv", dtype={"case": str})
     assert len(cases) == 13 and cases["image_accuracy"].is_monotonic_increasing
 
@@ -148,6 +162,11 @@ def test_report_of_eight_classes(tmp_path: Path) -> None:
     assert "fold 0, seed 0: validation has 1 A cases; at least 3 of each class are needed" in page
     check_page(page, tmp_path)
     assert "macro ROC AUC" in page and "Each class against the rest" in page
+    check_checklist(page, tmp_path)
+    assert (
+        "Decisions" not in page
+        and "missing: this report has no such section" in (tmp_path / "checklist.md").read_text()
+    )
     assert "undefined: a case may carry two subtypes" in page and 'class="banner' not in page
 
 

@@ -1,4 +1,4 @@
-"""Thresholds for a target sensitivity, and the referral curve, on numbers that can be checked by hand."""
+"""Thresholds for a target sensitivity, on numbers that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -75,12 +75,3 @@ def test_a_model_without_test_rows_has_no_threshold() -> None:
     elsewhere = table.assign(fold=np.where(table["part"] == "validation", 1, 0))
     assert thresholds.choose_thresholds(elsewhere) == []
     assert calibration.compare_calibration(elsewhere) == {"temperatures": [], "refused": []}
-
-
-def test_referral_curve_by_hand() -> None:
-    table = made(magnifications=(40,)).drop_duplicates("case").head(4).copy()
-    table["p_malignant"] = [0.05, 0.6, 0.4, 0.2]  # all benign: certain .95, .6 (wrong), .6, .8
-    table["p_benign"] = 1 - table["p_malignant"]
-    curve = thresholds.risk_coverage_curve(table)
-    assert curve["n_kept"].tolist() == [4, 3, 2, 1]
-    assert curve["accuracy"].iloc[[0, 2, 3]].tolist() == [0.75, 1, 1]

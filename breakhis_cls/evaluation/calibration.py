@@ -1,4 +1,4 @@
-"""Do predicted probabilities match observed frequencies? Reliability curves, and a temperature fitted on validation."""
+"""Do predicted probabilities match observed frequencies? Slope, smooth curve, and a temperature from validation."""
 
 from __future__ import annotations
 
@@ -7,39 +7,116 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from . import bootstrap, case_statistics, metrics, predictions
 
-N_CURVE_BINS = 10  # of a reliability curve; ECE has its own 15
+N_CURVE, SPAN = 41, 0.75  # points of the smooth curve, and the share of images that each takes in
 TEMPERATURES = (0.05, 20.0)  # searched
 MIN_CASES = 3  # of each class in validation: one benign case once took a log loss from 0.32 to 1.39
 MODEL = ["fold", "seed"]  # each pair is a model of its own, with its own validation rows
 
 
-def reliability_curve(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each bin of equal mass: mean_predicted (probability), observed_frequency, low, high, n_images, n_cases.
+def smooth_curve(table: pd.DataFrame) -> pd.DataFrame:
+    """The observed frequency at each predicted probability: predicted, observed, low, high; 41 rows, all in [0, 1].
 
-    Of p_malignant for two classes; for more of the top probability and whether that class is correct. low and high are
-    the 95 % percentile interval of the observed frequency over 2,000 samples of cases, and at least as wide as Clopper
-    and Pearson's for a bin whose cases are all alike; NaN below five cases.
+    Local linear regression (loess, degree 1, span 0.75: Van Calster et al. 2016) of the mean over replicates; low and
+    high are the 95 % percentile interval over 1,000 samples of cases.
     """
-    scores, true = predictions.probabilities(table), predictions.true_labels(table)
-    probability, observed = case_statistics.predicted_and_observed(scores, true)
-    case, cases = pd.factorize(table["case"], sort=True)
-    weights = bootstrap.case_weights(len(cases), 2_000, bootstrap.named_seed("reliability", 0))
-    bins = case_statistics.equal_mass_bins(probability, N_CURVE_BINS)
-    rows = []
-    for inside in (bins == at for at in np.unique(bins)):
-        drawn = case_statistics.mean_over_rows(observed[inside], case[inside], len(cases))(weights)
-        low, high = np.nanquantile(drawn, [bootstrap.TAIL, 1 - bootstrap.TAIL])
-        share, n_cases = observed[inside].mean(), len(np.unique(case[inside]))
-        seen = bootstrap.TAIL ** (1 / n_cases)
-        low, high = min(low, share * seen), max(high, 1 - (1 - share) * seen)
-        if n_cases < bootstrap.MIN_CASES:
-            low = high = np.nan
-        rows.append((probability[inside].mean(), share, low, high, inside.sum(), n_cases))
-    return pd.DataFrame(rows, columns=["mean_predicted", "observed_frequency", "low", "high", "n_images", "n_cases"])
+    pieces, cases = case_statistics.score_images(table)
+    weights = np.vstack([np.ones(len(cases)), bootstrap.case_weights(len(cases), 1_000, 0)])
+    pairs = [case_statistics.predicted_and_observed(piece.scores, piece.true) for piece in pieces]
+    everything = np.concatenate([predicted for predicted, _ in pairs])
+    grid = np.linspace(everything.min(), everything.max(), N_CURVE)
+    curves = np.zeros((len(weights), N_CURVE))
+    for piece, (predicted, observed) in zip(pieces, pairs, strict=True):
+        # --- sums of each case at each point, so that a resample is a matrix product ---
+        offset = predicted - grid[:, None]
+        reach = np.maximum(np.quantile(np.abs(offset), SPAN, axis=1), 1e-3)[:, None]
+        kernel = np.clip(1 - np.abs(offset / reach) ** 3, 0, None) ** 3  # tricube
+        terms = (kernel, kernel * offset, kernel * offset**2, kernel * observed, kernel * offset * observed)
+        member = (piece.case[:, None] == np.arange(len(cases))).astype(float)
+        s0, s1, s2, t0, t1 = (weights @ (term @ member).T for term in terms)
+        # --- the line through the neighbours, read at the point; their mean where they have one abscissa ---
+        spread = s0 * s2 - s1**2
+        line = case_statistics.divide(s2 * t0 - s1 * t1, np.where(spread > 1e-9 * s0**2, spread, 0))
+        curves += np.clip(np.where(np.isnan(line), case_statistics.divide(t0, s0), line), 0, 1) / len(pieces)
+    low, high = np.nanquantile(curves[1:], [bootstrap.TAIL, 1 - bootstrap.TAIL], axis=0)
+    return pd.DataFrame({"predicted": grid, "observed": curves[0], "low": low, "high": high})
+
+
+def noise_floor(table: pd.DataFrame) -> dict[str, float]:
+    """ECE that a perfectly calibrated model with these probabilities and cases would show: mean and 95th percentile.
+
+    Each image is of the class with its own predicted probability; images of one case are drawn together, by one
+    uniform number, as they share one truth. 500 draws.
+    """
+    pieces, cases = case_statistics.score_images(table)
+    uniform = np.random.default_rng(0).random((500, len(cases)))
+    draws = []
+    for piece in pieces:
+        predicted, _ = case_statistics.predicted_and_observed(piece.scores, piece.true)
+        bins = np.eye(case_statistics.N_BINS)[case_statistics.equal_mass_bins(predicted)]
+        draws.append(np.abs(((uniform[:, piece.case] < predicted) - predicted) @ bins).sum(axis=1) / len(predicted))
+    ece = np.mean(draws, axis=0)
+    return {"mean": float(ece.mean()), "high": float(np.quantile(ece, bootstrap.LEVEL))}
+
+
+def calibration_line(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Calibration in the large and slope of the log odds (Cox 1958), each with value, low and high over cases.
+
+    In the large: what is added to the log odds so that the mean is right; 0 is perfect, below 0 predicted
+    probabilities are too high. Slope: 1 is perfect, below 1 they are too extreme. Of p_malignant; for more than two
+    classes of the top probability. None where there is no finite answer, or an outcome has fewer than five cases.
+    """
+    pieces, cases = case_statistics.score_images(table)
+    groups = bootstrap.case_classes(table, cases)
+    observed = [case_statistics.predicted_and_observed(piece.scores, piece.true)[1] for piece in pieces]
+    few = any(
+        len(set(piece.case[outcome == value])) < bootstrap.MIN_CASES
+        for piece, outcome in zip(pieces, observed, strict=True)
+        for value in (0, 1)
+    )
+
+    def fitted(with_slope: bool) -> case_statistics.Statistic:
+        return case_statistics.mean_statistic([_logistic_line(piece, with_slope) for piece in pieces])
+
+    found = {}
+    for name, perfect, statistic in (("in_the_large", 0, fitted(False)), ("slope", 1, fitted(True))):
+        value = bootstrap.statistic_value(statistic, len(cases))
+        found[name] = {"value": None if few or np.isnan(value) else value, "low": None, "high": None}
+        if found[name]["value"] is None:
+            continue
+        error, freedom = bootstrap.jackknife_error(statistic, groups)
+        reach = float(stats.t.ppf(1 - bootstrap.TAIL, freedom) * error)
+        found[name] |= {"low": value - reach, "high": value + reach, "perfect": perfect}
+    return found
+
+
+def _logistic_line(images: case_statistics.ScoredImages, with_slope: bool) -> case_statistics.Statistic:
+    """The slope, or with slope 1 the intercept, of a logistic regression of the outcome on the predicted log odds."""
+    predicted, observed = case_statistics.predicted_and_observed(images.scores, images.true)
+    x = special.logit(np.clip(predicted, 1e-6, 1 - 1e-6))  # a probability of 0 would decide the line alone
+    columns = np.stack([np.ones_like(x), x], axis=1) if with_slope else np.ones((len(x), 1))
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        values = []
+        for drawn in weights[:, images.case]:
+            line, step = np.zeros(columns.shape[1]), 1.0
+            for _ in range(50):  # Newton's method
+                p = special.expit(columns @ line + (0 if with_slope else x))
+                hessian = (columns * (drawn * p * (1 - p))[:, None]).T @ columns
+                try:
+                    step = np.linalg.solve(hessian, columns.T @ (drawn * (observed - p)))
+                except np.linalg.LinAlgError:  # separated classes: the line has no end
+                    break
+                line = line + np.clip(step, -2, 2)
+                if np.abs(step).max() < 1e-8:
+                    break
+            values.append(line[-1] if np.abs(step).max() < 1e-6 else np.nan)
+        return np.array(values)
+
+    return statistic
 
 
 def fit_temperature(validation: pd.DataFrame, classes: Collection[str]) -> tuple[float, str]:

@@ -53,7 +53,7 @@ def compare_experiments(experiments: list[Experiment], tables: list[pd.DataFrame
     cases = computed[0][1]
     # A case alone gives its own mean; times its share of the images these add up to the difference.
     case_shares = tables[0]["case"].value_counts(normalize=True).loc[cases].to_numpy()
-    groups = bootstrap.case_labels(tables[0], cases)
+    groups = bootstrap.case_classes(tables[0], cases)
 
     def compare(metric: str, a: int, b: int) -> dict[str, Any]:
         def difference(weights: np.ndarray) -> np.ndarray:
@@ -67,9 +67,7 @@ def compare_experiments(experiments: list[Experiment], tables: list[pd.DataFrame
         if reason := few_cases(tables[0], metric):
             return entry | {"no_test": reason}
         # A difference lies far from its bounds, so Student's t needs no other scale here.
-        left_out = bootstrap.jackknife_values(difference, len(cases))
-        freedom, known = bootstrap.degrees_of_freedom(left_out, groups), left_out[np.isfinite(left_out)]
-        error = float(np.sqrt((len(known) - 1) * np.var(known)))
+        error, freedom = bootstrap.jackknife_error(difference, groups)
         if error < bootstrap.ROUNDING:
             return entry | {"no_test": "no case changes the difference"}
         quantile = stats.t.ppf(1 - bootstrap.TAIL, freedom)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from .. import names
 from . import bootstrap, predictions
@@ -90,6 +91,7 @@ LEADING = (  # first where people read
 )  # fmt: skip
 SWAPPED_AUC = 0.25  # below it a model knows the classes, and someone has mixed them up
 SWAPPED = "So low a ROC AUC means that the classes are swapped: check the labels and the columns of the probabilities."
+BY_CASE = ("roc_auc", "sensitivity", "specificity", "brier")  # with the case as the unit
 BY_CLASS = ("sensitivity", "specificity", "f1", "roc_auc", "average_precision")  # of the subtype task
 N_GROUPS = 400  # of images at random, for the interval that resamples images
 
@@ -122,8 +124,9 @@ def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLE
     """metrics.json of a predictions table's test rows: raw probabilities, malignant from 0.5 on.
 
     `{"pooled": {name: {"value", "low", "high", "n_images", "n_slides", "n_cases"}}, "by_magnification": {"40": ...},
-    "by_subtype": ...}`; the subtype task adds `by_class`, each class against the rest. An undefined metric has value
-    None and says why under "undefined". Several seeds, or folds that test an image twice, give the mean over them.
+    "by_subtype": ...}`; the subtype task adds `by_class`, each class against the rest, the binary task `case_level`.
+    An undefined metric has value None and says why under "undefined". Several seeds, or folds that test an image twice,
+    give the mean over them.
     `image_low` and `image_high` resample images as if they were independent: too narrow, for comparison.
     `confusion_matrix` counts images: true label -> predicted label -> number.
     """
@@ -156,9 +159,32 @@ def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLE
             name: compute_stratum(test, "class", n_resamples, seed, BY_CLASS, name)
             for name in predictions.class_names(test)
         }
+    elif len(cases := average_by_case(test)):
+        content["case_level"] = compute_stratum(cases, "case_level", n_resamples, seed, BY_CASE)
     about = {"level": bootstrap.LEVEL, "method": bootstrap.METHOD, "resampled": "cases"}
     content["intervals"] = about | {"n_resamples": n_resamples, "seed": seed}
     return content
+
+
+def average_by_case(test: pd.DataFrame) -> pd.DataFrame:
+    """One row a case, fold and seed, with the mean probabilities of its images; empty where a case has both labels."""
+    if (test.groupby("case")["label"].nunique() > 1).any():
+        return test.iloc[:0]
+    means = dict.fromkeys([f"p_{name}" for name in names.LABELS], "mean")
+    rows = test.groupby(["case", "fold", "seed"], as_index=False).agg({"label": "first", "subtype": "first", **means})
+    return rows.assign(file=rows["case"], slide=rows["case"], magnification=0, part="test")
+
+
+def expected_widths(result: dict[str, Any], n_cases: Iterable[int], limits: Range = (0, 1)) -> list[float | None]:
+    """Width that a metric's interval would have with so many cases like these: on the logit scale it shrinks with the
+    square root of their number. None where the metric has no interval, or reaches a bound."""
+    low, high = limits
+    bounds = [result["low"], result["high"]]
+    if None in bounds or not low < bounds[0] <= bounds[1] < high or not low < result["value"] < high:
+        return [None for _ in n_cases]
+    middle, *ends = special.logit((np.array([result["value"], *bounds]) - low) / (high - low))
+    scaled = [middle + (np.array(ends) - middle) * np.sqrt(result["n_cases"] / n) for n in n_cases]
+    return [float((high - low) * np.ptp(special.expit(each))) for each in scaled]
 
 
 def compute_stratum(
@@ -168,7 +194,7 @@ def compute_stratum(
     statistics, cases = compute_statistics(rows, only, against)
     # Each stratum draws its own resamples: with one seed for all, the errors of equally many cases would be linked.
     weights = bootstrap.case_weights(len(cases), n_resamples, bootstrap.named_seed(stratum, seed))
-    groups, counts = bootstrap.case_labels(rows, cases), predictions.count_units(rows)
+    groups, counts = bootstrap.case_classes(rows, cases), predictions.count_units(rows)
     binary, n_cases, results = predictions.is_binary(rows), count_cases(rows, against), {}
     for name, statistic in statistics.items():
         value = bootstrap.statistic_value(statistic, len(cases))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from . import case_statistics, metrics, predictions
+from . import metrics, predictions
 from .calibration import MODEL
 
 TARGET_SENSITIVITIES = (0.85, 0.90, 0.95)  # need 19, 29 and 59 malignant cases; BreakHis has 54
@@ -85,21 +85,3 @@ def operating_points(
         used = {"lowest_threshold": chosen["threshold"].min(), "highest_threshold": chosen["threshold"].max()}
         points.append({"wanted": goal, "promised": chosen["promised"].min(), **used, **reached})
     return points
-
-
-def risk_coverage_curve(table: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy where the least certain cases are referred to a human, from none to all but one: referred (share),
-    n_kept, accuracy.
-
-    A case's certainty is the top of its mean probabilities (El-Yaniv and Wiener 2010); slides, for the subtype task.
-    """
-    # Repetitions are not more cases: each image counts once, with its mean probability.
-    columns = [f"p_{name}" for name in predictions.class_names(table)]
-    once = table.groupby(["file", "slide", "case", "label", "subtype"], as_index=False)[columns].mean()
-    voted = case_statistics.vote_by(once, "case" if predictions.is_binary(table) else "slide")
-    # Votes, not images: a human is handed a case.
-    certainty = voted[columns].max(axis=1).to_numpy()
-    correct = voted["correct"].to_numpy(float)[np.argsort(-certainty, kind="stable")]
-    kept = np.arange(1, len(correct) + 1)
-    curve = {"referred": 1 - kept / len(correct), "n_kept": kept, "accuracy": np.cumsum(correct) / kept}
-    return pd.DataFrame(curve)[::-1].reset_index(drop=True)

@@ -154,16 +154,6 @@ def roc(table: pd.DataFrame, title: str) -> Figure:
     return _add_legend(figure, "lower right", title)
 
 
-@mpl.rc_context(STYLE)
-def precision_recall(table: pd.DataFrame, title: str) -> Figure:
-    """Precision over recall, for the same curves as `roc`; steps, as average precision adds them up."""
-    figure, ax = _new_curves(table, "Recall", "Precision")
-    for name, y, score, look in _curves(table):
-        precision, recall, _ = metrics.precision_recall_curve(y, score, drop_intermediate=True)
-        ax.plot(recall, precision, drawstyle="steps-post", label=name, **look)
-    return _add_legend(figure, "lower left", title)
-
-
 def _curves(table: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]]:
     """(name, whether it is the class, its probability, look) of each curve; rows of one class alone have none."""
     truth, scores = predictions.true_labels(table), predictions.probabilities(table)
@@ -221,56 +211,6 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 
 
 # --- trust: calibration, cases to refer, errors ---
-
-
-@mpl.rc_context(STYLE)
-def reliability(curves: dict[str, pd.DataFrame], title: str) -> Figure:
-    """A panel for each stratum: observed frequency over predicted probability, with the 95 % band over resampled cases.
-
-    curves: of `calibration.reliability_curve`.
-    """
-    # All and four magnifications fill two rows of three better than a row of four and a rest.
-    n_columns = 3 if len(curves) == 5 else len(curves)
-    n_rows = -(-len(curves) // n_columns)
-    width_in = PAGE_IN if n_columns > 1 else COLUMN_IN
-    height_in = n_rows * width_in / n_columns * (1.05 if n_columns > 1 else 0.95)
-    figure, axes = new_figure(width_in, height_in, n_rows, n_columns)
-    for ax in axes.flat[len(curves) :]:
-        ax.axis("off")
-    for ax, (name, curve) in zip(axes.flat, curves.items(), strict=False):
-        ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.6)
-        predicted, observed = curve["mean_predicted"], curve["observed_frequency"]
-        ax.fill_between(predicted, curve["low"], curve["high"], color=BLUE, alpha=0.2, linewidth=0)
-        ax.plot(predicted, observed, "o-", color=BLUE, markersize=3, linewidth=1)
-        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-        ax.set_title(f"{name}, {curve['n_images'].sum():,} images" if n_columns > 1 else "", fontweight="normal")
-    figure.supxlabel("Predicted probability", fontsize=8)
-    figure.supylabel("Observed frequency", fontsize=8)
-    return add_title(figure, title)
-
-
-@mpl.rc_context(STYLE)
-def risk_coverage(curve: pd.DataFrame, unit: str) -> Figure:
-    """Accuracy of the cases (or slides) that are kept, over the share referred to a human.
-
-    curve: of `thresholds.risk_coverage_curve`.
-    """
-    figure, axes = new_figure(COLUMN_IN, 2.5)
-    ax = axes[0, 0]
-    ax.step(100 * curve["referred"], 100 * curve["accuracy"], where="post", color=BLACK)
-    ax.set(xlabel=f"Referred {unit}s, least certain first (%)", ylabel=f"Accuracy of the other {unit}s (%)")
-    ax.set(xlim=(0, 100))
-    ax.set_ylim(top=100.5)
-    # Shares are sums of floats: 1 - 1e-12 is every case.
-    flawless = curve.loc[curve["accuracy"] >= 1 - 1e-12, "referred"]
-    if flawless.empty:
-        title = f"an error remains however many {unit}s are referred"
-    elif flawless.iloc[0] == 0:
-        title = f"every {unit} is correctly classified, none need be referred"
-    else:
-        title = f"no error remains once {percent(flawless.iloc[0])} of the {unit}s are referred"
-        ax.axvline(100 * flawless.iloc[0], color=VERMILION, linestyle=":", linewidth=1)
-    return add_title(figure, f"Risk and coverage: {title}")
 
 
 @mpl.rc_context(STYLE)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,62 +14,73 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..evaluation import bootstrap, calibration, error_analysis, predictions, thresholds
+from ..evaluation import calibration, error_analysis, net_benefit, participants, predictions, thresholds
 from ..evaluation.experiments import Experiment
-from ..evaluation.metrics import metric_words
+from ..evaluation.metrics import expected_widths, metric_words
+from ..evaluation.net_benefit import PREVALENCES
 from ..files import write_csv, write_json, write_text
-from . import plots, plots_images, text
+from . import checklist, plots, plots_clinical, plots_images, text
 
 PHOTOGRAPHS = ("confident_errors", "sample_sheet", "heat_")  # how the names of sheets of tissue begin
 N_RESAMPLES = 2_000  # for operating points; the headline has 10,000
-MIN_IMAGES = 30  # of a stratum that has a reliability diagram
+N_CASES = (35, 70, 140, 280)  # for which the expected width of intervals is shown; BreakHis has 70
 
 
-def analyze_experiment(experiment: Experiment, seed: int = 0) -> dict[str, Any]:
-    """What a report shows beyond the metrics: calibration, thresholds (binary task alone), referral and errors."""
-    table, test = experiment.table, experiment.test
-    chosen = thresholds.choose_thresholds(table) if predictions.is_binary(table) else []
-    strata = {f"{value}X": rows for value, rows in test.groupby("magnification")}
-    large = {
-        name: rows
-        for name, rows in strata.items()
-        if len(strata) > 1 and len(rows) >= MIN_IMAGES and rows["case"].nunique() >= bootstrap.MIN_CASES
-    }
+def analyze_experiment(
+    experiment: Experiment, metrics: dict[str, Any], prevalences: Sequence[float] = (), seed: int = 0
+) -> dict[str, Any]:
+    """What a report shows beyond the metrics: calibration, decisions (binary task alone), participants and errors.
+
+    prevalences: of malignant, in (0, 1), for PPV and NPV; the first also for the decision curve, else the test's own.
+    """
+    table, test, pooled = experiment.table, experiment.test, metrics["pooled"]
+    binary = predictions.is_binary(table)
+    chosen = thresholds.choose_thresholds(table) if binary else []
+    stated = prevalences[0] if prevalences else None
     return {
-        "reliability": {name: calibration.reliability_curve(rows) for name, rows in ({"all": test} | large).items()},
+        "curve": calibration.smooth_curve(test),
+        "line": calibration.calibration_line(test),
+        "noise_floor": calibration.noise_floor(test),
         "calibration": calibration.compare_calibration(table, seed),
         "thresholds": chosen,
         "operating_points": thresholds.operating_points(table, chosen, N_RESAMPLES, seed),
-        "referral": thresholds.risk_coverage_curve(test),
+        "prevalence": stated or float((test["label"] == "malignant").mean()),
+        "net_benefit": net_benefit.net_benefit_curve(test, stated) if binary else None,
+        "predictive_values": net_benefit.predictive_values(pooled, prevalences or PREVALENCES) if binary else [],
+        "parts": participants.describe_parts(experiment),
+        "flow": participants.count_flow(experiment),
+        "widths": {name: expected_widths(pooled[name], N_CASES) for name in ("roc_auc", "image_accuracy")},
         "errors": error_analysis.errors_by_stratum(test),
         "cases": error_analysis.case_table(test),
     }
 
 
-def write_report(experiment: Experiment, metrics: dict[str, Any], folder: Path, images_root: Path | None) -> Path:
-    """Write index.html, the figures (PNG and SVG) and the tables into folder; returns the page's path.
+def write_report(
+    experiment: Experiment, metrics: dict[str, Any], folder: Path, images_root: Path | None,
+    prevalences: Sequence[float] = (),
+) -> Path:  # fmt: skip
+    """Write index.html, the figures (PNG and SVG), the tables and the checklist into folder; returns the page's path.
 
     Learning curves need the run's history, sheets of images the files under `images_root`: left out where absent.
+    prevalences: see analyze_experiment.
     """
-    analysis = analyze_experiment(experiment)
+    analysis = analyze_experiment(experiment, metrics, prevalences)
     figures = save_figures(draw_figures(experiment, metrics, analysis, images_root), folder)
 
     # --- tables for a spreadsheet, for another program, and for a paper ---
-    for name in ("cases", "errors", "referral"):
-        write_csv(folder / f"{name}.csv", analysis[name])
-    # JSON has no NaN: a bin of too few cases has null for the ends of its band.
-    curves = {
-        name: json.loads(curve.to_json(orient="records", double_precision=15))
-        for name, curve in analysis["reliability"].items()
-    }
-    write_json(folder / "calibration.json", {"reliability": curves, "temperature": analysis["calibration"]})
+    for name in ("cases", "errors", "net_benefit"):
+        if analysis[name] is not None:
+            write_csv(folder / f"{name}.csv", analysis[name])
+    fitted = {name: analysis[name] for name in ("line", "noise_floor")} | {"temperature": analysis["calibration"]}
+    write_json(folder / "calibration.json", fitted | {"curve": analysis["curve"].to_dict("records")})
     if analysis["thresholds"]:
         write_json(folder / "thresholds.json", analysis["thresholds"])
     markdown = text.write_tables(folder, "table", *_paper_table(experiment, metrics))
 
     # --- the page and the model card ---
     binary = predictions.is_binary(experiment.table)
-    files = ["metrics.json", "table.md", "table.tex", "model_card.md", "calibration.json", "cases.csv", "errors.csv"]
+    files = ["metrics.json", "table.md", "table.tex", "model_card.md", "checklist.md", "calibration.json", "cases.csv",
+             "errors.csv"]  # fmt: skip
     content = {
         "headline": text.headline(experiment, metrics), "name": experiment.name, "binary": binary, "metrics": metrics,
         "words": metric_words(binary), "zooms": [f"{value}X" for value in metrics["by_magnification"]],
@@ -83,7 +94,8 @@ def write_report(experiment: Experiment, metrics: dict[str, Any], folder: Path, 
             "Model": experiment.meta("model"),
             "Weights": text.weights(experiment),
         },
-        "several_folds": experiment.test["fold"].nunique() > 1,
+        "verdict": text.calibration_verdict(analysis, metrics["pooled"]["ece"]["value"]),
+        "n_cases": [f"{n} cases" for n in N_CASES], "several_folds": experiment.test["fold"].nunique() > 1,
         "analysis": analysis, "cases": analysis["cases"].to_dict("records"),
         "confident_errors": error_analysis.most_confident_errors(experiment.test).to_dict("records"),
         "chosen_on": sorted({entry["chosen_on"] for entry in analysis["thresholds"]}), "settings": experiment.settings,
@@ -91,7 +103,9 @@ def write_report(experiment: Experiment, metrics: dict[str, Any], folder: Path, 
         "figures": figures, "files": files,
     }  # fmt: skip
     write_text(folder / "model_card.md", text.render("model_card.md", content))
-    write_text(folder / "index.html", text.render("report.html", content))
+    page = text.render("report.html", content)
+    write_text(folder / "checklist.md", checklist.write_checklist(page))
+    write_text(folder / "index.html", page)
     return folder / "index.html"
 
 
@@ -112,15 +126,14 @@ def draw_figures(
     for magnification, rows in test.groupby("magnification"):
         figures[f"confusion_matrix_{magnification}x"] = plots.confusion_matrix(rows)
     figures["roc"] = plots.roc(test, _area("ROC curve: AUC", pooled["roc_auc"]))
-    average = _area("Precision-recall curve: average precision", pooled["average_precision"])
-    figures["precision_recall"] = plots.precision_recall(test, average)
-
     title = f"Calibration: ECE {text.number(pooled['ece']['value'])}"
     if scaled := analysis["calibration"].get("with_temperature"):
         title += f", {text.number(scaled['ece']['value'])} with temperature scaling"
-    figures["reliability"] = plots.reliability(analysis["reliability"], title)
-    # Votes are of cases; for subtypes of slides, since case 13412 has two subtypes.
-    figures["risk_coverage"] = plots.risk_coverage(analysis["referral"], "case" if binary else "slide")
+    figures["calibration"] = plots_clinical.calibration(analysis["curve"], test, title)
+    if binary:
+        figures["decision_curve"] = plots_clinical.decision_curve(analysis["net_benefit"], analysis["prevalence"])
+    if (flow := analysis["flow"])[0]:  # a table alone says nothing of what was left out
+        figures["flow"] = plots_clinical.flow(*flow)
     if len(analysis["errors"]):  # a binary table may lack subtypes
         figures["errors"] = plots.errors(analysis["errors"])
 

@@ -165,6 +165,26 @@ def finding(experiment: Experiment, metrics: dict[str, Any]) -> str:
     return f"{where} reaches macro {reached}, balanced accuracy {balanced:.2f}, and {correct}.{swapped}"
 
 
+def calibration_verdict(analysis: dict[str, Any], ece: float | None) -> str:
+    """Whether the intervals of slope and calibration in the large hold the perfect values, and ECE beside its noise."""
+    line, floor = analysis["line"], analysis["noise_floor"]
+    noise = f"ECE is {number(ece)}; a perfectly calibrated model of these cases would show {floor['mean']:.3f}"
+    noise += f" (up to {floor['high']:.3f} in 95 % of samples)."
+    slope, large = line["slope"], line["in_the_large"]
+    if slope["value"] is None or large["value"] is None:
+        return f"Too few cases, or separated classes: slope and calibration in the large are not given. {noise}"
+    found = {
+        "probabilities are too extreme (slope below 1)": slope["high"] < 1,
+        "probabilities are not extreme enough (slope above 1)": slope["low"] > 1,
+        "probabilities are too high on average": large["high"] < 0,
+        "probabilities are too low on average": large["low"] > 0,
+    }
+    faults = [what for what, is_so in found.items() if is_so]
+    verdict = f"Miscalibrated: {' and '.join(faults)}" if faults else "No miscalibration shown"
+    perfect = f"Slope {estimate(slope, 2)}, 1 is perfect; in the large {estimate(large, 2)}, 0 is perfect."
+    return f"{verdict}. {perfect} {noise}"
+
+
 def protocol(name: str) -> str:
     """The protocol's name and what it means for the score."""
     return f"{name}: {PROTOCOLS.get(name, 'a custom split; `breakhis audit` lists what it leaks')}"
