@@ -202,7 +202,7 @@ def time_forward_pass(settings: config.Config) -> float:
 
     backbone = network.build_backbone(settings.model.model_copy(update={"weights": "random"}))
     batch = tf.zeros((TIMED_IMAGES, settings.image.height_px, settings.image.width_px, 3), tf.uint8)
-    forward = features.compile_forward(backbone)
+    forward = features.compile_forward(backbone, {"rows": backbone.output_shape[-1]})
     forward(batch)["rows"].numpy()  # the first call traces the graph
     started = time.monotonic()
     forward(batch)["rows"].numpy()

@@ -114,17 +114,18 @@ plots.roc(test, f"ROC AUC {numbers['roc_auc']['value']:.2f}")
 # %% [markdown]
 # ## Calibration
 #
-# Of the images with a predicted probability of 80 %, about 80 % should be malignant. The band
-# is the 95 % interval over cases. Temperature scaling, fitted on validation, can correct a
+# Of the images with a predicted probability of 80 %, about 80 % should be malignant: the curve
+# should follow the diagonal. The band is the 95 % interval over cases. Temperature scaling, fitted on validation, can correct a
 # network that is overconfident; it does not change the ranking. It is refused where validation
 # has fewer than three cases of a class, or separates the classes perfectly.
 
 # %%
+from breakhis_cls.reports import plots_clinical, text
 from breakhis_cls.reports.report import analyze_experiment
 
-analysis = analyze_experiment(experiment)
-all_images = {"all": analysis["reliability"]["all"]}
-plots.reliability(all_images, f"Expected calibration error (ECE) {numbers['ece']['value']:.2f}")
+analysis = analyze_experiment(experiment, run.metrics)
+print(text.calibration_verdict(analysis, numbers["ece"]["value"]))
+plots_clinical.calibration(analysis["curve"], test, "Calibration")
 
 # %%
 calibrated = analysis["calibration"]
@@ -159,13 +160,14 @@ root = index.find_root(run.settings.data)
 plots_images.confident_errors(test, root)
 
 # %% [markdown]
-# ## Refer uncertain cases to a pathologist
+# ## What decisions are worth
 #
-# If the least confident cases are referred to a pathologist, how accurate is the network on the
-# remaining cases?
+# Someone who acts from a probability of 20 % on accepts four false alarms for each cancer that
+# is found. Net benefit counts true positives and subtracts false positives by that weight. A
+# model is of use at a threshold where its curve lies above both other lines.
 
 # %%
-plots.risk_coverage(analysis["referral"], "case")
+plots_clinical.decision_curve(analysis["net_benefit"], analysis["prevalence"])
 
 # %% [markdown]
 # The run's report contains all this and more. It is one HTML page that needs no internet

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -67,7 +69,7 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
         ax.set_axisbelow(True)
     axes[0, 0].set_yticklabels(names)
 
-    legend = [
+    legend: list[Any] = [
         Line2D([], [], color=BLACK, marker="o", markerfacecolor=BLUE, markeredgecolor=BLUE, markersize=5, linewidth=1.2,
                label="ours: all folds pooled, 95 % interval over cases"),
         Line2D([], [], color=BLACK, marker="|", linestyle="", markersize=9, label="ours: mean over folds"),
