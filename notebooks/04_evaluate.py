@@ -115,9 +115,10 @@ plots.roc(test, f"ROC AUC {numbers['roc_auc']['value']:.2f}")
 # ## Calibration
 #
 # Of the images with a predicted probability of 80 %, about 80 % should be malignant: the curve
-# should follow the diagonal. The band is the 95 % interval over cases. Temperature scaling, fitted on validation, can correct a
-# network that is overconfident; it does not change the ranking. It is refused where validation
-# has fewer than three cases of a class, or separates the classes perfectly.
+# should follow the diagonal. The band is the 95 % interval over cases. Temperature scaling,
+# fitted on validation, can correct a network that is overconfident; it does not change the
+# ranking. It is refused where validation has fewer than three cases of a class, or separates
+# the classes perfectly.
 
 # %%
 from breakhis_cls.reports import plots_clinical, text
