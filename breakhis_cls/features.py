@@ -1,7 +1,11 @@
-"""`breakhis features RUN_OR_CONFIG --out features.npz`: write the features of a backbone for any other program.
+"""Write the features of a frozen backbone to a file, for any other program, or for `--features.source`.
+
+examples:
+  breakhis features binary_200x --out features.npz
+  breakhis features RUN --out features.parquet
 
 The file ends in .npz, .npy (with a CSV of names beside it), .csv, .parquet or .h5; a name without a suffix is a folder
-of .h5 files. `--features.source FILE` reads all of them, and writes embeddings from elsewhere in another form.
+of .h5 files. With --features.source it writes embeddings from elsewhere in another form.
 """
 
 from __future__ import annotations
