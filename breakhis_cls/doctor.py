@@ -178,10 +178,7 @@ def run_checks(settings: config.Config) -> Iterator[Check]:
         yield Check("device", MISSING, f"TensorFlow does not start: {error}", INSTALL)
         return
     device, policy = devices.device_names(), devices.dtype_policy(settings.run.precision)
-    driver = "an NVIDIA driver is installed, but TensorFlow sees no GPU"
-    if not shutil.which("nvidia-smi"):
-        driver = "for an NVIDIA card: install its driver (nvidia-smi is missing)"
-    advice = f"{driver}: {INSTALL_GPU}" if device == ["CPU"] else ""
+    advice = f"for an NVIDIA card: its driver (nvidia-smi), then {INSTALL_GPU}" if device == ["CPU"] else ""
     yield Check("device", NOTE if advice else OK, f"{', '.join(device)}, {policy}", advice)
 
     # --- time from nothing: a forward pass of every image, and some three for each training step ---

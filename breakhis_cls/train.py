@@ -163,6 +163,7 @@ def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder:
     """What a run is about to do: images, slides and cases of each part and class, model, phases, machine, folders."""
     from .data import splits
     from .modeling import devices
+    from .reports import text
 
     # --- a row for each part, with the cases of each class ---
     parts = dataset.split.groupby("part")
@@ -194,9 +195,9 @@ def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder:
         "run": folder,
         "report": settings.run.reports / folder.name,
     }
-    return "\n".join(
-        [*(f"{name + ':':<8}{value}" for name, value in rows.items()), "", table.rename_axis(None).to_string(), ""]
-    )
+    lines = [f"{name + ':':<8}{value}" for name, value in rows.items()]
+    notes = [sentence for _, sentence in text.banners(settings.split.protocol, dataset.name)]
+    return "\n".join([*lines, "", table.rename_axis(None).to_string(), "", *notes])
 
 
 def _git_commit() -> str | None:

@@ -118,7 +118,7 @@ def _name_groups(groups: list[list[Source]]) -> list[str]:
             continue
         same = [_flat_settings(one) for one in settings if one is not None and one.name == mine.name]
         words = []
-        for name, value in _flat_settings(mine).items():
+        for name, value in sorted(_flat_settings(mine).items(), key=lambda item: item[0] == "data.magnifications"):
             if any(other[name] != value for other in same):
                 key, values = name.rpartition(".")[2], value if isinstance(value, list) else [value]
                 unit = "X" if key == "magnifications" else ""
