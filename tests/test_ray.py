@@ -112,5 +112,5 @@ def test_a_run_waits_for_a_lock_that_is_about_to_be_free(tmp_path, monkeypatch):
 
 def test_without_ray_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"pip install 'breakhis_cls\[sweep\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '.\[sweep\]'"):
         ray_cluster.RayCluster(None, None, tasks.HEAD)

@@ -15,6 +15,7 @@ from breakhis_cls import names
 from breakhis_cls.config import Split
 from breakhis_cls.data import balanced_folds, protocols, splits
 from breakhis_cls.errors import ConfigError, DataError
+from breakhis_cls.synthetic import tree
 
 IMAGES = protocols.official_images()
 GROUPS = dict.fromkeys(("slide", "spanhol", "kaiko_eva", "thunder"), "slide") | {"case": "case", "nanopath": "case"}
@@ -446,3 +447,21 @@ def test_validation_stands_in_for_a_missing_test(tmp_path):
         images = splits.select_images(IMAGES, Split(protocol=written(tmp_path / "mine.csv", table)))
     found = splits.assign_test(images, Split(protocol=str(tmp_path / "mine.csv")))
     assert set(found["part"]) == {"train", "test"}
+
+
+def test_folds_do_not_depend_on_how_a_processor_rounds(monkeypatch):
+    """Between equal costs the last bit of a sum once decided, so that machines trained on different folds."""
+    filenames = tree.list_filenames(2, tree.SLIDES)
+    images = pd.DataFrame([{"file": name, **names.parse_image_name(name)._asdict()} for name in filenames])
+    folds = balanced_folds.allocate_groups(images, "case", [0.2] * 5, (0, 0))
+    assert folds.tolist() == [0, 4, 0, 2, 3, 1, 3, 0, 4, 2, 1, 2, 3, 4, 0, 3, 2, 1]
+    exact = balanced_folds.Problem.cost
+    rng = np.random.default_rng(0)
+
+    def rounded_otherwise(problem, sums, side):
+        cost = exact(problem, sums, side)
+        return cost * (1 + rng.choice([-4e-16, 0, 4e-16], cost.shape))
+
+    monkeypatch.setattr(balanced_folds.Problem, "cost", rounded_otherwise)
+    again = balanced_folds.allocate_groups(images, "case", [0.2] * 5, (0, 0))
+    assert again.tolist() == folds.tolist()

@@ -17,6 +17,8 @@ WEIGHTS = {   # of a squared relative deviation
 }  # fmt: skip
 # Cost of a side that has none of a column; good folds deviate by some 0.01 a column.
 ABSENCE = {"cases": 10.0, "cases_by_label": 10.0, "cases_by_subtype": 0.05}
+# Costs are compared after rounding: sums differ in their last bits between processors, and would decide between equals.
+DECIMALS = 9
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Problem:
 
     def total_cost(self, sides: np.ndarray) -> float:
         """The cost of an assignment (n_groups,)."""
-        return float(self.cost(self.sums(sides), np.arange(len(self.shares))).sum())
+        return round(float(self.cost(self.sums(sides), np.arange(len(self.shares))).sum()), DECIMALS)
 
 
 def allocate_groups(
@@ -65,13 +67,13 @@ def allocate_groups(
         sums = np.zeros((len(every), problem.counts.shape[1]))
         for group in rng.permutation(len(sides)):
             change = problem.cost(sums + problem.counts[group], every) - problem.cost(sums, every)
-            sides[group] = change.argmin()
+            sides[group] = change.round(DECIMALS).argmin()
             sums[sides[group]] += problem.counts[group]
 
         # --- apply the best move or swap until none helps ---
         while True:
-            move, swap = _costs_of_changes(problem, sides)
-            if min(move.min(), swap.min()) > -1e-9:  # below it, rounding decides
+            move, swap = (costs.round(DECIMALS) for costs in _costs_of_changes(problem, sides))
+            if min(move.min(), swap.min()) >= 0:
                 break
             if move.min() <= swap.min():
                 group, side = np.unravel_index(move.argmin(), move.shape)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..data.dataset import Dataset
 
 # Part of a run's name: raise it when a change of the code changes results, so that no old run passes for a new one.
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 
 
 @dataclass(frozen=True)
