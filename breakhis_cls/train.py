@@ -84,10 +84,11 @@ class TrainedRun:
         return folder / "index.html"
 
     def _repr_html_(self) -> str:
+        from .evaluation.predictions import count_confusions
         from .reports import text
 
         title = text.finding(self.experiment, self.metrics)
-        tables = text.headline_table(self.metrics), text.confusion_matrix(self.metrics)
+        tables = text.headline_table(self.metrics), count_confusions(self.experiment.test)
         cells = "".join(f"<td style='vertical-align: top'>{table.to_html(border=0)}</td>" for table in tables)
         places = f"run: <code>{html.escape(str(self.folder))}</code><br>report: <code>{html.escape(str(self.report()))}"
         return f"<p>{html.escape(title)}</p><table><tr>{cells}</tr></table><p>{places}</code></p>"
