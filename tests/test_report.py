@@ -250,3 +250,11 @@ def test_latex_and_markdown_of_a_table(tmp_path: Path) -> None:
     assert r"Name\_1 & x \\" in latex and r" & 0.8--1.0 \\" in latex and r"\begin{tabular}{lr}" in latex
     assert markdown.splitlines()[:2] == ["| Name_1 | x |", "| --- | ---: |"] and markdown.endswith("\n\n100 %\n")
     assert (tmp_path / "t.md").read_text() == markdown
+
+
+def test_a_model_that_calls_every_image_malignant_has_a_report(tmp_path: Path) -> None:
+    """No image is predicted benign, so the negative predictive value divides by nothing."""
+    table = made().assign(p_benign=0.1, p_malignant=0.9)
+    numbers = metrics.compute_metrics(table, n_resamples=50)
+    page = report.write_report(experiment_of(table), numbers, tmp_path, None)
+    assert "not defined on these images" in page.read_text(encoding="utf-8")
