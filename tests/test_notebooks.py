@@ -112,6 +112,9 @@ def test_the_tool_keeps_warnings_and_drops_progress_bars(tmp_path):
     assert [output.name for output in outputs] == ["stderr", "stdout"] and "mind this" in outputs[0].text
 
 
+ROUNDING = 1e-6  # of float32: `predict` on the page has a smaller last batch, which a processor may sum otherwise
+
+
 def _difference(notebook):
     """What notebook 03 says is the largest difference between its own predictions and those of `train_run`."""
     texts = [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -119,7 +122,7 @@ def _difference(notebook):
 
 
 def test_keras_on_the_page_gives_the_predictions_of_the_package():
-    assert _difference(_committed(SCRIPTS[2])) == 0
+    assert _difference(_committed(SCRIPTS[2])) < ROUNDING
     code = "\n".join(cell.source for cell in _cells(SCRIPTS[2]))
     assert code.count(".compile(") == code.count(".fit(") == 2 and "run = bk.train_run(settings)" in code
 
@@ -143,7 +146,7 @@ def test_it_runs_on_a_smaller_set(script, smaller, monkeypatch):
     notebook = notebooks.executed(script, smaller)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
     if script == SCRIPTS[2]:
-        assert _difference(notebook) == 0
+        assert _difference(notebook) < ROUNDING
 
 
 def test_a_changed_script_makes_its_notebook_stale(tmp_path):
