@@ -54,8 +54,10 @@ def main(argv: list[str] | None = None) -> int:
         return DONE
 
     runs = plan.name_runs(plan.expand_runs(sweep, overrides))
-    if all(run.finished for run in runs):
-        print(f"{sweep.name}: all {len(runs)} runs are finished; nothing to do")
+    n_finished = sum(run.finished for run in runs)
+    over = f" over {', '.join(sweep.axes)}" if sweep.axes else ""
+    todo = "nothing to do" if n_finished == len(runs) else f"each one's log lies in {arguments.run.dir / '.sweep'}"
+    print(f"{sweep.name}: {len(runs)} runs{over}, of which {n_finished} are finished; {todo}")
     failures = plan.train_runs(
         runs, sweep.name, arguments.executor, arguments.workers, arguments.retries, arguments.ray_address
     )

@@ -131,6 +131,9 @@ class EpochCheckpoint(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
         """Dropout's masks become a function of (seed, epoch, layer)."""
         self.started = time.monotonic()
+        if self.n_done == 1 and sys.stdout.isatty():  # now, since Keras's bar has ended
+            left = format_duration(self.history[0]["seconds"] * (self.phase.epochs - 1))
+            print(f"{self.folder.name}: at most {left} left, by the first epoch")
         drawing = [layer for layer in self.model._flatten_layers() if hasattr(layer, "seed_generator")]
         for at, layer in enumerate(drawing):
             # Each step adds 1. States far apart keep a layer from dropping what another, or an epoch before, dropped.
@@ -163,8 +166,6 @@ class EpochCheckpoint(keras.callbacks.Callback):
         if not sys.stdout.isatty():
             shown = [f"{name.replace('val_', 'validation ')} {value:.3f}" for name, value in scores.items()]
             print(f"{where}: {', '.join(shown)}, {format_duration(seconds)}{left}")
-        elif self.n_done == 1 and left:
-            print(f"{where}{left}")
 
         # A folder that is renamed whole: a kill leaves this epoch or the one before, never half of one.
         if self.on_disk:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,7 +123,7 @@ def summary(metrics: dict[str, Any], title: str) -> str:
         shown = f"({span})" if span[:1].isdigit() or span[:1] == "-" else f"(no interval: {span})"
         lines.append(f"  {label:<{n}}  {value}" + ("" if span == common else f"  {shown}"))
     lines.append(f"  no 95 % intervals ({common})" if common else "  (95 % intervals by bootstrap over cases)")
-    lines.append(textwrap.indent(confusion_matrix(metrics).to_string(), "  "))
+    lines += [f"  {line}".rstrip() for line in confusion_matrix(metrics).to_string().splitlines()]
     if (auc := pooled["roc_auc"])["value"] is not None and auc["value"] < SWAPPED_AUC and auc["n_cases"] >= 10:
         lines.append(f"hint: {SWAPPED}")
     return "\n".join(lines)
