@@ -33,7 +33,7 @@ changes = {
     "data.magnifications": [400],
     "model.weights": "runs/start.weights.h5",  # made below; for real tissue: "imagenet"
     "head.kind": "keras",
-    "head.epochs": 15,
+    "head.epochs": 8,
     "tune.part": "conv4",
     "tune.epochs": 2,
     "tune.peak_lr": 3e-5,
