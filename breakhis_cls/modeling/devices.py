@@ -61,13 +61,14 @@ def hold_stderr() -> Iterator[None]:
     with tempfile.TemporaryFile() as held:
         sys.stderr.flush()
         os.dup2(held.fileno(), 2)  # TensorFlow writes from C++, past sys.stderr
+        failed = True
         try:
             yield
-        except Exception:
-            held.seek(0)
-            os.write(visible, held.read())
-            raise
+            failed = False
         finally:
+            if failed:
+                held.seek(0)
+                os.write(visible, held.read())
             os.dup2(visible, 2)
             os.close(visible)
 

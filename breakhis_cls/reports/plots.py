@@ -147,11 +147,19 @@ def readable_on(shade: np.ndarray) -> str:
 @mpl.rc_context(STYLE)
 def roc(table: pd.DataFrame, title: str) -> Figure:
     """ROC curves: pooled and by magnification for two classes, each class against the rest for more."""
-    figure, ax = _new_curves(table, "False positive rate", "True positive rate")
+    figure, axes = new_figure(COLUMN_IN, 3.3 if predictions.is_binary(table) else 3.8)
+    ax = axes[0, 0]
+    ax.set(xlabel="False positive rate", ylabel="True positive rate", aspect="equal")
+    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.6)
     for name, y, score, look in _curves(table):
         ax.plot(*metrics.roc_curve(y, score)[:2], label=name, **look)
-    return _add_legend(figure, "lower right", title)
+    lines, labels = ax.get_legend_handles_labels()
+    if len(lines) > 5:  # eight names would cover the curves
+        figure.legend(lines, labels, loc="outside lower center", ncols=4)
+    elif len(lines) > 1:
+        ax.legend(loc="lower right")
+    return add_title(figure, title)
 
 
 def _curves(table: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]]:
@@ -168,21 +176,6 @@ def _curves(table: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray, dict
     looks = [{"color": colour, "linestyle": dash, "linewidth": 1.1} for colour, dash in LINES]
     looks[0]["linewidth"] = 1.8  # all images, or the first class
     return [(name, y, score, look) for (name, y, score), look in zip(defined, looks, strict=False)]
-
-
-def _new_curves(table: pd.DataFrame, x: str, y: str) -> tuple[Figure, Axes]:
-    figure, axes = new_figure(COLUMN_IN, 3.3 if predictions.is_binary(table) else 3.8)
-    axes[0, 0].set(xlabel=x, ylabel=y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    return figure, axes[0, 0]
-
-
-def _add_legend(figure: Figure, place: Any, title: str) -> Figure:
-    lines, labels = figure.axes[0].get_legend_handles_labels()
-    if len(lines) > 5:  # eight names would cover the curves
-        figure.legend(lines, labels, loc="outside lower center", ncols=4)
-    elif len(lines) > 1:
-        figure.axes[0].legend(loc=place)
-    return add_title(figure, title)
 
 
 @mpl.rc_context(STYLE)
@@ -210,7 +203,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     return add_title(figure, f"Learning curves: {title}")
 
 
-# --- trust: calibration, cases to refer, errors ---
+# --- errors ---
 
 
 @mpl.rc_context(STYLE)

@@ -125,7 +125,9 @@ def draw_figures(
     figures: dict[str, Figure | None] = {"confusion_matrix": plots.confusion_matrix(test)}
     for magnification, rows in test.groupby("magnification"):
         figures[f"confusion_matrix_{magnification}x"] = plots.confusion_matrix(rows)
-    figures["roc"] = plots.roc(test, _area("ROC curve: AUC", pooled["roc_auc"]))
+    auc = pooled["roc_auc"]
+    area = f"is undefined ({auc['undefined']})" if auc["value"] is None else text.estimate(auc, 2)
+    figures["roc"] = plots.roc(test, f"ROC curve: AUC {area}")
     title = f"Calibration: ECE {text.number(pooled['ece']['value'])}"
     if scaled := analysis["calibration"].get("with_temperature"):
         title += f", {text.number(scaled['ece']['value'])} with temperature scaling"
@@ -145,12 +147,6 @@ def draw_figures(
         figures["confident_errors"] = plots_images.confident_errors(test, images_root)
         figures["sample_sheet"] = plots_images.sample_sheet(test, images_root)
     return {name: figure for name, figure in figures.items() if figure is not None}
-
-
-def _area(name: str, result: dict[str, Any]) -> str:
-    return f"{name} " + (
-        f"is undefined ({result['undefined']})" if result["value"] is None else text.estimate(result, 2)
-    )
 
 
 def _paper_table(experiment: Experiment, metrics: dict[str, Any]) -> tuple[pd.DataFrame, str]:
