@@ -79,8 +79,9 @@ class Data(Section):
     """Files with equal pixels: keep all, keep the first path, or drop all. auto: first for binary, drop for subtype."""
     skip_broken: bool = False
     """Leave out and record images that cannot be read, instead of stopping."""
-    balance: Literal["none", "class_weights", "sampling"] = "none"
-    """class_weights: every class has the same weight in the loss. sampling: classes, and cases within a class, are
+    balance: Literal["none", "images", "class_weights", "sampling"] = "none"
+    """none: in a head every case has the same weight, in fine-tuning every image. images: every image in both.
+    class_weights: every class has the same weight in the loss. sampling: classes, and cases within a class, are
     drawn equally often."""
 
 
@@ -125,8 +126,8 @@ class Model(Section):
     """Network from keras.applications, with its own preprocessing."""
     weights: UserText = "imagenet"
     """imagenet, random, or the path of a .weights.h5 file of the backbone without its top."""
-    features: Annotated[tuple[Literal["conv4", "conv5"], ...], Field(min_length=1)] = ("conv4",)
-    """Blocks whose pooled output is the input of the head: conv5 is the last block, conv4 the one before it."""
+    features: Annotated[tuple[Literal["conv3", "conv4", "conv5"], ...], Field(min_length=1)] = ("conv4",)
+    """Blocks whose pooled output is the input of the head: conv5 is the last block, conv4 and conv3 those before it."""
     dropout: Fraction = 0.2
     """Dropout rate before the last layer, where Keras trains it."""
 
@@ -265,10 +266,11 @@ class Config(Section):
     # Otherwise the error would come only after the features of all images are extracted.
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Config:
-        if self.fine_tunes and self.tune.part == "conv5" and self.model.features == ("conv4",):
+        trained = {"conv5": {"conv5"}, "conv4": {"conv4", "conv5"}}.get(self.tune.part)
+        if self.fine_tunes and trained and not trained & set(self.model.features):
             raise ValueError(
-                "tune.part conv5 trains a block that model.features does not use; "
-                "set tune.part to conv4 or none, or add conv5 to model.features"
+                f"tune.part {self.tune.part} trains blocks that model.features does not use; "
+                f"set tune.part to none, or add {self.tune.part} to model.features"
             )
         if self.features.source and (self.fine_tunes or self.augment.test_views > 1):
             raise ValueError(

@@ -32,7 +32,7 @@ INSTALL_GPU = "pip install -c constraints.txt -e '.[gpu]'"
 ENOUGH_BYTES = 8 * 2**30  # of memory, for fine-tuning conv5 at 230x350 in batches of 16
 RUN_BYTES = 1_000_000_000  # the model, and two checkpoints with AdamW's state while one replaces the other
 TIMED_IMAGES = 8
-FEATURE_BYTES = 3072 * 4  # of one image and view: conv4 and conv5 of ResNet50, the widest backbone
+FEATURE_BYTES = 3584 * 4  # of one image and view: conv3, conv4 and conv5 of ResNet50, the widest backbone
 
 
 class Check(NamedTuple):

@@ -7,7 +7,8 @@ rows are not read, so that the arm that is chosen can be scored on them. Frozen 
 are made; fine-tuning costs a quarter of an hour an arm on 2 cores. `probes` compares the kinds of heads, few shots over
 ten draws, and the null, the same probes on five randomly initialised backbones; nothing is chosen between them, so
 their test rows are compared too, in the folder that ends in `-test`. Every run is an ordinary, resumable run of
-`train`; the result is <run.reports>/ablation-<arms>-<data>.
+`train`; the result is <run.reports>/ablation-<arms>-<data>. The arm that was chosen is confirmed on a second sample,
+once: `--confirm ARM` compares it with the first arm on test rows, in the folder that ends in `-confirmed`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from breakhis_cls import config
-from breakhis_cls.errors import DONE, exits_cleanly
+from breakhis_cls.errors import DONE, ConfigError, exits_cleanly
 from breakhis_cls.evaluation import bootstrap, comparison, metrics, predictions
 from breakhis_cls.evaluation.experiments import Experiment
 from breakhis_cls.files import write_csv, write_text
@@ -31,14 +32,19 @@ from breakhis_cls.train import train_run
 
 SHOWN = ("roc_auc", "log_loss", "balanced_accuracy", "image_accuracy")
 FROZEN: dict[str, dict[str, Any]] = {
-    "conv4, C 0.05": {},
+    "conv4": {},
+    "conv3": {"model.features": ("conv3",)},
+    "conv5": {"model.features": ("conv5",)},
+    "conv3 and conv4": {"model.features": ("conv3", "conv4")},
+    "conv3 and conv5": {"model.features": ("conv3", "conv5")},
+    "conv4 and conv5": {"model.features": ("conv4", "conv5")},
+    "conv4, mean of eight views": {"augment.test_views": 8},
+    "conv4, weights by image": {"data.balance": "images"},
+    "conv4, classes balanced": {"data.balance": "class_weights"},
     "conv4, C 0.005": {"head.C": 0.005},
     "conv4, C 0.02": {"head.C": 0.02},
     "conv4, C 0.1": {"head.C": 0.1},
     "conv4, C 0.5": {"head.C": 0.5},
-    "conv4, C 0.05, balanced": {"data.balance": "class_weights"},
-    "conv5, C 0.05": {"model.features": ("conv5",)},
-    "both, C 0.05": {"model.features": ("conv4", "conv5")},
 }
 NULL = {"model.weights": "random"}
 PROBES: dict[str, dict[str, Any]] = {
@@ -51,11 +57,13 @@ PROBES: dict[str, dict[str, Any]] = {
     "null, knn": NULL | {"head.kind": "knn"},
     "null, prototype": NULL | {"head.kind": "prototype"},
 }
-HEAD = {"model.features": ("conv5",), "tune.part": "none"}
+CONV5 = {"model.features": ("conv5",)}
 TUNED: dict[str, dict[str, Any]] = {
-    "head on conv5": HEAD,
-    "conv5 tuned": {"model.features": ("conv5",), "tune.part": "conv5", "augment.stain": 0.0},
-    "conv5 tuned, stain 0.2": {"model.features": ("conv5",), "tune.part": "conv5", "augment.stain": 0.2},
+    "conv4": {"tune.part": "none"},
+    "conv4, head by Keras": {"tune.part": "none", "head.kind": "keras"},
+    "conv5": CONV5 | {"tune.part": "none"},
+    "conv5 tuned": CONV5 | {"tune.part": "conv5", "augment.stain": 0.0},
+    "conv5 tuned, stain 0.2": CONV5 | {"tune.part": "conv5", "augment.stain": 0.2},
 }
 
 
@@ -63,23 +71,31 @@ class Ablation(config.Config):
     """An experiment, and how much is varied."""
 
     arms: Literal["frozen", "tuned", "probes"] = "frozen"
-    """frozen: logistic heads of several C on conv4, conv5 and both. tuned: the head alone on its validation part, then
-    conv5 fine-tuned with and without stain augmentation. probes: kinds of heads, few shots, and the null."""
+    """frozen: logistic heads on blocks, views, weights and C. tuned: heads by logistic regression and by Keras, and
+    conv5 fine-tuned from its head, with and without stain augmentation. probes: kinds of heads, few shots, the null."""
+    confirm: str = ""
+    """Name of the arm to compare with the first on test rows, and nothing else."""
 
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Train what is not trained yet, then compare, write and print."""
     asked = config.parse_settings(Ablation, argv, "ablation", __doc__ or "")
-    base = config.Config.model_validate(asked.model_dump(exclude={"arms"}))
+    base = config.Config.model_validate(asked.model_dump(exclude={"arms", "confirm"}))
+    arms = {"frozen": FROZEN, "tuned": TUNED, "probes": PROBES}[asked.arms]
+    if asked.confirm:
+        if asked.confirm not in list(arms)[1:]:
+            raise ConfigError(f"--confirm is {asked.confirm!r}; expected one of: {', '.join(list(arms)[1:])}")
+        arms = {name: changes for name, changes in arms.items() if name in (next(iter(arms)), asked.confirm)}
+    reads_test = asked.arms == "probes" or bool(asked.confirm)
     experiments, tested = [], []
-    for name, changes in {"frozen": FROZEN, "tuned": TUNED, "probes": PROBES}[asked.arms].items():
+    for name, changes in arms.items():
         tables, tables_of_test = [], []
         n_seeds = 10 if "head.shots" in changes else 5 if "model.weights" in changes else 1
         for seed, fold in itertools.product(range(base.run.seed, base.run.seed + n_seeds), range(base.split.n_folds)):
             given = changes | {"split.fold": fold, "run.seed": seed, "run.save_model": False}
             run = train_run(config.change_settings(base, given), report=False, intervals=False)
-            if asked.arms == "probes":
+            if reads_test:
                 tables_of_test.append(predictions.select_part(run.predictions, "test"))
             rows = predictions.read_predictions(run.folder / "predictions.csv", only="validation")
             if asked.arms == "tuned":  # on the part that a fine-tuned model is validated on, and no more
@@ -91,9 +107,10 @@ def main(argv: list[str] | None = None) -> int:
         if tables_of_test:
             tested.append(Experiment(name, (), pd.concat(tables_of_test, ignore_index=True)))
     out = base.run.reports / f"ablation-{asked.arms}-{experiments[0].meta('data')}"
-    write_results(experiments, out)
+    if not asked.confirm:
+        write_results(experiments, out)
     if tested:
-        write_results(tested, out.with_name(f"{out.name}-test"))
+        write_results(tested, out.with_name(f"{out.name}-{'confirmed' if asked.confirm else 'test'}"))
     return DONE
 
 

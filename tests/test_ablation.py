@@ -21,8 +21,8 @@ def test_arms_change_what_they_name_and_are_compared_on_validation(arms, tiny_tr
     monkeypatch.setitem(backbones.BACKBONES, "ResNet50", TINY)
     given = settings(tiny_tree, tmp_path, tune={"part": "none", "epochs": 1}, model={"features": ["conv4"]})
     (tmp_path / "story.yaml").write_text(config.dump_config(given))
-    monkeypatch.setattr(ablation, "FROZEN", dict(list(ablation.FROZEN.items())[:2]))
-    monkeypatch.setattr(ablation, "TUNED", dict(list(ablation.TUNED.items())[:2]))
+    monkeypatch.setattr(ablation, "FROZEN", {"conv4": {}, "C 0.005": {"head.C": 0.005}})
+    monkeypatch.setattr(ablation, "TUNED", {name: ablation.TUNED[name] for name in ("conv5", "conv5 tuned")})
     assert ablation.main(["--config", str(tmp_path / "story.yaml"), "--arms", arms]) == 0
 
     runs = [(path.parent, yaml.safe_load(path.read_text())) for path in tmp_path.glob("runs/*/config.yaml")]
@@ -48,6 +48,13 @@ def test_arms_change_what_they_name_and_are_compared_on_validation(arms, tiny_tr
         rows.to_csv(folder / "predictions.csv", index=False)
     assert ablation.main(["--config", str(tmp_path / "story.yaml"), "--arms", arms]) == 0
     assert (out / "arms.csv").read_bytes() == before
+
+    # The second arm is confirmed on the test rows, which now say the opposite.
+    assert ablation.main(["--config", str(tmp_path / "story.yaml"), "--arms", arms, "--confirm", table["arm"][1]]) == 0
+    assert (out / "arms.csv").read_bytes() == before
+    confirmed = pd.read_csv(f"{out}-confirmed/arms.csv")
+    assert list(confirmed["arm"]) == list(table["arm"]) and confirmed["roc_auc"][0] != table["roc_auc"][0]
+    assert ablation.main(["--config", str(tmp_path / "story.yaml"), "--confirm", "none such"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_a_name_does_not_leave_the_folder_of_runs(tmp_path, name):
         ("head: {epochs: many}", "head.epochs is 'many'"),
         ("data: {magnifications: [50]}", "data.magnifications is 50"),
         ("split: {fold: -1}", "split.fold is -1"),
-        ("tune: {part: conv5}", "mine.yaml: tune.part conv5 trains a block that model.features does not use"),
+        ("tune: {part: conv5}", "mine.yaml: tune.part conv5 trains blocks that model.features does not use"),
         ("head: {epochs: 0}", "nothing would be trained"),
         ("model: {features: []}", "model.features is []"),
         ("head: {C: 0}", "head.C is 0"),
@@ -189,7 +189,7 @@ def test_invalid_yaml_gives_one_sentence(tmp_path, text, message):
     ("head.epochs", "-1", "head.epochs is -1; expected a number greater than or equal to 0"),
     ("head.epochs", "many", "head.epochs is 'many'; expected a valid integer"),
     ("tune.part", "conv3", "tune.part is 'conv3'; expected 'none', 'conv5', 'conv4' or 'all'"),
-    ("tune.part", "conv5", "tune.part conv5 trains a block that model.features does not use; set"),
+    ("tune.part", "conv5", "tune.part conv5 trains blocks that model.features does not use; set"),
 ])  # fmt: skip
 def test_the_command_line_and_a_yaml_give_the_same_sentence(tmp_path, name, value, message, capsys):
     section, _, key = name.rpartition(".")

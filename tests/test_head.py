@@ -24,6 +24,7 @@ def _sample(n_classes=2, n_cases=12, seed=0):
 def test_weights_of_a_cases_images_add_up_to_one():
     labels, cases = np.array([0, 0, 0, 1]), np.array(["a", "a", "b", "c"])
     np.testing.assert_allclose(head.case_weights(labels, cases), [1 / 2, 1 / 2, 1, 1])
+    np.testing.assert_allclose(head.case_weights(labels, cases, "images"), [3 / 4] * 4)
     # Balanced: 3 cases in all, half of the weight for each class, and within benign half for each case.
     balanced = head.case_weights(labels, cases, "class_weights")
     np.testing.assert_allclose(balanced, np.array([1 / 8, 1 / 8, 1 / 4, 1 / 2]) * 3)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 32  # fixed: outputs depend on it; 8 to 64 differ by a tenth in speed on CPU (docs/performance.md)
 SHARD_ROWS = 128  # some ten seconds of work on two cores, which is what a kill may cost
 VERSION = 2  # raise it when the outputs change meaning
-BLOCKS = ("conv4", "conv5")  # whose pooled outputs may feed the head: extracted together, since they cost one pass
+BLOCKS = ("conv3", "conv4", "conv5")  # whose pooled outputs may feed the head: one pass gives them all
 Forward = Callable[["tf.Tensor"], dict[str, "tf.Tensor"]]
 
 

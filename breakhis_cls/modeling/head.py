@@ -200,10 +200,12 @@ def predict_out_of_fold(
 
 
 def case_weights(labels: np.ndarray, cases: np.ndarray, balance: str = "none") -> np.ndarray:
-    """(n,) weights of images, as many in sum as there are cases: those of a case's images add up to 1.
+    """(n,) weights of images, as many in sum as there are cases; with `balance` none those of a case add up to 1.
 
-    Unless `balance` is none, every class has the same weight, and every case within it.
+    With `balance` images every image has the same weight; unless it is none, every class, and every case within it.
     """
+    if balance == "images":
+        return np.full(len(cases), len(np.unique(cases)) / len(cases))
     _, case, n_images = np.unique(cases, return_inverse=True, return_counts=True)
     return 1 / n_images[case] if balance == "none" else len(n_images) * sampling_probabilities(labels, cases)
 
