@@ -1,7 +1,5 @@
 """`breakhis <command>`: the same as `python -m breakhis_cls.<command>`."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import sys

@@ -8,8 +8,6 @@ examples:
 Writes audit.json, leaks.csv and index.html. Exit code 0: no leaks, 1: leaks, 2: bad input.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Settings: one frozen type, with every default in this file. A YAML file changes some, the command line wins.
 
-The docstring below a setting is what `--help` and `--help-all` show.
+settings.yaml says what each setting means, for readers and for `--help-all`. A command's own options have docstrings.
 """
 
 from __future__ import annotations
@@ -21,14 +21,6 @@ from pydantic.fields import FieldInfo
 
 from .errors import DONE, ConfigError
 
-Magnification = Literal[40, 100, 200, 400]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and Keras take
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-# A shell expands ~ only where it begins a word, and YAML not at all; of a user that does not exist it stays.
-UserText = Annotated[str, AfterValidator(os.path.expanduser)]
-UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111 (Path's raises then)
-
-
 MAX_NAME = 150  # bytes; file systems allow 255, and fold, seed and hash follow
 
 
@@ -40,17 +32,14 @@ def _check_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key is given once: of two equal ones PyYAML drops the first in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
-            where = f"line {node.start_mark.line + 1}"
-            raise yaml.YAMLError(f"{', '.join(twice)} is given twice in one mapping ({where}); join them")
-        return super().construct_mapping(node, deep)
+Magnification = Literal[40, 100, 200, 400]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and Keras take
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+# A shell expands ~ only where it begins a word, and YAML not at all; of a user that does not exist it stays.
+UserText = Annotated[str, AfterValidator(os.path.expanduser)]
+UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111 (Path's raises then)
 
 
 class Section(BaseModel):
@@ -67,53 +56,32 @@ class Data(Section):
     """Which images are used."""
 
     root: UserText = "data/breakhis"
-    """Folder of images with their official names, in the official tree at any depth or in folders of any other kind
-    (read-only is fine); or `synthetic` for drawn tissue."""
     cache: UserPath = Path("data/cache")
-    """Folder for the image index, pixel store, features and synthetic images."""
     magnifications: tuple[Magnification, ...] = (40, 100, 200, 400)
-    """Any of 40 100 200 400; one model is trained on all of them."""
     task: Literal["binary", "subtype"] = "binary"
-    """binary: benign or malignant. subtype: the eight subtypes."""
     duplicates: Literal["auto", "keep", "first", "drop"] = "auto"
-    """Files with equal pixels: keep all, keep the first path, or drop all. auto: first for binary, drop for subtype."""
     skip_broken: bool = False
-    """Leave out and record images that cannot be read, instead of stopping."""
     balance: Literal["none", "images", "class_weights", "sampling"] = "none"
-    """none: in a head every case has the same weight, in fine-tuning every image. images: every image in both.
-    class_weights: every class has the same weight in the loss. sampling: classes, and cases within a class, are
-    drawn equally often."""
 
 
 class Split(Section):
     """Which images are for training, validation and test."""
 
     protocol: UserText = "case"
-    """case, slide, spanhol, kaiko_eva, thunder, nanopath, image (leaky), or a CSV file."""
-    fold: Annotated[int, Field(ge=0)] = 0
-    """Index of the fold, from 0."""
+    fold: Count = 0
     n_folds: Annotated[int, Field(ge=2, le=16)] = 5  # 16: some four of the 70 cases in each
-    """Number of folds of the protocols case, slide and image."""
     seed: Seed | None = None
-    """None: the fixed folds that ship with the package, where they apply. A number: new random folds."""
     validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.2
-    """Share of the training cases used for validation where no other fold's test part can serve."""
     allow_leaks: bool = False
-    """Required for the protocol `image`, which puts images of one slide in both training and test."""
 
 
 class Image(Section):
     """Input images of the network."""
 
     height_px: PositiveInt = 230
-    """Height; the default is half of 460 pixels."""
     width_px: PositiveInt = 350
-    """Width; the default is half of 700 pixels."""
     fit: Literal["stretch", "crop", "pad"] = "stretch"
-    """stretch: the whole image is resized, which also restores images that were squeezed to a square. crop, pad: the
-    aspect ratio is kept."""
     stains: Literal["as_is", "macenko"] = "as_is"  # https://doi.org/10.1109/ISBI.2009.5193250
-    """macenko: stain normalisation (Macenko 2009) before images are stored; helps across laboratories."""
 
 
 # --- model and training ---
@@ -123,75 +91,51 @@ class Model(Section):
     """Backbone and initial weights."""
 
     backbone: Literal["ResNet50", "DenseNet121", "EfficientNetV2B0", "ConvNeXtTiny"] = "ResNet50"
-    """Network from keras.applications, with its own preprocessing."""
     weights: UserText = "imagenet"
-    """imagenet, random, or the path of a .weights.h5 file of the backbone without its top."""
     features: Annotated[tuple[Literal["conv3", "conv4", "conv5"], ...], Field(min_length=1)] = ("conv4",)
-    """Blocks whose pooled output is the input of the head: conv5 is the last block, conv4 and conv3 those before it."""
     dropout: Fraction = 0.2
-    """Dropout rate before the last layer, where Keras trains it."""
 
 
 class Features(Section):
     """Embeddings that were computed elsewhere, in place of the backbone's features."""
 
     source: UserText = ""
-    """A file or folder of embeddings by image name: .npz .npy .csv .parquet .h5 (docs/embeddings.md). The head is
-    fitted on them, the settings `model` and `image` do not count, and no image is read."""
     encoder: str = ""
-    """Name of the encoder in reports; by default that of the file."""
 
 
 class Phase(Section):
     """One phase of training."""
 
-    epochs: Annotated[int, Field(ge=0)]
-    """Maximum number of epochs; early stopping may end training sooner. 0 skips the phase."""
-    peak_lr: Annotated[float, Field(ge=0)]
-    """Highest learning rate, reached after warm-up; a cosine schedule then lowers it to zero."""
+    epochs: Count
+    peak_lr: Amount
     batch_size: PositiveInt
-    """Images per batch."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4  # https://arxiv.org/abs/1711.05101
-    """Weight decay of AdamW."""
+    weight_decay: Amount = 1e-4  # https://arxiv.org/abs/1711.05101
     warmup_share: Fraction = 0.1
-    """Share of the steps in which the learning rate rises from zero."""
     patience: PositiveInt = 10
-    """Early stopping: epochs without a better validation loss."""
     accumulate: PositiveInt = 1
-    """Batches whose gradients are averaged for one step: a larger batch than memory holds."""
     label_smoothing: Fraction = 0.0  # https://arxiv.org/abs/1906.02629
-    """Moves the targets towards equal probabilities; helps calibration where the head is overconfident."""
-    clip_norm: Annotated[float, Field(ge=0)] = 0.0
-    """Maximum global norm of the gradients; helps where the loss jumps. 0: no clipping."""
+    clip_norm: Amount = 0.0
     ema: Fraction = 0.0
-    """Momentum of an exponential moving average of the weights, which is then validated and saved. 0: none."""
 
 
 class Head(Phase):
     """Phase 1: the last layer on a frozen backbone, whose features are computed once and cached."""
 
     kind: Literal["logistic", "keras", "knn", "prototype"] = "logistic"
-    """logistic: logistic regression, solved exactly; no epochs, no seed. keras: the same layer trained by Keras from
-    zero, with early stopping; the settings of epochs and learning rate count for it alone. knn: nearest neighbours.
-    prototype: the nearest class mean (SimpleShot). These two probe the features and leave no model."""
     C: Annotated[float, Field(gt=0)] = 0.05
-    """Inverse strength of the L2 penalty, as in scikit-learn. Every case weighs the same, so it counts cases."""
-    shots: Annotated[int, Field(ge=0)] = 0
-    """Images of each class that kind prototype is fitted on, drawn by run.seed from distinct cases. 0: all."""
-    epochs: Annotated[int, Field(ge=0)] = 40
-    """Maximum number of epochs of kind keras. 0: no head phase of either kind, as random weights need."""
-    peak_lr: Annotated[float, Field(ge=0)] = 2e-3
+    shots: Count = 0
+    epochs: Count = 40
+    peak_lr: Amount = 2e-3
     batch_size: PositiveInt = 64
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # head.C is the penalty
+    weight_decay: Amount = 0.0  # head.C is the penalty
 
 
 class Tune(Phase):
     """Phase 2: fine-tuning of a part of the backbone. BatchNorm stays frozen unless the weights are random."""
 
     part: Literal["none", "conv5", "conv4", "all"] = "none"
-    """Blocks that are trained; conv4 means conv4 and conv5, none skips the phase."""
-    epochs: Annotated[int, Field(ge=0)] = 5
-    peak_lr: Annotated[float, Field(ge=0)] = 3e-5
+    epochs: Count = 5
+    peak_lr: Amount = 3e-5
     batch_size: PositiveInt = 16
     patience: PositiveInt = 3
 
@@ -200,19 +144,12 @@ class Augment(Section):
     """Random augmentation of training images; a function of (seed, epoch, row)."""
 
     flips: bool = True
-    """Flip left-right and up-down; tissue has no orientation."""
     turns: bool = True
-    """Quarter turns; an image that is not square keeps its scale, and its margins are filled by reflection."""
     stain: Fraction = 0.0
-    """Multiply haematoxylin and eosin by 1 plus or minus up to this; helps where training cases are few."""
     brightness: Fraction = 0.0
-    """Add or subtract up to this share of 255; helps where illumination and cameras differ."""
     contrast: Fraction = 0.0
-    """Scale the distance to the image's mean by 1 plus or minus up to this; helps where cameras differ."""
     scale: Fraction = 0.0
-    """Zoom by 1 plus or minus up to this; helps one model with several magnifications."""
     test_views: Literal[1, 8] = 1
-    """8: average the predictions of all eight flips and quarter turns; prediction takes eight times as long."""
 
 
 # --- runs ---
@@ -222,25 +159,17 @@ class Run(Section):
     """Output folders and repeatability."""
 
     dir: UserPath = Path("runs")
-    """Folder that holds a folder per run."""
     reports: UserPath = Path("reports")
-    """Folder that holds a report per run."""
     seed: Seed = 0
-    """Seed of initial weights, image order, augmentation and dropout."""
     deterministic: bool = True
-    """Equal commands give equal bytes on one machine. Costs 10 to 25 % of speed on CPU; on GPU it also turns off XLA
-    and some fast kernels, a cost that was not measured."""
     save_model: bool = True
-    """Save model.keras, about 95 MB. Without it a run on a frozen backbone saves head.npz, which `predict` reads."""
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
-    """auto: mixed precision where every GPU supports it well, else float32."""
 
 
 class Config(Section):
     """All settings of one run."""
 
     name: Name = "run"
-    """Name of the experiment; by default the name of the YAML file."""
     data: Data = Data()
     split: Split = Split()
     image: Image = Image()
@@ -253,7 +182,7 @@ class Config(Section):
 
     @property
     def fine_tunes(self) -> bool:
-        """Whether a part of the backbone is trained; otherwise it is frozen, and only its head is fitted."""
+        """Whether a part of the backbone is trained; otherwise only its head is fitted."""
         return self.tune.part != "none" and self.tune.epochs > 0
 
     @property
@@ -266,26 +195,24 @@ class Config(Section):
     # Otherwise the error would come only after the features of all images are extracted.
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Config:
-        trained = {"conv5": {"conv5"}, "conv4": {"conv4", "conv5"}}.get(self.tune.part)
-        if self.fine_tunes and trained and not trained & set(self.model.features):
-            raise ValueError(
-                f"tune.part {self.tune.part} trains blocks that model.features does not use; "
-                f"set tune.part to none, or add {self.tune.part} to model.features"
-            )
-        if self.features.source and (self.fine_tunes or self.augment.test_views > 1):
-            raise ValueError(
-                "features.source has one embedding an image and no pixels; set tune.part to none and "
-                "augment.test_views to 1"
-            )
-        if self.fine_tunes and self.head.kind in ("knn", "prototype"):
-            raise ValueError(f"head.kind {self.head.kind} cannot be fine-tuned; set tune.part to none")
-        if self.head.shots and self.head.kind != "prototype":
-            raise ValueError(f"head.shots counts for head.kind prototype, not {self.head.kind}; leave it out")
-        fits_head = self.head.epochs and (self.head.kind != "keras" or self.head.peak_lr)
-        if not fits_head and not (self.fine_tunes and self.tune.peak_lr):
-            raise ValueError(
-                "nothing would be trained: head.epochs or head.peak_lr is 0 and no part of the backbone is fine-tuned"
-            )
+        head, tune, is_probe = self.head, self.tune, self.head.kind in ("knn", "prototype")
+        trained = {"conv5": {"conv5"}, "conv4": {"conv4", "conv5"}}.get(tune.part)
+        fits_head = head.epochs and (head.kind != "keras" or head.peak_lr)
+        for is_wrong, message in (
+            (self.fine_tunes and trained and not trained & set(self.model.features),
+             f"tune.part {tune.part} trains blocks that model.features does not use; "
+             f"set tune.part to none, or add {tune.part} to model.features"),
+            (self.features.source and (self.fine_tunes or self.augment.test_views > 1),
+             "features.source has one embedding an image and no pixels; set tune.part to none and "
+             "augment.test_views to 1"),
+            (self.fine_tunes and is_probe, f"head.kind {head.kind} cannot be fine-tuned; set tune.part to none"),
+            (head.shots and head.kind != "prototype",
+             f"head.shots counts for head.kind prototype, not {head.kind}; leave it out"),
+            (not fits_head and not (self.fine_tunes and tune.peak_lr),
+             "nothing would be trained: head.epochs or head.peak_lr is 0 and no part of the backbone is fine-tuned"),
+        ):  # fmt: skip
+            if is_wrong:
+                raise ValueError(message)
         return self
 
 
@@ -300,31 +227,39 @@ PLACES = (
     "name", "data.root", "data.cache", "model.weights", "features.source", "split.protocol", "run.dir", "run.reports",
     "run.save_model",
 )  # fmt: skip
-
+MEANINGS = Path(__file__).with_name("settings.yaml")
 IN_MODEL = "breakhis_cls.yaml"  # settings within a model.keras, which is a zip
-RETIRED = (("head", "views"),)  # settings that were removed
+RETIRED = ("head", "views")  # a setting that was removed
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key is given once: of two equal ones PyYAML drops the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
+            where = f"line {node.start_mark.line + 1}"
+            raise yaml.YAMLError(f"{', '.join(twice)} is given twice in one mapping ({where}); join them")
+        return super().construct_mapping(node, deep)
 
 
 def find_config(path: Path | str) -> Path:
     """Path of the YAML file that `--config` names: a file, a run's folder, or the name of a shipped config.
 
-    `configs/protocol_case.yaml`, where sweeps were before they moved to `configs/sweeps`, still resolves.
-    Raises ConfigError if there is no such file.
+    `configs/protocol_case.yaml`, where sweeps were before `configs/sweeps`, still resolves. ConfigError if it is none.
     """
     path = Path(path).expanduser()
-    if path.is_file() or (path := path / "config.yaml").is_file():
-        return path
-    path = path.parent
-    named = path if path.suffix in (".yaml", ".yml") else path.with_name(f"{path.name}.yaml")
+    if path.is_file() or (path / "config.yaml").is_file():
+        return path if path.is_file() else path / "config.yaml"
+    named = path.name if path.suffix in (".yaml", ".yml") else f"{path.name}.yaml"
     folders = [path.parent, path.parent / "sweeps"]
     if set(path.parent.parts) <= {"configs", "sweeps"}:  # a bare name, or the path within a checkout
         folders += [folder / below for folder in SHIPPED for below in (".", "sweeps")]
-    for folder in folders:
-        if (folder / named.name).is_file():
-            return folder / named.name
-    known = sorted({file.name for folder in folders for file in folder.glob("[!.]*.yaml")})
-    near = difflib.get_close_matches(named.name, known, n=1)
-    hint = f"did you mean {path.parent / near[0]}?" if near else f"known configs: {', '.join(known) or 'none'}"
+    known = {file.name: file for folder in reversed(folders) for file in folder.glob("[!.]*.yaml")}
+    if named in known:
+        return known[named]
+    near = difflib.get_close_matches(named, known, n=1)
+    hint = f"did you mean {path.parent / near[0]}?" if near else f"known configs: {', '.join(sorted(known)) or 'none'}"
     raise ConfigError(f"no such config: {path}; {hint}")
 
 
@@ -358,10 +293,8 @@ def parse_config(raw: bytes, file: Path, kind: type[S] = Config) -> S:
         raise ConfigError(f"{file} is one run and no sweep: breakhis train --config {shown}")
     if "name" in kind.model_fields:
         content.setdefault("name", file.stem)
-    if file.name == "config.yaml":  # of an earlier run, which is still scored; elsewhere these are unknown settings
-        for section, key in RETIRED:
-            if isinstance(content.get(section), dict):
-                content[section].pop(key, None)
+    if file.name == "config.yaml" and isinstance(content.get(RETIRED[0]), dict):  # of an earlier run, still scored
+        content[RETIRED[0]].pop(RETIRED[1], None)
     return validate_settings(kind, content, str(file))
 
 
@@ -474,7 +407,6 @@ def read_options(
     Settings are spelled as in YAML, a command's own options with hyphens; both are read either way. A switch takes no
     value: `--split.allow_leaks`, `--run.no_deterministic`.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
     parser = _Parser(
         prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -482,63 +414,60 @@ def read_options(
     groups = {"": parser.add_argument_group("options")}
     if default is not None:
         groups[""].add_argument("--config", metavar="NAME_OR_FILE", help="YAML file, or name of a config that ships")
+    words = []
+    for word in sys.argv[1:] if argv is None else argv:
+        flag, *value = word.split("=", 1)
+        if flag.startswith("--"):
+            flag = flag.replace("-", "_").replace("__", "--", 1) if "." in flag else flag.replace("_", "-")
+        words.append("=".join([flag, *value]))
 
     # --- an option for each setting ---
     settings, shows_all = list_settings(kind), "--help-all" in words
+    meanings = yaml.safe_load(MEANINGS.read_text(encoding="utf-8"))
     defaults = (kind.model_construct() if default is None else default).model_dump(mode="json", by_alias=True)
-    flags, places, hidden = [], [], []
+    hidden, places = [name for name in settings if "." in name and name not in COMMON], []
     for name, field in settings.items():
         section, _, key = name.rpartition(".")
-        help_text = (field.description or "").replace("%", "%%")
+        meaning = meanings.get(section, {}).get(key) if section else meanings.get(name)
+        text = (field.description or meaning or "").replace("%", "%%")
         several: dict[str, Any] = {"nargs": "+"} if get_origin(field.annotation) is tuple else {}
         if place := next((one for one in field.metadata if isinstance(one, Positional)), None):
             places.append(place.metavar + (" [...]" if several else ""))
-            parser.add_argument(name, metavar=place.metavar, help=help_text, **several)
+            parser.add_argument(name, metavar=place.metavar, help=text, **several)
             continue
         value = (defaults.get(section) or {}).get(key) if section else defaults.get(name)
         if value is True:
-            help_text = f"Switch off: {help_text}"
-        elif not (value is None or value is False or value == ""):
-            help_text += f" (default: {' '.join(map(str, value)) if several else value})"
-        if section and name not in COMMON and not shows_all:
-            hidden.append(name)
-            help_text = argparse.SUPPRESS
+            text = f"Switch off: {text}"
+        elif value not in (None, False, ""):
+            text += f" (default: {' '.join(map(str, value)) if several else value})"
+        text = argparse.SUPPRESS if name in hidden and not shows_all else text
         title = section if shows_all else ""
         if title not in groups:
             groups[title] = parser.add_argument_group(f"settings: {title}")
-        flags.append(f"--{name}" if section else f"--{name.replace('_', '-')}")
         if field.annotation is bool:
-            negative = f"--{section}.no_{key}" if section else f"--no-{key}"
-            flags.append(negative)
-            for flag, switched in ((flags[-2], True), (negative, False)):
-                shown = argparse.SUPPRESS if switched is bool(value) else help_text  # what changes the default
+            for switched, no in ((True, ""), (False, "no_")):
+                flag = f"--{section}.{no}{key}" if section else f"--{no}{key}".replace("_", "-")
+                shown = argparse.SUPPRESS if switched is bool(value) else text  # what changes the default
                 groups[title].add_argument(flag, dest=name, action="store_const", const=switched, help=shown)
         else:
-            form = _value_form(field.annotation)
-            groups[title].add_argument(flags[-1], dest=name, metavar=form, help=help_text, **several)
+            form, flag = _value_form(field.annotation), f"--{name}" if section else f"--{name.replace('_', '-')}"
+            read = str if form in ("TEXT", "PATH") else _read_word
+            groups[title].add_argument(flag, dest=name, metavar=form, help=text, type=read, **several)
 
     # --- help ---
     parser.usage = " ".join([prog, *places, "[options]"])
-    all_of_them = f"; --help-all: all {len(settings)} settings" if hidden or shows_all else ""
+    all_of_them = f"; --help-all: all {len(settings)} settings" if hidden else ""
     groups[""].add_argument("-h", "--help", action="store_true", help=f"this list{all_of_them}")
-    if shows_all or {"-h", "--help"} & {*words}:
+    if {"-h", "--help", "--help-all"} & {*words}:
         print(parser.format_help(), end="")
         raise SystemExit(DONE)
 
     # --- words -> values ---
-    spelling = {flag.replace("-", "_"): flag for flag in flags}
-    for at, word in enumerate(words):
-        flag, equals, value = word.partition("=")
-        words[at] = spelling.get(flag.replace("-", "_"), flag) + equals + value
     known, others = parser.parse_known_args(words)
-    unknown = {word[2:].partition("=")[0]: None for word in others if word.startswith("--")}
+    unknown = [word[2:].partition("=")[0].replace("-", "_") for word in others if word.startswith("--")]
     if others and not unknown:
         parser.error(f"'{others[0]}' is not expected there (a switch takes no value)")
-    given = {}
-    for name, value in vars(known).items():
-        is_text = isinstance(value, bool) or _value_form(settings[name].annotation) in ("TEXT", "PATH")
-        given[name] = value if is_text else [*map(_read_word, value)] if isinstance(value, list) else _read_word(value)
-    return given | unknown
+    return vars(known) | dict.fromkeys(unknown)
 
 
 def _value_form(kind: Any) -> str:
@@ -548,7 +477,7 @@ def _value_form(kind: Any) -> str:
     return FORMS[kind] if kind in FORMS else _value_form(get_args(kind)[0])  # of int | None, or tuple[int, ...]: N
 
 
-def _read_word(word: Any) -> Any:
+def _read_word(word: str) -> Any:
     """A number, None, or the word itself."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):

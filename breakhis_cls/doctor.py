@@ -8,9 +8,6 @@ examples:
 Opens no image and asks no network. Imports TensorFlow for the last checks only.
 """
 
-from __future__ import annotations
-
-import contextlib
 import os
 import platform
 import shutil
@@ -22,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from . import config, names, parallel
+from . import config, files, names, parallel
 from .errors import ANSWER_IS_NO, DONE, BreakHisError, exits_cleanly
 
 OK, NOTE, MISSING = "ok", "note", "missing"
@@ -72,11 +69,13 @@ def run_checks(settings: config.Config) -> Iterator[Check]:
     # --- versions: Python, TensorFlow and Keras, and any other dependency outside its range ---
     requirements = [Requirement(line) for line in metadata.requires(PACKAGE) or []]
     supported = {one.name: one.specifier for one in requirements if one.marker is None}  # a marker names an extra
-    for name, versions in {"Python": SpecifierSet(metadata.metadata(PACKAGE)["Requires-Python"]), **supported}.items():
-        found = None
-        with contextlib.suppress(metadata.PackageNotFoundError):
+    python = SpecifierSet(metadata.metadata(PACKAGE)["Requires-Python"])
+    for name, versions in {"Python": python, **supported}.items():
+        try:
             found = platform.python_version() if name == "Python" else metadata.version(name)
-        if found is None or found not in versions:
+        except metadata.PackageNotFoundError:
+            found = ""
+        if not found or found not in versions:
             advice = "create the environment with another Python" if name == "Python" else INSTALL
             yield Check(name, MISSING, f"{found or 'not installed'} (supported: {versions})", advice)
         elif name in ("Python", "tensorflow", "keras"):
@@ -91,27 +90,26 @@ def run_checks(settings: config.Config) -> Iterator[Check]:
     yield Check("memory", NOTE if is_little else OK, found, advice)
 
     # --- images and split: names alone, so images of equal pixels count twice ---
-    n_images, parts, data, split = None, None, settings.data, settings.split
+    n_images, parts, data, split, advice = None, None, settings.data, settings.split, ""
     try:
         if source := settings.features.source:
             images = embeddings.load_images(source, data.magnifications)
-            n_images = len(images)
-            found, advice = f"{n_images:,} embeddings in {source}", ""
-        elif data.root == "synthetic":
-            # The first run draws them; until then there are only their names.
+            found = f"{len(images):,} embeddings in {source}"
+        elif data.root == "synthetic":  # the first run draws them; until then there are only their names
             filenames = tree.list_filenames(tree.IMAGES_PER_CELL, tree.SLIDES)
             rows = [{"file": names.official_path(name), **names.parse_image_name(name)._asdict()} for name in filenames]
             images = pd.DataFrame(row for row in rows if row["magnification"] in data.magnifications)
-            n_images = len(images)
-            found, advice = f"{n_images:,} images of synthetic tissue; the first run draws them", ""
+            found = f"{len(images):,} images of synthetic tissue; the first run draws them"
         else:
             images = index.list_images(data)
-            n_images, advice = len(images), ""
             counted = completeness.check_tree(index.find_root(data))
             at = " ".join(f"{magnification}X" for magnification in sorted(data.magnifications))
-            found = f"{counted.n_images:,} of {counted.n_expected:,} images under {counted.root}, {n_images:,} at {at}"
+            found = (
+                f"{counted.n_images:,} of {counted.n_expected:,} images under {counted.root}, {len(images):,} at {at}"
+            )
             if not counted.is_complete:
                 advice = "training on a part works; `breakhis download --verify` lists what is missing"
+        n_images = len(images)
         yield Check("data", NOTE if advice else OK, found, advice)
         with warnings.catch_warnings():  # names of a CSV that are not there: the run itself prints them
             warnings.simplefilter("ignore", UserWarning)
@@ -152,22 +150,21 @@ def run_checks(settings: config.Config) -> Iterator[Check]:
         needs += [(data.cache, size, "archive"), (Path(data.root), size, "tree")]
     try:
         archive.check_free(needs)
-        free = archive.format_bytes(shutil.disk_usage(_existing(settings.run.dir)).free)
+        free = archive.format_bytes(shutil.disk_usage(files.nearest_existing(settings.run.dir)).free)
         wanted = " + ".join(f"{what} {archive.format_bytes(n_bytes)}" for _, n_bytes, what in needs if n_bytes)
         yield Check("disk", OK, f"{free} free; needed: {wanted}")
     except BreakHisError as error:
         yield Check("disk", MISSING, "not enough room", str(error))
     for setting, folder in folders.items():
-        existing = _existing(folder)  # a run creates what is missing below it
+        existing = files.nearest_existing(folder)  # a run creates what is missing below it
         if not (existing.is_dir() and os.access(existing, os.W_OK)):
             yield Check("folder", MISSING, f"{existing} cannot be written", f"choose another folder with --{setting}")
 
     # --- where Kaggle's client would find credentials; never the credentials themselves ---
     places = [place for place, exists in kaggle_download.credential_places().items() if exists]
-    places = [place for place in places if not place.startswith("KAGGLE_CONFIG_DIR")]  # it only says where to look
     advice = "only `breakhis download` needs them, and explains how to make a token; not needed with --from-zip"
-    none = Check("Kaggle", NOTE, "no credentials", advice)
-    yield Check("Kaggle", OK, f"credentials in {', '.join(places)}") if places else none
+    yield Check("Kaggle", OK if places else NOTE, f"credentials in {', '.join(places)}" if places else "no credentials",
+                "" if places else advice)  # fmt: skip
 
     # --- devices and precision, with the switches of a run, since they decide whether TensorFlow starts ---
     from .modeling import devices
@@ -204,11 +201,6 @@ def time_forward_pass(settings: config.Config) -> float:
     started = time.monotonic()
     forward(batch)["rows"].numpy()
     return (time.monotonic() - started) / TIMED_IMAGES
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or its nearest parent that exists."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ examples:
   breakhis download --from-zip archive.zip --data.root FOLDER
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,39 +42,36 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("--from-zip and --verify exclude each other; use one of them")
     from .data import archive, completeness, index, kaggle_download
 
-    if settings.verify:
-        counted = completeness.check_tree(index.find_root(settings.data))
-        print(counted)
-        return DONE if counted.is_complete else ANSWER_IS_NO
-
-    # --- is it there already? A complete tree is left alone ---
-    root = Path(settings.data.root)
-    target = root / archive.FOLDER
     try:
         existing = completeness.check_tree(index.find_root(settings.data))
     except index.NoImagesError:
+        if settings.verify:
+            raise
         existing = None
-    if existing is not None and existing.is_complete:
+    if settings.verify:
+        print(existing)
+        return DONE if existing and existing.is_complete else ANSWER_IS_NO
+    if existing and existing.is_complete:
         print(f"{existing}; nothing to do")
         return DONE
     # A tree of the user is neither overwritten nor mixed with another.
-    if target.exists():
+    root = Path(settings.data.root)
+    if (target := root / archive.FOLDER).exists():
         found = existing or f"{target} exists, but holds no BreakHis tree"
         raise DataError(f"{found}. Move {target} away and run the same command again")
 
     # --- archive -> tree ---
     print(kaggle_download.LICENCE, flush=True)
-    local = settings.from_zip
-    source = local or kaggle_download.fetch_archive(settings.data.cache / "archive", root)
+    source = settings.from_zip or kaggle_download.fetch_archive(settings.data.cache / "archive", root)
     try:
         counted = completeness.check_tree(archive.unpack(source, root))
     except archive.DamagedError as error:
-        if local:  # the user's own archive is never removed
+        if settings.from_zip:  # the user's own archive is never removed
             raise
         kaggle_download.discard(source)
         raise DataError(f"{error}. It was removed; the same command downloads it again") from None
     print(counted)
-    if not local:
+    if not settings.from_zip:
         size = archive.format_bytes(source.stat().st_size)
         print(f"The archive is kept: {source}, {size}. To remove it: rm -r {source.parent}")
     return DONE if counted.is_complete else ANSWER_IS_NO

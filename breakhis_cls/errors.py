@@ -1,7 +1,5 @@
 """Errors that a user can fix, and the exit codes of commands. A message says what was found, expected, and to do."""
 
-from __future__ import annotations
-
 import errno
 import functools
 import io

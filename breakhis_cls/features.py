@@ -4,11 +4,9 @@ examples:
   breakhis features binary_200x --out features.npz
   breakhis features RUN --out features.parquet
 
-The file ends in .npz, .npy (with a CSV of names beside it), .csv, .parquet or .h5; a name without a suffix is a folder
-of .h5 files. With --features.source it writes embeddings from elsewhere in another form.
+The file ends in .npz, .npy (with a CSV of names beside it), .csv, .parquet or .h5. With --features.source it
+writes embeddings from elsewhere in another form.
 """
-
-from __future__ import annotations
 
 import sys
 from pathlib import Path
@@ -44,8 +42,8 @@ def write_features(settings: config.Config, out: Path) -> str:
     from .modeling import features, weights
     from .pipeline.pixel_store import PixelStore
 
-    if out.suffix.lower() not in (*embeddings.KINDS, ""):
-        raise ConfigError(f"--out {out} ends in no known kind; expected {' '.join(embeddings.KINDS)}, or a folder")
+    if out.suffix.lower() not in embeddings.KINDS:
+        raise ConfigError(f"--out {out} ends in no known kind; expected {' '.join(embeddings.KINDS)}")
     if source := settings.features.source:
         images = embeddings.load_images(source, settings.data.magnifications)
         matrix = embeddings.select_rows(source, images["file"])

@@ -32,10 +32,7 @@ ABANDONED_S = 3600.0  # after an hour, a temporary folder was left by a killed p
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is renamed over `path`, on any error it is removed.
-
-    The temporary name keeps the suffix, since Keras and Matplotlib choose the format by it.
-    """
+    """Yield a temporary path beside `path`, of its suffix; on success it is renamed over `path`, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")  # several may write one path
     try:
@@ -51,8 +48,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; on success it is renamed to `folder`, on any error it is removed.
 
-    If two processes write the same folder, the first to finish wins and the other's work is dropped. Temporary folders
-    of killed processes are removed after an hour.
+    If two processes write one folder, the first to finish wins. What killed processes left is removed after an hour.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for leftover in folder.parent.glob(f".{folder.name}.*"):
@@ -116,10 +112,14 @@ def lock(path: Path, timeout_s: float = -1) -> AcquireReturnProxy:
         return SoftFileLock(path.with_name(f"{path.name}.held"), timeout=timeout_s).acquire()
 
 
+def nearest_existing(folder: Path) -> Path:
+    """The folder, or its nearest parent that exists."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+
+
 def check_folder(folder: Path, option: str) -> None:
     """ConfigError if a file lies where a folder is to be made, before any work is done for it."""
-    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    if not existing.is_dir():
+    if not (existing := nearest_existing(folder)).is_dir():
         raise ConfigError(f"{folder} cannot be a folder: {existing} is a file; choose another with {option}")
 
 
@@ -145,17 +145,14 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error}") from None
     if raw.startswith(b"PK"):
         raise DataError(f"{path} cannot be read as text: it is a workbook or a zip; save the table as CSV (UTF-8)")
-    encoding = "utf-8-sig"
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    elif b"\0" in raw[:2]:  # UTF-16 without a byte-order mark: one byte of a plain letter is zero
+    encoding = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    if b"\0" in raw[:2]:  # UTF-16 without a byte-order mark: one byte of a plain letter is zero
         encoding = "utf-16-be" if raw[0] == 0 else "utf-16-le"
     try:
-        text = raw.decode(encoding)
+        return re.sub(r"\A(#\s.*\n|\s*\n)+", "", raw.decode(encoding))
     except UnicodeDecodeError as error:
         found = f"byte {raw[error.start]:#04x} at {error.start:,} is not UTF-8; an older encoding such as CP1252, or no"
         raise DataError(f"{path} cannot be read as text: {found} text at all? Save it as UTF-8") from None
-    return re.sub(r"\A(#\s.*\n|\s*\n)+", "", text)
 
 
 def read_table(path: Path) -> pd.DataFrame:

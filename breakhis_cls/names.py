@@ -5,8 +5,6 @@ Labels come from file names, never from folders. A *slide* is one of the 82 fold
 documented.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from typing import NamedTuple
@@ -31,14 +29,10 @@ FULL_PX = (700, 460)  # width, height; slide SOB_M_PC_14-12465 is 700x456 at 100
 
 # Longest codes first: `TA` before `A`. Block letters, such as `AB`, tell the folders of one case number apart.
 _SUBTYPE = "|".join(sorted(SUBTYPES, key=len, reverse=True))
-_STEM = (
-    rf"SOB_(?P<label>[BM])_(?P<subtype>{_SUBTYPE})-(?P<year>\d{{2}})-(?P<case>\d+)(?P<block>[A-Z]*)"
-    r"-(?P<magnification>40|100|200|400)-(?P<sequence>\d+)"
-)
+_PARTS = rf"SOB_(?P<label>[BM])_(?P<subtype>{_SUBTYPE})[-_](?P<year>\d{{2}})-(?P<case>\d+)(?P<block>[A-Z]*)"
+SLIDE_NAME = re.compile(_PARTS.replace("[-_]", "_"))
+_STEM = _PARTS.replace("[-_]", "-") + r"-(?P<magnification>40|100|200|400)-(?P<sequence>\d+)"
 IMAGE_NAME = re.compile(_STEM + r"\.png")
-SLIDE_NAME = re.compile(
-    rf"SOB_(?P<label>[BM])_(?P<subtype>{_SUBTYPE})_(?P<year>\d{{2}})-(?P<case>\d+)(?P<block>[A-Z]*)"
-)
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 # Left by operating systems, archivers and network disks, beside what begins with a dot.
 SYSTEM_FILES = {
@@ -131,14 +125,13 @@ def canonical_path(path: str) -> str:
 def contradicts_folders(path: str) -> bool:
     """Whether a folder of a relative POSIX path names another label, subtype, slide or magnification than its file."""
     name = parse_image_name(official_name(path) or path)
-    subtype_folders = {folder for folder, _ in SUBTYPES.values()}
+    others = {*LABELS, *(folder for folder, _ in SUBTYPES.values())} - {name.label, SUBTYPES[name.subtype][0]}
     for folder in path.split("/")[:-1]:
-        word = folder.lower().replace(" ", "_").replace("-", "_")
+        slide, magnified = official_slide(folder), re.findall(r"(?<!\d)(40|100|200|400)x(?![a-z\d])", folder.lower())
         if (
-            (word in LABELS and word != name.label)
-            or (word in subtype_folders and word != SUBTYPES[name.subtype][0])
-            or (SLIDE_NAME.fullmatch(slide := official_slide(folder)) and slide != name.slide)
-            or {*re.findall(r"(?<!\d)(40|100|200|400)x(?![a-z\d])", folder.lower())} - {str(name.magnification)}
+            folder.lower().replace(" ", "_").replace("-", "_") in others
+            or (SLIDE_NAME.fullmatch(slide) and slide != name.slide)
+            or {*magnified} - {str(name.magnification)}
         ):
             return True
     return False

@@ -234,6 +234,13 @@ def test_settings_without_paths_are_equal_wherever_the_data_are():
     assert config.settings_without(moved, ()) != config.settings_without(Config(), ())
 
 
+def test_every_setting_is_explained_and_nothing_else():
+    meanings = yaml.safe_load(config.MEANINGS.read_text())
+    sections = {name: texts for name, texts in meanings.items() if isinstance(texts, dict) and name != "phase"}
+    explained = {f"{section}.{key}" for section, texts in sections.items() for key in texts} | {"name"}
+    assert explained == set(config.list_settings(Config))
+
+
 def test_help_is_short_and_shows_the_defaults_of_the_chosen_yaml(capsys, tmp_path):
     path = _yaml(tmp_path, "split: {fold: 3, allow_leaks: true}\nhead: {epochs: 4321}")
     shown = {}

@@ -1,11 +1,9 @@
 """Embeddings from elsewhere: every kind of file gives the bytes of the run that extracted them; damage is explained."""
 
 import json
-import pickle
 import subprocess
 import sys
 
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,15 +37,6 @@ def _train(given, source, **changes):
     return train.train_run(config.change_settings(given, changes), report=False)
 
 
-def _write_patches(path, images, matrix, key="features"):
-    """A folder with a file for each image, which holds two patches whose mean is the image's embedding."""
-    path.mkdir()
-    for row, vector in zip(images.itertuples(), matrix, strict=True):
-        with h5py.File(path / f"{row.file.rpartition('/')[2]}.h5", "w") as opened:
-            opened[key], opened["coords"] = np.stack([0 * vector, 2 * vector]), np.zeros((2, 2), int)
-            opened[key].attrs["pixel_sha256"] = row.pixel_sha256
-
-
 def _write_lists(path, images, matrix):
     table = images[["file", "pixel_sha256"]].assign(embedding=[json.dumps(row.tolist()) for row in matrix])
     table.sample(frac=1, random_state=0).to_csv(path, index=False)  # in any order
@@ -62,24 +51,10 @@ def _write_npz_beside_csv(path, images, matrix):
     images[["file", "pixel_sha256"]].to_csv(path.with_suffix(".csv"), index=False)
 
 
-def _write_manifest(path, images, matrix):
-    """kaiko-eva's: tensors, or lists of them for patches; origins in folders of its own."""
-    torch = pytest.importorskip("torch")
-    files = [f"{at}.pt" for at in range(len(images))]
-    for at, (name, row) in enumerate(zip(files, matrix, strict=True)):
-        tensor = torch.tensor(row)
-        torch.save([0 * tensor, 2 * tensor] if at % 2 else tensor, path.parent / name)
-    origin = "elsewhere/" + images["file"].str.rpartition("/")[2]
-    table = pd.DataFrame({"origin": origin, "embeddings": files, "target": 0, "split": "train"})
-    table.assign(pixel_sha256=images["pixel_sha256"]).to_csv(path, index=False)
-
-
 @pytest.mark.parametrize(
     ("name", "write"),
-    [(f"own{kind}", embeddings.write_embeddings) for kind in (".npz", ".npy", ".csv", ".parquet", ".h5", "")]
-    + [("patches", _write_patches), ("stamp", lambda *content: _write_patches(*content, key="feats")),
-       ("lists.csv", _write_lists), ("lists.parquet", _write_lists_parquet), ("beside.npz", _write_npz_beside_csv),
-       ("manifest.csv", _write_manifest)],
+    [(f"own{kind}", embeddings.write_embeddings) for kind in (".npz", ".npy", ".csv", ".parquet", ".h5")]
+    + [("lists.csv", _write_lists), ("lists.parquet", _write_lists_parquet), ("beside.npz", _write_npz_beside_csv)],
 )  # fmt: skip
 def test_every_kind_of_file_gives_the_bytes_of_the_run_that_extracted_it(extracted, tmp_path, name, write):
     _, given, run, images, matrix = extracted
@@ -181,15 +156,6 @@ def test_nothing_is_unpickled(extracted, tmp_path):
     for name in ("pickled.npz", "pickled.npy"):
         with pytest.raises(DataError, match="cannot be read as embeddings: Object arrays cannot be loaded"):
             embeddings.load_embeddings(str(tmp_path / name))
-
-
-def test_a_pt_file_is_read_by_torch_alone_and_safely(tmp_path):
-    (tmp_path / "0.pt").write_bytes(pickle.dumps(print))
-    (tmp_path / "manifest.csv").write_text(
-        "origin,embeddings,target,split\nSOB_B_A-14-22549AB-40-001.png,0.pt,0,train\n"
-    )
-    with pytest.raises(DataError, match=r"needs torch; pip install torch|cannot be read as embeddings"):
-        embeddings.load_embeddings(str(tmp_path / "manifest.csv"))
 
 
 def test_a_run_on_embeddings_imports_no_tensorflow_and_reports(extracted, tmp_path):

@@ -1,8 +1,5 @@
 """A zip or a tarball -> the tree `BreaKHis_v1/histology_slides/...`, complete or not there at all."""
 
-from __future__ import annotations
-
-import contextlib
 import gzip
 import lzma
 import shutil
@@ -13,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+from rich.console import Console
+from rich.filesize import decimal as format_bytes  # in powers of ten: 4_100_000_000 -> `4.1 GB`
+from rich.progress import Progress
 
 from .. import files
 from ..errors import DataError, list_first
@@ -34,9 +34,6 @@ def unpack(path: Path, root: Path) -> Path:
     if it is unsafe, holds no BreakHis or several trees of it, or does not fit on the disk.
     After an error or an interruption nothing is left that could be taken for a tree.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     if not path.is_file():
         found = "is a folder; to use it in place, set --data.root" if path.is_dir() else "does not exist"
         raise DataError(f"{path} {found}; expected BreakHis as a .zip or a .tar.gz")
@@ -55,10 +52,8 @@ def unpack(path: Path, root: Path) -> Path:
                 if (holder / TREE).is_dir():
                     kept.mkdir()
                     (holder / TREE).rename(kept / TREE)
-                    for folder in (holder, *holder.parents):
-                        found = folder.is_relative_to(extracted) and (folder / FOLDS).is_file()
-                        if found and not (kept / FOLDS).exists():
-                            (folder / FOLDS).rename(kept / FOLDS)
+                    if folds := sorted(extracted.rglob(FOLDS), key=lambda path: -len(path.parts)):
+                        folds[0].rename(kept / FOLDS)
                 else:  # folders of another kind stay as they are
                     extracted.rename(kept)
                 kept.rename(target)
@@ -78,7 +73,7 @@ def check_free(needs: list[tuple[Path, int, str]]) -> None:
     """DataError unless the disks of the folders have room: (folder, bytes, what for) each."""
     by_disk: dict[int, list[tuple[Path, int, str]]] = {}
     for folder, n_bytes, what in needs:
-        existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        existing = files.nearest_existing(folder)
         by_disk.setdefault(existing.stat().st_dev, []).append((existing, n_bytes, what))
     for parts in by_disk.values():
         folder, wanted = parts[0][0], sum(n_bytes for _, n_bytes, _ in parts)
@@ -89,34 +84,25 @@ def check_free(needs: list[tuple[Path, int, str]]) -> None:
             raise DataError(f"{found}; make room, or choose other folders with --data.root and --data.cache")
 
 
-def format_bytes(n_bytes: int) -> str:
-    """Bytes in powers of ten: 4_100_000_000 -> `4.1 GB`."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= scale:
-            return f"{n_bytes / scale:.1f} {unit}"
-    return f"{n_bytes} bytes"
-
-
 def _extract(path: Path, folder: Path, bar: Any) -> None:
     """Extract a zip or tarball below `folder`; no name leads out of it."""
-    with contextlib.ExitStack() as stack:
-        packed = stack.enter_context(bar.open(path, "rb", description="unpacking and verifying"))
-        if zipfile.is_zipfile(packed):
-            archive = stack.enter_context(zipfile.ZipFile(packed))
-            for info in archive.infolist():
-                info.filename = info.filename.replace("\\", "/")  # some packers on Windows write these
-            sizes = [(info.filename, info.file_size) for info in archive.infolist()]
-        else:
-            packed.seek(0)
-            archive = stack.enter_context(tarfile.open(fileobj=packed, mode="r:*"))
-            sizes = [(info.name, info.size) for info in archive.getmembers()]
-        if not any(is_image(name) and official_name(name) for name, _ in sizes):
-            found = list_first(sorted({name.partition("/")[0] for name, _ in sizes})) or " nothing"
-            raise DataError(f"no image of BreakHis in {path}; expected an archive of them, but it holds{found}")
-        check_free([(folder, sum(n_bytes for _, n_bytes in sizes), "tree")])
-        if isinstance(archive, zipfile.ZipFile):
-            archive.extractall(folder, archive.infolist())  # not by name, as names were changed; verifies checksums
-            return
-        archive.extractall(folder, filter="data")  # PEP 706: refuses devices, and links and paths that lead out
-        while archive.fileobj and archive.fileobj.read(1 << 20):  # the checksum stands at the end
-            pass
+    with bar.open(path, "rb", description="unpacking and verifying") as packed:
+        is_zip = zipfile.is_zipfile(packed)
+        packed.seek(0)
+        with zipfile.ZipFile(packed) if is_zip else tarfile.open(fileobj=packed, mode="r:*") as archive:
+            if isinstance(archive, zipfile.ZipFile):
+                for info in archive.infolist():
+                    info.filename = info.filename.replace("\\", "/")  # some packers on Windows write these
+                sizes = {info.filename: info.file_size for info in archive.infolist()}
+            else:
+                sizes = {info.name: info.size for info in archive.getmembers()}
+            if not any(is_image(name) and official_name(name) for name in sizes):
+                found = list_first(sorted({name.partition("/")[0] for name in sizes})) or " nothing"
+                raise DataError(f"no image of BreakHis in {path}; expected an archive of them, but it holds{found}")
+            check_free([(folder, sum(sizes.values()), "tree")])
+            if isinstance(archive, zipfile.ZipFile):
+                archive.extractall(folder, archive.infolist())  # not by name, as names were changed; verifies checksums
+                return
+            archive.extractall(folder, filter="data")  # PEP 706: refuses devices, and links and paths that lead out
+            while archive.fileobj and archive.fileobj.read(1 << 20):  # the checksum stands at the end
+                pass

@@ -4,8 +4,6 @@ scikit-learn's StratifiedGroupKFold balances images only and can leave a fold wi
 Here images, cases, labels, subtypes and magnifications count together, and a side without a label costs most.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,17 +92,15 @@ def imbalance(images: pd.DataFrame, by: str, sides: pd.Series) -> float:
 
 def _build_problem(images: pd.DataFrame, by: str, shares: list[float]) -> tuple[pd.Index, Problem]:
     """The groups, sorted, and their counts: images, and the group itself, in all and by kind."""
-    kinds = {"": None, "_by_label": "label", "_by_subtype": "subtype", "_by_magnification": "magnification"}
     columns = {}
-    for suffix, column in kinds.items():
+    for suffix, column in (("", None), *((f"_by_{kind}", kind) for kind in ("label", "subtype", "magnification"))):
         values = images[column] if column else pd.Series("", index=images.index)
         for value, counted in pd.crosstab(images[by], values).items():
-            columns[f"images{suffix}:{value}"] = counted
-            columns[f"cases{suffix}:{value}"] = counted.clip(upper=1)
-    table = pd.DataFrame(columns).sort_index()
-    table = table[[name for name in table.columns if name.partition(":")[0] in WEIGHTS]]
-    kept = [name.partition(":")[0] for name in table.columns]
-    weights, absence = np.array([WEIGHTS[kind] for kind in kept]), np.array([ABSENCE.get(kind, 0.0) for kind in kept])
+            columns[f"images{suffix}", value] = counted
+            columns[f"cases{suffix}", value] = counted.clip(upper=1)
+    kept = [(kind, value) for kind, value in columns if kind in WEIGHTS]
+    table = pd.DataFrame({at: columns[at] for at in kept}).sort_index()
+    weights, absence = (np.array([costs.get(kind, 0.0) for kind, _ in kept]) for costs in (WEIGHTS, ABSENCE))
     urgency = np.ones(len(shares))
     urgency[0] = 1 if len(set(shares)) == 1 else 2  # a class that train lacks cannot be learnt
     return table.index, Problem(table.to_numpy(float), np.asarray(shares), weights, absence, urgency)

@@ -1,15 +1,11 @@
 """Is a tree complete? Its images counted by slide and magnification, against the 82-row table of BreakHis."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from .. import names
 from . import index, protocols
-
-Group = tuple[str, int]  # slide, magnification
 
 
 class Completeness(NamedTuple):
@@ -42,18 +38,20 @@ def check_tree(root: Path) -> Completeness:
     """
     expected = count_official_images()
     listed, extra = index.scan_tree(root)
-    counts: Counter[Group] = Counter()
-    for stem, copies in listed.groupby(listed["file"].map(names.image_stem), sort=False):
-        extra += [f"{file}: empty" for file in copies.loc[copies["bytes"] == 0, "file"]]
-        image = names.parse_image_name(f"{stem}.png")
-        counts[image.slide, image.magnification] += bool((copies["bytes"] > 0).any())
-    groups = [(*group, counts[group], expected.get(group, 0)) for group in sorted({*counts, *expected})]
-    missing = [f"{slide} {m}X: {n} of {wanted}" for slide, m, n, wanted in groups if n < wanted]
-    surplus = [f"{slide} {m}X: {n} instead of {wanted}" for slide, m, n, wanted in groups if n > wanted]
+    extra += [f"{file}: empty" for file in listed.loc[listed["bytes"] == 0, "file"]]
+    stems = listed.loc[listed["bytes"] > 0, "file"].map(names.image_stem).unique()
+    counts = Counter(
+        (image.slide, image.magnification) for image in (names.parse_image_name(f"{stem}.png") for stem in stems)
+    )
+    groups = [
+        (f"{slide} {m}X", counts[slide, m], expected.get((slide, m), 0)) for slide, m in sorted({*counts, *expected})
+    ]
+    missing = [f"{group}: {n} of {wanted}" for group, n, wanted in groups if n < wanted]
+    surplus = [f"{group}: {n} instead of {wanted}" for group, n, wanted in groups if n > wanted]
     return Completeness(root, counts.total(), sum(expected.values()), missing, surplus + sorted(extra))
 
 
-def count_official_images() -> dict[Group, int]:
+def count_official_images() -> dict[tuple[str, int], int]:
     """Images of each slide and magnification, counted from the official file names: 82 slides, 7,909 images."""
     table = protocols.slides().set_index("slide")
     return {(slide, m): int(table.loc[slide, f"n_{m}x"]) for slide in table.index for m in names.MAGNIFICATIONS}

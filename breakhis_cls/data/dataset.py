@@ -1,7 +1,5 @@
 """The images of a run, which part each is in, and the classes."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from dataclasses import dataclass
@@ -76,15 +74,11 @@ class Dataset:
     def describe(self) -> dict[str, Any]:
         """The entry `data` of environment.json."""
         return {
-            "name": self.name,
-            "sha256": self.sha256,
-            "n_images": len(self.images),
-            "n_slides": int(self.images["slide"].nunique()),
-            "n_cases": int(self.images["case"].nunique()),
-            "complete": self.is_complete and not self.is_synthetic,
-            "dropped_duplicates": self.dropped["file"].tolist(),
+            "name": self.name, "sha256": self.sha256, "n_images": len(self.images),
+            "n_slides": int(self.images["slide"].nunique()), "n_cases": int(self.images["case"].nunique()),
+            "complete": self.is_complete and not self.is_synthetic, "dropped_duplicates": self.dropped["file"].tolist(),
             "broken": self.broken.to_dict("records"),
-        }
+        }  # fmt: skip
 
 
 def load_dataset(settings: Config) -> Dataset:
@@ -101,12 +95,10 @@ def load_dataset(settings: Config) -> Dataset:
         images = splits.select_images(indexed, settings.split)
         # Equal pixels under two subtypes (slide 13412): one copy for the binary task, none for subtypes.
         images, dropped = splits.drop_duplicates(images, data.duplicates, data.task)
-        pool = None
-        if settings.split.protocol not in (*protocols.COMPUTED, *protocols.PUBLISHED):
-            parts = [
-                protocols.assign_parts(indexed, settings.split.protocol, fold).notna()
-                for fold in range(splits.count_folds(settings.split))
-            ]
+        pool, protocol = None, settings.split.protocol
+        if protocol not in (*protocols.COMPUTED, *protocols.PUBLISHED):
+            folds = range(splits.count_folds(settings.split))
+            parts = [protocols.assign_parts(indexed, protocol, fold).notna() for fold in folds]
             pool = splits.drop_duplicates(indexed[np.any(parts, axis=0)], data.duplicates, data.task)[0]
         split = splits.assign_split(images, settings.split, data.task)
         # Without skip_broken the first one was an error; a second look at the tree would cost as much as the first.

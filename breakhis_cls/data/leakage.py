@@ -5,8 +5,6 @@ Near duplicates are found by the signs of the 255 lowest cosine coefficients of 
 and columns, so all eight views of a field are compared without looking at its pixels again.
 """
 
-from __future__ import annotations
-
 import functools
 import warnings
 from dataclasses import dataclass
@@ -48,13 +46,11 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """The content of audit.json."""
+        n_images = int(self.split["file"].nunique())
         return {
-            "protocol": self.protocol,
-            "with_images": self.with_images,
-            "n_images": int(self.split["file"].nunique()),
-            "told": self.messages,
+            "protocol": self.protocol, "with_images": self.with_images, "n_images": n_images, "told": self.messages,
             "folds": self.folds,
-        }
+        }  # fmt: skip
 
 
 def audit_split(split: config.Split | Path | str, data: config.Data | None = None) -> Audit:
@@ -67,11 +63,8 @@ def audit_split(split: config.Split | Path | str, data: config.Data | None = Non
     with_images = data.root != ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)  # else one that was shown before is not caught
-        if with_images:
-            images = index.load_images(data)
-        else:
-            images = protocols.official_images()
-            images = images.loc[images["magnification"].isin(data.magnifications)]
+        images = index.load_images(data) if with_images else protocols.official_images()
+        images = images.loc[images["magnification"].isin(data.magnifications)]
         # Looking at a leak is always allowed: protocol `image` needs no split.allow_leaks here.
         split = split.model_copy(update={"allow_leaks": True})
         folds = [split.model_copy(update={"fold": fold}) for fold in range(splits.count_folds(split))]
@@ -101,21 +94,17 @@ def audit_gallery() -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     rows = []
     for protocol in ("case", "slide", *protocols.PUBLISHED, "image"):
-        for fold in audit_split(config.Split(protocol=protocol)).folds:
-            found = fold["leaks"]["case"]
-            rows.append({
-                "protocol": protocol, "fold": fold["fold"], "n_test": fold["n_test"],
-                "shared_cases": len(found["keys"]), "test_share": found["test_share"],
-                "benign_share": found["benign_test_share"],
-            })  # fmt: skip
+        for fold in audit_split(protocol).folds:
+            found, head = fold["leaks"]["case"], {"protocol": protocol, "fold": fold["fold"], "n_test": fold["n_test"]}
+            shares = {"test_share": found["test_share"], "benign_share": found["benign_test_share"]}
+            rows.append(head | {"shared_cases": len(found["keys"])} | shares)
 
     # --- 15 % of the folders of each label tested, 3 and 8; train and validation are the seen side together ---
     slides, rng = protocols.slides(), np.random.default_rng(0)
     is_benign = (slides["label"] == "benign").to_numpy()
     test = np.zeros((N_DRAWS, len(slides)), dtype=bool)
     for label in (is_benign, ~is_benign):
-        ranks = rng.random((N_DRAWS, label.sum())).argsort(axis=1)
-        test[:, label] = ranks < int(TEST_SHARE * label.sum())
+        test[:, label] = rng.random((N_DRAWS, label.sum())).argsort(axis=1) < int(TEST_SHARE * label.sum())
     of_case = pd.get_dummies(slides["case"]).to_numpy(float)  # (n_slides, n_cases)
     tested = test @ of_case
     shared = (tested > 0) & (tested < of_case.sum(axis=0))
@@ -134,8 +123,7 @@ def find_leaks(split: pd.DataFrame, fingerprints: pd.DataFrame | None = None) ->
     what is shared: the slide, the case number, the pixel hash, or the name of the nearest seen image. `n_seen`
     counts images.
     """
-    tables = []
-    pairs = None if fingerprints is None else find_near_pairs(fingerprints)
+    tables, pairs = [], None if fingerprints is None else find_near_pairs(fingerprints)
     for fold, rows in split.groupby("fold", sort=True):
         seen, test = rows.loc[rows["part"] != "test"], rows.loc[rows["part"] == "test"]
         found = {kind: _shared(seen, test, kind) for kind in ("slide", "case")}
@@ -171,12 +159,8 @@ def summarize_folds(split: pd.DataFrame, leaks: pd.DataFrame, with_images: bool)
                 "benign_test_share": float(benign.mean()) if looked and len(benign) else None,
             }
         summary.append({
-            "fold": int(str(fold)),
-            "n_train": int((rows["part"] != "test").sum()),
-            "n_test": len(test),
-            "test_slides": int(test["slide"].nunique()),
-            "test_cases": int(test["case"].nunique()),
-            "leaks": kinds,
+            "fold": int(str(fold)), "n_train": int((rows["part"] != "test").sum()), "n_test": len(test),
+            "test_slides": int(test["slide"].nunique()), "test_cases": int(test["case"].nunique()), "leaks": kinds,
         })  # fmt: skip
     return summary
 
@@ -185,13 +169,14 @@ def validation_warnings(split: pd.DataFrame) -> list[str]:
     """A sentence for each fold whose validation is grouped less strictly than its test."""
     messages = []
     shared = ("nothing", "case numbers", "slides")
+
+    def count_shared(seen: pd.DataFrame, other: pd.DataFrame) -> int:
+        # 1: a case; 2: a slide, whose case is then shared too
+        return sum(bool(set(seen[group]) & set(other[group])) for group in ("slide", "case"))
+
     for fold, rows in split.groupby("fold", sort=True):
         train, validation, test = (rows.loc[rows["part"] == part] for part in ("train", "validation", "test"))
-        # 0: nothing shared; 1: a case; 2: a slide, whose case is then shared too
-        inner, outer = (
-            sum(bool(set(seen[group]) & set(other[group])) for group in ("slide", "case"))
-            for seen, other in ((train, validation), (pd.concat([train, validation]), test))
-        )
+        inner, outer = count_shared(train, validation), count_shared(pd.concat([train, validation]), test)
         if inner > outer:
             messages.append(
                 f"validation of fold {fold} is grouped less strictly than test: it shares {shared[inner]} "
@@ -243,30 +228,25 @@ def fingerprint(rgb: np.ndarray) -> str:
 
 def find_near_pairs(fingerprints: pd.DataFrame) -> pd.DataFrame:
     """file, other, n_bits: pairs of different pixels within NEAR_BITS, each in both orders; nearest first."""
-    unique = fingerprints.drop_duplicates("pixel_sha256")
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex("".join(unique["signs"])), dtype=np.uint8))
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex("".join(fingerprints["signs"])), dtype=np.uint8))
     signs = bits.reshape(-1, N_LOW, N_LOW).astype(np.float32) * 2 - 1
     odd = (-1.0) ** np.arange(N_LOW, dtype=np.float32)  # mirrored, cosines of odd frequency change sign
     flips = [np.float32(1), odd[:, None], odd[None, :], odd[:, None] * odd[None, :]]
     views = [turned * flip for turned in (signs, signs.transpose(0, 2, 1)) for flip in flips]
     flat_views = [view.reshape(len(signs), -1)[:, 1:] for view in views]  # without the mean
 
-    def find_in_chunk(start: int) -> np.ndarray:  # (n, 3): row, row of another image, bits between them
+    def find_in_chunk(start: int) -> np.ndarray:  # (n, 3): row, row of a near image or of itself, bits between them
         chunk = flat_views[0][start : start + CHUNK]
         agreement = functools.reduce(np.maximum, (chunk @ view.T for view in flat_views))  # of the best of eight views
         n_bits = (N_BITS - agreement) / 2
         one, other = np.nonzero(n_bits <= NEAR_BITS)
-        found = np.stack([one + start, other, n_bits[one, other].astype(int)], axis=1)
-        return found[found[:, 0] != found[:, 1]]
+        return np.stack([one + start, other, n_bits[one, other].astype(int)], axis=1)
 
-    found = list(map_in_threads(find_in_chunk, range(0, len(signs), CHUNK), "comparing images"))
-    at = np.concatenate(found) if found else np.empty((0, 3), int)
-    hashes = unique["pixel_sha256"].to_numpy()
-    pairs = pd.DataFrame({"one": hashes[at[:, 0]], "two": hashes[at[:, 1]], "n_bits": at[:, 2]})
-    by_hash = fingerprints[["file", "pixel_sha256"]]
-    pairs = pairs.merge(by_hash.rename(columns={"pixel_sha256": "one"}), on="one")
-    pairs = pairs.merge(by_hash.rename(columns={"pixel_sha256": "two", "file": "other"}), on="two")
-    return pairs.sort_values(["n_bits", "file", "other"], ignore_index=True)[["file", "other", "n_bits"]]
+    at = np.concatenate(list(map_in_threads(find_in_chunk, range(0, len(signs), CHUNK), "comparing images")))
+    hashes, file = (fingerprints[column].to_numpy() for column in ("pixel_sha256", "file"))
+    at = at[hashes[at[:, 0]] != hashes[at[:, 1]]]
+    pairs = pd.DataFrame({"file": file[at[:, 0]], "other": file[at[:, 1]], "n_bits": at[:, 2]})
+    return pairs.sort_values(["n_bits", "file", "other"], ignore_index=True)
 
 
 def find_equal_pixels(images: pd.DataFrame) -> list[list[str]]:

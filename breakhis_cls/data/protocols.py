@@ -1,17 +1,16 @@
-"""Protocols that are tables: the published ones, our frozen case folds, and anyone's CSV."""
+"""Protocols that are tables: the published ones, our frozen case folds, and anyone's CSV or folder of lists."""
 
-from __future__ import annotations
-
+import contextlib
 import difflib
 import functools
 import hashlib
+import re
 from pathlib import Path
 
 import pandas as pd
 
-from .. import names
+from .. import files, names
 from ..errors import ConfigError, DataError, list_first
-from . import split_files
 
 TABLES = Path(__file__).parent / "tables"
 # Fixed splits of leaderboards, 40X and four subtypes: https://kaiko-ai.github.io/eva/main/datasets/breakhis, its test
@@ -19,8 +18,13 @@ TABLES = Path(__file__).parent / "tables"
 LEADERBOARDS = ("kaiko_eva", "thunder", "nanopath")
 PUBLISHED = ("spanhol", *LEADERBOARDS)  # Spanhol 2016's five folds, counted from fold 0
 COMPUTED = ("case", "slide", "image")  # from the images at hand
-FROZEN_VERSION = 1
-FROZEN_N_FOLDS = 5
+FROZEN_VERSION, FROZEN_N_FOLDS = 1, 5
+FILE_COLUMNS = ("file", "filename", "path", "image", "image_path", "name")
+PART_COLUMNS = ("part", "grp", "split", "set", "subset", "group")
+PARTS = {   # as others write them
+    "train": "train", "training": "train", "trn": "train", "test": "test", "testing": "test", "tst": "test",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+}  # fmt: skip
 
 
 @functools.cache
@@ -81,9 +85,67 @@ def read_protocol(protocol: str) -> tuple[pd.DataFrame, list[str]]:
         near = difflib.get_close_matches(protocol, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"expected {', '.join(known)}, a CSV or a folder of lists"
         raise ConfigError(f"split.protocol is '{protocol}', which is no protocol and no file; {hint}")
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stamp = tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files)  # a changed file is read again
-    return split_files.read_split_file(path, stamp)
+    read = sorted(path.iterdir()) if path.is_dir() else [path]
+    return _read_table(path, tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in read))
+
+
+@functools.lru_cache(maxsize=4)  # an audit asks some 40 times for the 39,545 rows of Kaggle's Folds.csv
+def _read_table(path: Path, stamp: object) -> tuple[pd.DataFrame, list[str]]:
+    """See read_protocol; `stamp` changes with the content."""
+    table = pd.DataFrame()
+    if path.is_dir():
+        texts = {file.stem.lower(): file for file in sorted(path.iterdir()) if file.suffix.lower() == ".txt"}
+        lists = {name: files.read_text(file).splitlines() for name, file in texts.items() if name in PARTS}
+        if not {PARTS[name] for name in lists} >= {"train", "test"}:
+            raise DataError(f"{path} has no train.txt and test.txt (a name a line); validation.txt is optional")
+    else:
+        table = files.read_table(path).rename(columns=str.lower)
+        lists = {column: table[column].tolist() for column in table.columns if column in PARTS}
+    if {PARTS[name] for name in lists} >= {"train", "test"}:
+        rows = [(line.strip(), "0", name) for name, lines in lists.items() for line in lines]
+        table = pd.DataFrame(rows, columns=["file", "fold", "part"])
+        table = table[~files.is_empty(table["file"])]
+        if len(table) and all(names.SLIDE_NAME.fullmatch(names.official_slide(name)) for name in table["file"]):
+            table = table.rename(columns={"file": "slide"})
+    else:
+        part = next((column for column in PART_COLUMNS if column in table.columns), None)
+        name = next((column for column in (*FILE_COLUMNS, "slide") if column in table.columns), None)
+        if part is None or name is None:
+            found = ", ".join(table.columns)
+            raise DataError(f"{path} has the columns {found}; expected file or slide, part, and perhaps fold")
+        fold, kind = table["fold"] if "fold" in table.columns else "0", "slide" if name == "slide" else "file"
+        table = pd.DataFrame({kind: table[name], "fold": fold, "part": table[part]})
+
+    # --- our words for parts, folds from 0, names without folder and suffix ---
+    kind = "file" if "file" in table.columns else "slide"
+    if table.empty or table.apply(files.is_empty).any(axis=None):
+        raise DataError(f"{path} has {'no rows' if table.empty else 'empty cells'}; every row needs {kind} and part")
+    parts = table["part"].str.strip().str.lower()
+    if foreign := sorted(set(parts) - set(PARTS)):
+        raise DataError(f"{path} has the parts {', '.join(foreign)}; expected train, validation or test")
+    folds = table["fold"].map({fold: _natural(fold) for fold in set(table["fold"])})  # fold 2 before fold 10
+    in_order = sorted(set(folds))
+    table = table.assign(part=parts.map(PARTS), fold=folds.map({fold: at for at, fold in enumerate(in_order)}))
+    table[kind] = table[kind].map(names.image_stem if kind == "file" else names.official_slide)
+    table = table.drop_duplicates(ignore_index=True)
+    if len(twice := table.loc[table.duplicated([kind, "fold"]), kind]):
+        raise DataError(f"{path}: {len(twice):,} names are in two parts of one fold:{list_first(list(twice))}")
+    messages = []
+    if in_order != [("", float(at), "") for at in range(len(in_order))]:
+        called = ", ".join("".join(f"{part:g}" if isinstance(part, float) else part for part in f) for f in in_order)
+        messages.append(f"{path} calls its folds {called}; here they are {', '.join(map(str, range(len(in_order))))}")
+    if "test" not in set(table["part"]):
+        table["part"] = table["part"].replace("validation", "test")
+        messages.append(f"{path} has no test part; its validation is used as the test")
+    return table, messages
+
+
+def _natural(fold: str) -> tuple[str | float, ...]:
+    """What a fold is ordered by: `Fold_01` and `fold 1` are one, and come before `fold10`."""
+    with contextlib.suppress(ValueError):
+        return "", float(fold), ""
+    words = re.split(r"(\d+)", fold.lower())  # text, digits, text, ...
+    return tuple(float(word) if at % 2 else word.strip(" _-.") for at, word in enumerate(words))
 
 
 def protocol_name(protocol: str) -> str:

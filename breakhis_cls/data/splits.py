@@ -4,8 +4,6 @@ All magnifications of a slide share its part, except under `image`. Validation i
 test: it is the test part of another fold, or whole case numbers.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np
@@ -44,18 +42,15 @@ def check_split(split: Split) -> None:
     if split.fold >= n_folds:
         raise ConfigError(f"split.fold is {split.fold}, but {split.protocol} has {n_folds} fold(s), counted from 0")
     if split.protocol == "image" and not split.allow_leaks:
-        raise ConfigError(
-            "split.protocol is 'image', which puts images of one slide in both training and test; "
-            "set --split.allow_leaks to measure that leak, or use case"
-        )
+        found = "split.protocol is 'image', which puts images of one slide in both training and test"
+        raise ConfigError(f"{found}; set --split.allow_leaks to measure that leak, or use case")
 
 
 def select_images(images: pd.DataFrame, split: Split, warn: bool = True) -> pd.DataFrame:
     """The images that this fold contains: 40X of four subtypes for LEADERBOARDS, the named ones for a CSV.
 
     Warns of names that are not among the images, and of images that a CSV leaves out. DataError if none is
-    left, or if a CSV has names that BreakHis does not have. ConfigError if there is no such fold, or protocol
-    image is not allowed.
+    left, or if a CSV has names that BreakHis does not have. ConfigError as in check_split.
     """
     check_split(split)
     if split.protocol in protocols.COMPUTED:
@@ -78,19 +73,21 @@ def assign_test(images: pd.DataFrame, split: Split) -> pd.DataFrame:
     """split.csv of one fold before a validation part is chosen, in the order of images.
 
     Part is train or test; validation only where a CSV has one of its own. Images outside the protocol are left
-    out. Raises as select_images does. Folds are balanced over labels and subtypes together, so that both tasks
-    share them.
+    out. Raises as select_images does.
     """
     return _assign_test(images, split)[0]
 
 
 def _assign_test(images: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """The table of assign_test, and (n,) the fold that tests each image where the protocol is computed."""
+    """The table of assign_test, and (n,) the fold that tests each image where the protocol is computed.
+
+    Folds are balanced over labels and subtypes together, so that both tasks share them.
+    """
     images = select_images(images, split, warn=False)  # the caller has selected, and lost duplicates since
     if split.protocol not in protocols.COMPUTED:
         part = protocols.assign_parts(images, split.protocol, split.fold)
         return images.assign(fold=split.fold, part=part)[COLUMNS], None
-    by, shares, seed = split.protocol, [1 / split.n_folds] * split.n_folds, (split.seed or 0, FOLDS)
+    by, seed = split.protocol, (split.seed or 0, FOLDS)
     # The frozen folds let results of different people compare; a seed or foreign slides ask for new ones.
     is_frozen = split.n_folds == protocols.FROZEN_N_FOLDS and split.seed is None
     if by == "image":  # stratified by subtype and magnification, whatever the slide
@@ -100,8 +97,13 @@ def _assign_test(images: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, np.n
     elif (n_groups := images[by].nunique()) < split.n_folds:
         raise DataError(f"{n_groups} {by}s cannot fill {split.n_folds} folds; lower split.n_folds")
     else:
-        folds = images[by].map(allocate_groups(images, by, shares, seed)).to_numpy()
+        folds = _balanced(images, by, [1 / split.n_folds] * split.n_folds, seed)
     return images.assign(fold=split.fold, part=np.where(folds == split.fold, "test", "train"))[COLUMNS], folds
+
+
+def _balanced(images: pd.DataFrame, by: str, shares: list[float], seed: tuple[int, ...]) -> np.ndarray:
+    """(n,) the side of each image, allocated by groups."""
+    return images[by].map(allocate_groups(images, by, shares, seed)).to_numpy()
 
 
 def assign_split(images: pd.DataFrame, split: Split, task: str = "binary") -> pd.DataFrame:
@@ -127,8 +129,7 @@ def assign_split(images: pd.DataFrame, split: Split, task: str = "binary") -> pd
     if groups is None:
         # Test parts of published folds overlap. So cases are shared out anew, and every fold gets the group of which
         # it trains on most images.
-        by_case = allocate_groups(table, "case", [1 / n_folds] * n_folds, (split.seed or 0, VALIDATION))
-        groups = table["case"].map(by_case).to_numpy()
+        groups = _balanced(table, "case", [1 / n_folds] * n_folds, (split.seed or 0, VALIDATION))
         parts = [protocols.assign_parts(table, split.protocol, fold) for fold in range(n_folds)]
         n_images = [[((part == "train") & (groups == group)).sum() for group in range(n_folds)] for part in parts]
         first = int(linear_sum_assignment(n_images, maximize=True)[1][split.fold])
@@ -146,7 +147,7 @@ def assign_split(images: pd.DataFrame, split: Split, task: str = "binary") -> pd
         elif train["case"].nunique() < 2:
             raise DataError(f"train of fold {split.fold} has one case, so no validation can be cut; add slides")
         else:
-            cut = np.asarray(train["case"].map(allocate_groups(train, "case", [1 - share, share], seed)) == 1)
+            cut = _balanced(train, "case", [1 - share, share], seed) == 1
         chosen, kept = _without_leaving(train, cut)
         if set(train.loc[chosen, "label"]) < set(train.loc[cut, "label"]):  # so few cases that these matter more
             chosen, kept = cut, []
@@ -175,8 +176,7 @@ def assign_inner_folds(seen: pd.DataFrame, split: Split) -> np.ndarray:
     n_folds = min(N_INNER_FOLDS, *seen.groupby("label")["case"].nunique())
     if n_folds < 2:
         return np.zeros(len(seen), dtype=int)
-    seed = (split.seed or 0, INNER, split.fold)
-    return seen["case"].map(allocate_groups(seen, "case", [1 / n_folds] * n_folds, seed)).to_numpy()
+    return _balanced(seen, "case", [1 / n_folds] * n_folds, (split.seed or 0, INNER, split.fold))
 
 
 def split_warnings(table: pd.DataFrame, task: str = "binary") -> list[str]:
@@ -191,12 +191,11 @@ def split_warnings(table: pd.DataFrame, task: str = "binary") -> list[str]:
             messages.append(f"{part} of fold {fold} has no image of {', '.join(missing)}")
     for fold, rows in table.groupby("fold"):
         seen, test = rows.loc[rows["part"] != "test"], rows.loc[rows["part"] == "test"]
-        for group, word in {"slide": "slide", "case": "case number"}.items():
-            if shared := set(seen[group]) & set(test[group]):
-                who, verb = (f"1 {word}", "is") if len(shared) == 1 else (f"{len(shared)} {word}s", "are")
-                share = test[group].isin(shared).mean()
-                where = f"{verb} both in test and in train or validation"
-                messages.append(f"{who} of fold {fold} {where}: {share:.1%} of the test images")
+        for group, one, several in (("slide", "slide", "slides"), ("case", "case number", "case numbers")):
+            if n_shared := len(set(seen[group]) & set(test[group])):
+                who = f"1 {one} of fold {fold} is" if n_shared == 1 else f"{n_shared} {several} of fold {fold} are"
+                share = f"{test[group].isin(seen[group]).mean():.1%} of the test images"
+                messages.append(f"{who} both in test and in train or validation: {share}")
                 break  # shared slides share their cases too
     return messages
 
@@ -208,13 +207,10 @@ def drop_duplicates(images: pd.DataFrame, policy="auto", task="binary") -> tuple
     """
     if policy == "keep":
         return images, images.iloc[:0]
-    keeps_first = policy == "first" or (policy == "auto" and task == "binary")
     # keep=False: under two subtypes (slide 13412) nobody knows which label is right, so both go.
-    again = images.sort_values("file", key=_official_order).duplicated(
-        "pixel_sha256", keep="first" if keeps_first else False
-    )
-    dropped = again.reindex(images.index)
-    return images.loc[~dropped], images.loc[dropped]
+    keep = "first" if policy == "first" or (policy == "auto" and task == "binary") else False
+    again = images.sort_values("file", key=_official_order).duplicated("pixel_sha256", keep=keep).reindex(images.index)
+    return images.loc[~again], images.loc[again]
 
 
 def _official_order(files: pd.Series) -> pd.Series:

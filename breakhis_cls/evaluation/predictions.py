@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from .. import files, names
-from ..data.split_files import PARTS
+from ..data.protocols import PARTS
 from ..errors import DataError, list_first
 
 COLUMNS = (

@@ -1,19 +1,19 @@
 """Draws one field of H&E tissue in um and optical density: architecture by subtype, stain by case, nuclei by both.
 
-Equal generators give equal pixels.
+Equal generators give equal pixels. subtypes.csv says how each subtype is built.
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
 from ..names import FULL_PX
-from .nuclei import NucleusKind, draw_nuclei, jittered_grid
 
 # The published 0.49 um a pixel at 40X would make nuclei twice as large as the images show them.
 UM_PER_PX = {40: 1.2, 100: 0.48, 200: 0.24, 400: 0.12}
@@ -22,47 +22,8 @@ HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # Ruifrok & Johnst
 COARSE, FINE = 4, 2  # pixels that a grid point of architecture and of texture stands for
 LATTICE = 128  # points a side of the noise, which then repeats
 
-
-class Subtype(NamedTuple):
-    """How a subtype is built. Lengths in um, shares and atypia in [0, 1]."""
-
-    size_um: float  # mean radius of a gland, or length of a nest
-    gap_um: float  # between the centres of glands; 0: nests instead of glands
-    stretch: float  # long over short axis
-    cover: float  # share of the field that belongs to lobules or nests
-    space: float  # share of empty or mucinous space around nests
-    mucin: float  # how bluish that space is
-    atypia: float  # 0: nuclei bland and small, 1: large, varied and irregular
-    stroma_per_mm2: float  # nuclei
-
-
-SUBTYPES = {
-    "A": Subtype(22, 62, 1.2, 0.60, 0.0, 0.0, 0.25, 1500),
-    "F": Subtype(34, 120, 2.6, 0.70, 0.0, 0.0, 0.20, 2200),
-    "PT": Subtype(48, 170, 2.2, 0.65, 0.0, 0.0, 0.35, 3600),
-    "TA": Subtype(21, 50, 1.1, 0.85, 0.0, 0.0, 0.25, 1200),
-    "DC": Subtype(55, 0, 1.5, 0.60, 0.03, 0.0, 0.80, 2000),
-    "LC": Subtype(9, 0, 5.0, 0.40, 0.0, 0.0, 0.55, 2000),
-    "MC": Subtype(26, 0, 1.2, 0.38, 0.50, 0.30, 0.60, 1400),
-    "PC": Subtype(26, 0, 1.8, 0.60, 0.28, 0.0, 0.65, 1800),
-}  # fmt: skip
-
-
-class Case(NamedTuple):
-    """What all images of a case share: stain, texture, and how its nuclei differ from the subtype's."""
-
-    stains: np.ndarray  # (2, 3) optical density of haematoxylin and eosin in red, green and blue
-    light: np.ndarray  # (3,) empty glass in [0, 255]
-    stroma: tuple[float, float]  # amounts of haematoxylin and eosin
-    cytoplasm: tuple[float, float]
-    fibre_um: float
-    contrast: float  # of fibres
-    blur_um: float
-    size: float  # factor on the radius of nuclei
-    density: float  # factor on their number
-    atypia: float  # added to the subtype's, as is cover
-    cover: float
-    lymphocytes_per_mm2: float
+_TABLE = pd.read_csv(Path(__file__).with_name("subtypes.csv"), comment="#", index_col="subtype")
+SUBTYPES: dict[Any, Any] = {row.Index: row for row in _TABLE.itertuples()}
 
 
 class Drawing(NamedTuple):
@@ -73,28 +34,28 @@ class Drawing(NamedTuple):
     epithelium: np.ndarray  # (460, 700) bool: those nuclei whose size and shape follow the subtype, and so the label
 
 
-def draw_case(rng: np.random.Generator) -> Case:
-    """A case with a stain, texture and nuclei of its own."""
+def draw_case(rng: np.random.Generator) -> SimpleNamespace:
+    """What all images of a case share: stain, texture, and how its nuclei differ from the subtype's."""
     fading = rng.uniform(0, 1, (2, 1)) * [[0.0, -0.1, 0.05], [0.22, -0.1, 0.30]]  # few slides are pure magenta
     stains = np.clip(np.array([HAEMATOXYLIN, EOSIN]) + fading + rng.normal(0, 0.05, (2, 3)), 0.02, None)
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    return Case(
-        stains=stains * rng.lognormal(0, 0.25, (2, 1)),
-        light=rng.normal(238, 7, 3).clip(215, 252),
-        stroma=(rng.uniform(0.01, 0.13), rng.uniform(0.14, 0.36)),
+    return SimpleNamespace(
+        stains=stains * rng.lognormal(0, 0.25, (2, 1)),  # optical density of haematoxylin and eosin in R, G and B
+        light=rng.normal(238, 7, 3).clip(215, 252),  # empty glass
+        stroma=(rng.uniform(0.01, 0.13), rng.uniform(0.14, 0.36)),  # amounts of haematoxylin and eosin
         cytoplasm=(rng.uniform(0.08, 0.24), rng.uniform(0.15, 0.34)),
         fibre_um=rng.uniform(2.0, 4.5),
-        contrast=rng.uniform(0.25, 0.6),
+        contrast=rng.uniform(0.25, 0.6),  # of fibres
         blur_um=rng.uniform(0.05, 0.2),
-        size=rng.lognormal(0, 0.10),
-        density=rng.lognormal(0, 0.15),
-        atypia=rng.normal(0, 0.20),
+        size=rng.lognormal(0, 0.10),  # factor on the radius of nuclei
+        density=rng.lognormal(0, 0.15),  # factor on their number
+        atypia=rng.normal(0, 0.20),  # added to the subtype's, as is cover
         cover=rng.normal(0, 0.08),
         lymphocytes_per_mm2=rng.lognormal(5.0, 1.0),
     )
 
 
-def draw_field(rng: np.random.Generator, code: str, case: Case, magnification: int) -> Drawing:
+def draw_field(rng: np.random.Generator, code: str, case: SimpleNamespace, magnification: int) -> Drawing:
     """A field of a subtype at 40, 100, 200 or 400X."""
     shrunk = DRAWN_AT[magnification]
     um_per_px = UM_PER_PX[magnification] * shrunk
@@ -137,15 +98,14 @@ def draw_field(rng: np.random.Generator, code: str, case: Case, magnification: i
     radius_um = (3.1 + 1.5 * atypia) * case.size
     spacing_um = (2.6 - 0.25 * atypia) * radius_um / np.sqrt(case.density)
     stroma_um, lymphocytes_um = 1e3 / np.sqrt([subtype.stroma_per_mm2 * case.density, case.lymphocytes_per_mm2])
-    kinds = [  # where, angle, spacing, radius, spread, aspect, waviness, darkness, nucleolus
-        NucleusKind(solid & (depth > 2), upright, spacing_um, radius_um, 0.08 + 0.2 * atypia, 1.35,
-                    0.03 + 0.07 * atypia, 0.75, atypia),
-        NucleusKind(solid & (depth < -3), along_fibres, stroma_um, 2.9, 0.2, 2.8, 0.08, 0.7, 0.0),
-        NucleusKind(solid & (depth < 0), along_fibres, lymphocytes_um, 2.7, 0.06, 1.1, 0.04, 1.0, 0.0),
-    ]  # fmt: skip
     canvas, masks = np.zeros((height_px, width_px), np.float32), []
-    for kind in kinds:
-        draw_nuclei(canvas, rng, um_per_px, COARSE, kind)
+    for kind in (  # where, angle, spacing, radius, spread, aspect, waviness, darkness, nucleolus
+        (solid & (depth > 2), upright, spacing_um, radius_um, 0.08 + 0.2 * atypia, 1.35, 0.03 + 0.07 * atypia, 0.75,
+         atypia),
+        (solid & (depth < -3), along_fibres, stroma_um, 2.9, 0.2, 2.8, 0.08, 0.7, 0.0),
+        (solid & (depth < 0), along_fibres, lymphocytes_um, 2.7, 0.06, 1.1, 0.04, 1.0, 0.0),
+    ):  # fmt: skip
+        _draw_nuclei(canvas, rng, um_per_px, *kind)
         masks.append(np.asarray(Image.fromarray(canvas > 0).resize(FULL_PX, Image.Resampling.NEAREST)))
 
     # --- textures on the fine grid, of about unit variance: what runs along the fibres, and grain ---
@@ -185,9 +145,59 @@ def draw_field(rng: np.random.Generator, code: str, case: Case, magnification: i
     return Drawing(np.asarray(photograph), nuclei=masks[-1], epithelium=masks[0])
 
 
-def _depth_in_glands(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, subtype: Subtype) -> np.ndarray:
+def _draw_nuclei(
+    canvas: np.ndarray, rng: np.random.Generator, um_per_px: float, where: np.ndarray, angle: np.ndarray,
+    spacing_um: float, radius_um: float, spread: float, aspect: float, waviness: float, darkness: float,
+    nucleolus: float,
+) -> None:  # fmt: skip
+    """Add one kind of nuclei to canvas (height, width), float32 optical density, 0 outside nuclei.
+
+    Each is an ellipse with a wavy outline, a dark rim and a nucleolus; where two overlap the darker wins. where: bool,
+    and angle of the long axis: radian, on the coarse grid. spread: of log radius. aspect: long over short axis.
+    waviness: of the outline. darkness: mean optical density. nucleolus: its extra density, as a share of darkness.
+    """
+    height, width = canvas.shape
+
+    # --- place, size, angle and darkness of each ---
+    centre = _jittered_grid(rng, width, height, spacing_um / um_per_px, 0.28)
+    row, column = (centre[:, ::-1] // COARSE).clip(0, np.array(where.shape) - 1).astype(int).T
+    is_there = where[row, column]
+    centre, turn = centre[is_there], angle[row, column][is_there]
+    n = len(centre)
+    radius_px = radius_um / um_per_px * rng.lognormal(0, spread, n).clip(0.6, 1.7)
+    aspects = aspect * rng.lognormal(0, 0.12, n)
+    turn = turn + rng.normal(0, 0.3, n)
+    densities = darkness * rng.lognormal(0, 0.25, n)
+
+    # --- drawn together in four groups of like size: small ones need small squares of pixels ---
+    for some in np.array_split(np.argsort(radius_px), 4):
+        if not len(some):
+            continue
+        long, short = (_per_square(radius_px[some] * aspects[some] ** power) for power in (0.5, -0.5))
+        half = int(np.ceil(1.15 * long.max())) + 1
+        offset = np.arange(-half, half + 1)
+        corner = np.floor(centre[some]).astype(int)
+        dx, dy = ((offset - (centre[some] - corner)[:, axis, None]).astype(np.float32) for axis in (0, 1))
+        z = (dx[:, None, :] + 1j * dy[:, :, None]) * np.exp(-1j * turn[some])[:, None, None].astype(np.complex64)
+        z = z.real / long + 1j * (z.imag / short)  # the ellipse as the unit circle
+        waves = (waviness * _random_directions(rng, 2, len(some))).astype(np.complex64)
+        spot = (0.35 * _random_directions(rng, 1, len(some))[0]).astype(np.complex64)
+        spots = nucleolus * np.clip(1 - 14 * np.abs(z - spot), 0, 1) if half > 8 else 0
+        rho = np.abs(z) + np.float32(1e-6)
+        z /= rho
+        rho /= 1 + (z * z * (waves[0] + z * waves[1])).real  # 1 on the wavy outline
+        rim = 0.75 + 0.3 * rho * rho
+        density = np.clip((1 - rho) * short + 0.5, 0, 1) * _per_square(densities[some]) * (rim + spots)
+        rows, columns = corner[:, 1, None] + offset, corner[:, 0, None] + offset
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        inside &= density > 0
+        flat = (rows[:, :, None] * width + columns[:, None, :])[inside]
+        np.maximum.at(canvas.reshape(-1), flat, density[inside])
+
+
+def _depth_in_glands(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, subtype: Any) -> np.ndarray:
     """How far a point lies inside the outline of its three nearest glands, which are wavy ellipses, um."""
-    centres = jittered_grid(rng, x.max(), y.max(), subtype.gap_um, 0.3)
+    centres = _jittered_grid(rng, x.max(), y.max(), subtype.gap_um, 0.3)
     n = len(centres)
     radius = subtype.size_um * rng.lognormal(0, 0.22, n)
     stretch, turn = np.sqrt(rng.uniform(1, subtype.stretch, n)), rng.uniform(0, np.pi, n)
@@ -219,3 +229,20 @@ def _quantile(share: float) -> float:
     """Level that a standard normal stays below with this probability (Tukey's lambda approximation)."""
     share = float(np.clip(share, 0.01, 0.99))
     return (share**0.135 - (1 - share) ** 0.135) / 0.1975
+
+
+def _jittered_grid(rng: np.random.Generator, width: float, height: float, spacing: float, jitter: float) -> np.ndarray:
+    """(n, 2) x and y of a shaken hexagonal grid that reaches one spacing beyond the field."""
+    rows, columns = np.mgrid[-1 : height / spacing / 0.87 + 1, -1 : width / spacing + 1]
+    points = np.stack([columns + 0.5 * (rows % 2), 0.87 * rows], axis=-1).reshape(-1, 2)
+    return spacing * (points + rng.random(2) + rng.normal(0, jitter, points.shape))
+
+
+def _random_directions(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """(*shape, 1, 1) complex numbers of length one."""
+    return np.exp(2j * np.pi * rng.random((*shape, 1, 1)))
+
+
+def _per_square(values: np.ndarray) -> np.ndarray:
+    """(n,) -> (n, 1, 1) float32: one value for each square of pixels."""
+    return values.astype(np.float32)[:, None, None]

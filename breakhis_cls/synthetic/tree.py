@@ -5,8 +5,6 @@ subtype and case, stain and texture follow the case alone: a model can memorise 
 use them under a case split. The nuclei of a few cases look like the other label's.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import zlib
@@ -38,12 +36,12 @@ MARKER = "synthetic.json"  # lies in a complete tree, and holds the arguments th
 
 def list_filenames(images_per_cell: int, slides: Sequence[str]) -> list[str]:
     """File names of the images that `write_tree` draws."""
-    filenames = []
-    for slide in slides:
-        kind, _, number = slide.rpartition("_")
-        for magnification in names.MAGNIFICATIONS:
-            filenames += [f"{kind}-{number}-{magnification}-{at:03d}.png" for at in range(1, images_per_cell + 1)]
-    return filenames
+    return [
+        f"{'-'.join(slide.rsplit('_', 1))}-{magnification}-{at:03d}.png"
+        for slide in slides
+        for magnification in names.MAGNIFICATIONS
+        for at in range(1, images_per_cell + 1)
+    ]
 
 
 def write_tree(
