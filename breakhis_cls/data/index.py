@@ -5,10 +5,9 @@ threads decode 1.9 times as fast as one. The table is kept under the cache and s
 grows; a file is read again only when its size or modification time has changed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
+import itertools
 import os
 import time
 import warnings
@@ -39,12 +38,12 @@ class NoImagesError(DataError):
 
 
 def load_images(data: config.Data) -> pd.DataFrame:
-    """images.csv of `data.magnifications`, sorted by file; duplicates stay in.
+    """images.csv of `data.magnifications`, in the order of the official tree; duplicates stay in.
 
-    In the order of the official tree; `file` is relative to `find_root(data)`, `case` is text. DataError if a folder
-    contradicts a name, if two files of one name hold other pixels, if an image cannot be read (unless
-    `data.skip_broken`), or if a magnification is missing. Warns of a tree smaller than BreakHis, of copies under the
-    same name, of which the first counts, and of images that had to be converted to RGB.
+    `file` is relative to `find_root(data)`, `case` is text. DataError if a folder contradicts a name, if two files of
+    one name hold other pixels, if an image cannot be read (unless `data.skip_broken`), or if a magnification is
+    missing. Warns of a tree smaller than BreakHis, of copies under the same name, of which the first counts, and of
+    images that had to be converted to RGB.
     """
     table = _update_table(data)
     bad = table.loc[table["reason"] != ""]
@@ -52,23 +51,20 @@ def load_images(data: config.Data) -> pd.DataFrame:
         lines = [f"{row.file}: {row.reason}" for row in bad.itertuples()]
         found = f"{len(lines):,} images cannot be read as 8-bit RGB"
         raise DataError(f"{found}; replace them, or use --data.skip_broken:{list_first(lines, len(lines))}")
-    images = table.loc[table["reason"] == ""].reset_index(drop=True)
-    _check_magnifications(images, data)
+    images = _at_magnifications(table.loc[table["reason"] == ""], data)
 
     # --- one file of each name: folders for folds hold copies of the same images ---
     named = images["file"].map(names.image_stem)
-    again = named.duplicated()
     first = images.groupby(named)["pixel_sha256"].transform("first")
     if len(other := images.loc[images["pixel_sha256"] != first, "file"]):
         found = f"{len(other):,} files have other pixels than a file of the same name"
         raise DataError(f"{found}; keep one of each, or name one tree with --data.root:{list_first(list(other))}")
-    if again.any():
+    if (again := named.duplicated()).any():
         found = f"{again.sum():,} files are copies of others of the same name, and are left out"
         warnings.warn(f"{found}, such as {images.loc[again, 'file'].iloc[0]}", stacklevel=2)
         images = images.loc[~again].reset_index(drop=True)
     converted = images.loc[images["converted_from"] != ""]
-    if len(converted):
-        lines = [f"{row.file}: {row.converted_from}" for row in converted.itertuples()]
+    if lines := [f"{row.file}: {row.converted_from}" for row in converted.itertuples()]:
         found = f"{len(lines):,} images are not plain RGB and were converted exactly"
         warnings.warn(f"{found}:{list_first(lines, len(lines))}", stacklevel=2)
     return images.loc[:, list(COLUMNS)]
@@ -81,9 +77,14 @@ def list_images(data: config.Data) -> pd.DataFrame:
     """
     listed = _list_files(find_root(data))["file"]
     listed = listed[~listed.map(names.image_stem).duplicated()]
-    images = pd.DataFrame([{"file": file, **_parse(file)._asdict()} for file in listed])
+    return _at_magnifications(pd.DataFrame([{"file": file, **_parse(file)._asdict()} for file in listed]), data)
+
+
+def _at_magnifications(images: pd.DataFrame, data: config.Data) -> pd.DataFrame:
     images = images.loc[images["magnification"].isin(data.magnifications)].reset_index(drop=True)
-    _check_magnifications(images, data)
+    if absent := sorted(set(data.magnifications) - set(images["magnification"])):
+        missing = " ".join(f"{magnification}X" for magnification in absent)
+        raise DataError(f"no images at {missing} under {data.root}; choose others with --data.magnifications")
     return images
 
 
@@ -109,7 +110,7 @@ def find_holder(base: Path) -> Path:
         return base.parent
 
     def holds_image(filenames: list[str]) -> bool:
-        return any(map(is_image, filenames)) and any(map(names.official_name, filter(is_image, filenames)))
+        return any(names.official_name(name) for name in filenames if is_image(name))
 
     holders, others = [], []
     for folder, subfolders, filenames in walk_tree(base):
@@ -127,8 +128,8 @@ def find_holder(base: Path) -> Path:
     if not trees:
         found = "it is no folder" if base.exists() else "it does not exist"
         if base.is_dir():
-            entries = sorted(entry.name for entry in base.iterdir())
-            found = f"it holds {', '.join(entries[:5])}" if entries else "it is empty"
+            entries = ", ".join(sorted(entry.name for entry in base.iterdir())[:5])
+            found = f"it holds {entries}" if entries else "it is empty"
         what = f"no folder '{TREE}' under {base}, and no image with a name of BreakHis"
         raise NoImagesError(f"{what}: {found}; run `breakhis download`, or set --data.root")
     return holders[0] if holders else base
@@ -141,24 +142,13 @@ def is_image(filename: str) -> bool:
 
 def walk_tree(base: Path, refuse: Any = None) -> Iterator[tuple[str, list[str], list[str]]]:
     """os.walk in sorted order, through links (each folder once), without hidden and system files and folders."""
-
-    def belongs(name: str) -> bool:
-        return not names.is_system_file(name)  # an archive is unpacked in a hidden folder
-
     seen = set[str]()
     for folder, subfolders, filenames in os.walk(base, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
-        subfolders[:] = [] if real in seen else sorted(filter(belongs, subfolders))
+        subfolders[:] = [] if real in seen else sorted(itertools.filterfalse(names.is_system_file, subfolders))
         if real not in seen:
-            yield folder, subfolders, sorted(filter(belongs, filenames))
+            yield folder, subfolders, sorted(itertools.filterfalse(names.is_system_file, filenames))
         seen.add(real)
-
-
-def _check_magnifications(images: pd.DataFrame, data: config.Data) -> None:
-    absent = sorted(set(data.magnifications) - set(images["magnification"]))
-    if absent or images.empty:
-        missing = " ".join(f"{magnification}X" for magnification in absent) or "no magnification"
-        raise DataError(f"no images at {missing} under {data.root}; choose others with --data.magnifications")
 
 
 def _update_table(data: config.Data) -> pd.DataFrame:
@@ -191,8 +181,9 @@ def _update_table(data: config.Data) -> pd.DataFrame:
     if len(todo):
         saved_s = time.monotonic()
         stamps = list(todo.itertuples(index=False, name=None))
-        rows = map_in_threads(lambda stamp: _read_image(root, *stamp), stamps, "reading images")
-        with contextlib.closing(rows):
+        with contextlib.closing(
+            map_in_threads(lambda stamp: _read_image(root, *stamp), stamps, "reading images")
+        ) as rows:
             try:
                 for row in rows:
                     fresh.append(row)
@@ -250,23 +241,19 @@ def scan_tree(root: Path) -> tuple[pd.DataFrame, list[str]]:
 
     stamps, misplaced = [], []
     for folder, _, filenames in walk_tree(root / TREE if (root / TREE).is_dir() else root, refuse):
-        for filename in filter(is_image, filenames):
-            path = Path(folder, filename)
+        for path in (Path(folder, filename) for filename in filenames if is_image(filename)):
             file = path.relative_to(root).as_posix()
             try:
                 expected = names.official_path(file)
-                contradicts = names.contradicts_folders(file)
             except DataError as error:
                 misplaced.append(f"{file}: {error}")
                 continue
-            if contradicts:
+            if names.contradicts_folders(file):
                 misplaced.append(f"{file}: its name says {expected.rpartition('/')[0]}")
             elif file.encode(errors="ignore").decode() != file:
                 misplaced.append(f"{file!a}: its path is not UTF-8, so that no table can hold it")
             else:
-                size, mtime_ns = 0, 0
-                with contextlib.suppress(OSError):  # a dangling link: reading it gives the reason
-                    size, mtime_ns = path.stat().st_size, path.stat().st_mtime_ns
-                stamps.append((expected, file, size, mtime_ns))
+                about = path.stat() if path.exists() else None  # None of a dangling link: reading it gives the reason
+                stamps.append((expected, file, about.st_size if about else 0, about.st_mtime_ns if about else 0))
     listed = pd.DataFrame([stamp[1:] for stamp in sorted(stamps)], columns=STAMP)
     return listed.astype({name: KEPT[name] for name in STAMP}), sorted(misplaced)

@@ -4,8 +4,6 @@ Decoding with Pillow alone is too lenient for data that results depend on: it sk
 16-bit colours without a word and drops alpha.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zlib

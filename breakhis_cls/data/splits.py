@@ -49,8 +49,8 @@ def check_split(split: Split) -> None:
 def select_images(images: pd.DataFrame, split: Split, warn: bool = True) -> pd.DataFrame:
     """The images that this fold contains: 40X of four subtypes for LEADERBOARDS, the named ones for a CSV.
 
-    Warns of names that are not among the images, and of images that a CSV leaves out. DataError if none is
-    left, or if a CSV has names that BreakHis does not have. ConfigError as in check_split.
+    Warns of names that are not there, and of images that a CSV leaves out. DataError if none is left, or if a CSV has
+    names that BreakHis does not have. ConfigError as in check_split.
     """
     check_split(split)
     if split.protocol in protocols.COMPUTED:
@@ -107,12 +107,11 @@ def _balanced(images: pd.DataFrame, by: str, shares: list[float], seed: tuple[in
 
 
 def assign_split(images: pd.DataFrame, split: Split, task: str = "binary") -> pd.DataFrame:
-    """split.csv (COLUMNS) of fold `split.fold`, rows in the order of images.
+    """split.csv (COLUMNS) of fold `split.fold`, rows in the order of images, each in train, validation or test.
 
-    Every image of the protocol is in exactly one of train, validation and test. The same images, settings and
-    seed give the same parts, whatever the order of rows. Validation is the test part of the next fold, so that each
-    image validates once in a cross-validation; a subtype that would leave train stays there, with a warning. DataError
-    if a part would be empty.
+    Equal images, settings and seed give equal parts, whatever the order of rows. Validation is the test part of the
+    next fold, so that each image validates once in a cross-validation; a subtype that would leave train stays there,
+    with a warning. DataError if a part would be empty.
     """
     table, groups = _assign_test(images, split)
     for part in ("train", "test"):

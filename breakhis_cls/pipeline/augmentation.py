@@ -4,8 +4,6 @@ The order is that of a microscope: first the field, then its stains, then the ca
 op that is on to the last, and are rounded and clipped once. Flips and turns are `batches.apply_views`.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -31,9 +29,7 @@ def draw_augmentations(n: int, seed: int, epoch: int, augment: config.Augment) -
 def augment_images(images: tf.Tensor, draws: tf.Tensor, augment: config.Augment) -> tf.Tensor:
     """(n, h, w, 3) uint8, (n, N_DRAWS) float32 -> (n, h, w, 3) uint8. With all spreads 0 the images themselves."""
     stains, scale, contrast, brightness = tf.split(draws, (4, 1, 1, 1), axis=1)
-    changed = images
-    if augment.scale:
-        changed = zoom(changed, scale[:, 0], augment.scale)
+    changed = zoom(images, scale[:, 0], augment.scale) if augment.scale else images
     if augment.stain:
         changed = stain_jitter.jitter_stains(changed, stains)
     if augment.contrast or augment.brightness:

@@ -1,8 +1,8 @@
 """The pixel store: every image decoded and resized once, kept as uint8 in one .npy file that all runs map.
 
-A plain array on disk needs no index and no decompression: rows have equal size, all runs share the system's page cache,
-and memory stays flat however large the set is. A build takes some 43 s for all of BreakHis on two cores. It happens in
-a temporary file that is renamed at the end, so the store is whole or not there; a build that was killed starts again.
+A plain array on disk needs no index and no decompression, and memory stays flat however large the set is. A build takes
+some 43 s for all of BreakHis on two cores, in a temporary file that is renamed at the end; one that was killed starts
+again.
 """
 
 from __future__ import annotations
@@ -35,14 +35,10 @@ GLASS = 245  # grey level of margins; the brightest 1 % of BreakHis's pixels are
 class PixelStore:
     """`array[rows[i]]` are the pixels of row i of the images that the store was opened with."""
 
-    array: np.memmap
-    """uint8 (n, height_px, width_px, 3) RGB, read-only, sorted by file."""
-    rows: np.ndarray
-    """int64 (n,): where each row of the images lies in `array`; 0 1 2 ... for images sorted by file."""
-    key: str
-    """SHA-256 of everything that the bytes depend on: pixel hashes in order, image settings, code version."""
+    array: np.memmap  # uint8 (n, height_px, width_px, 3) RGB, read-only, sorted by file
+    rows: np.ndarray  # int64 (n,): where each row of the images lies in `array`; 0 1 2 ... for images sorted by file
+    key: str  # SHA-256 of all that the bytes depend on: pixel hashes in order, image settings, code version
     path: Path
-    """The .npy file."""
 
     @staticmethod
     def open(images: pd.DataFrame, root: Path, image: config.Image, cache: Path) -> PixelStore:
@@ -90,9 +86,9 @@ def fit_image(image: np.ndarray, settings: config.Image) -> np.ndarray:
     size = settings.width_px, settings.height_px
 
     if settings.fit == "pad":
+        canvas = Image.new("RGB", size, (GLASS, GLASS, GLASS))
         scale = min(size[0] / picture.width, size[1] / picture.height)
         inner = max(1, round(scale * picture.width)), max(1, round(scale * picture.height))
-        canvas = Image.new("RGB", size, (GLASS, GLASS, GLASS))
         corner = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
         canvas.paste(picture.resize(inner, Image.Resampling.BILINEAR), corner)
         return np.asarray(canvas)

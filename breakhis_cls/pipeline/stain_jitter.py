@@ -4,8 +4,6 @@ Staining varies between laboratories and days, and here between cases: a model t
 colour. The jitter helps most where training cases are few.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import tensorflow as tf
 

@@ -1,17 +1,13 @@
 """Stain normalisation: every field brought to one haematoxylin, one eosin and one strength (Macenko et al. 2009).
 
 M. Macenko et al., "A method for normalizing histology slides for quantitative analysis", ISBI 2009. I0, BETA, ALPHA
-and the reference are those of Mitko Veta's staining-normalization, which torchstain took over. It helps where
-laboratories differ. Two limits of the method: glass that the lamp tints is taken for a pale stain, and in a field of
-one stain the noise is taken for the other.
+and the reference are those of Mitko Veta's staining-normalization, which torchstain took over. Limits of the method:
+glass that the lamp tints is taken for a pale stain, and in a field of one stain the noise for the other.
 
-Three choices are ours, each by its effect on 151 real fields. Tissue is what has OD of BETA over all channels, since
-asking it of every channel loses pale eosin, which hardly takes red. The plane goes through the origin, as in the
-paper; the published code centres it. Strengths are percentiles of the tissue, so that a field with little of it is
-not stained too dark.
+Three choices are ours, each by its effect on 151 real fields: tissue is what has OD of BETA over all channels, since
+pale eosin hardly takes red; the plane goes through the origin, as in the paper (the published code centres it);
+strengths are percentiles of the tissue, so that a field with little of it is not stained too dark.
 """
-
-from __future__ import annotations
 
 import numpy as np
 
