@@ -245,9 +245,8 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def find_config(path: Path | str) -> Path:
     """Path of the YAML file that `--config` names: a file, a run's folder, or the name of a shipped config.
-
-    `configs/protocol_case.yaml`, where sweeps were before `configs/sweeps`, still resolves. ConfigError if it is none.
-    """
+    `configs/protocol_case.yaml`, where sweeps were before `configs/sweeps`, still resolves. ConfigError if it is
+    none."""
     path = Path(path).expanduser()
     if path.is_file() or (path / "config.yaml").is_file():
         return path if path.is_file() else path / "config.yaml"
@@ -265,10 +264,8 @@ def find_config(path: Path | str) -> Path:
 
 def load_config(path: Path | str, kind: type[S] = Config, /, **changes: Any) -> S:
     """Settings from a YAML file, or from a config that ships, such as `demo`; what it does not name keeps its default.
-
-    changes: settings that win over the file, by their dotted names: `load_config("demo", **{"split.fold": 2})`.
-    Raises ConfigError if the file is not YAML, or if a setting is unknown or invalid.
-    """
+    changes: settings that win over the file, by their dotted names: `load_config("demo", **{"split.fold": 2})`. Raises
+    ConfigError if the file is not YAML, or if a setting is unknown or invalid."""
     file = find_config(path)
     try:
         settings = parse_config(file.read_bytes(), file, kind)
@@ -384,9 +381,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse_settings(kind: type[S], argv: list[str] | None, prog: str, description: str | None) -> S:
     """Settings from a command line: `--config NAME_OR_FILE` gives the defaults, `--section.name value` overrides them.
-
-    Raises ConfigError for an invalid option; exits with 0 after `--help`.
-    """
+    Raises ConfigError for an invalid option; exits with 0 after `--help`."""
     argv, path = split_option(argv, "--config")
     return parse_arguments(kind, argv, prog, description, load_config(path, kind) if path else kind())
 
@@ -402,11 +397,9 @@ def parse_arguments(
 def read_options(
     kind: type[S], argv: list[str] | None, prog: str, description: str | None, default: S | None = None
 ) -> dict[str, Any]:
-    """What a command line gives, by dotted names, before it is validated. Exits with 0 after `--help`.
-
-    Settings are spelled as in YAML, a command's own options with hyphens; both are read either way. A switch takes no
-    value: `--split.allow_leaks`, `--run.no_deterministic`.
-    """
+    """What a command line gives, by dotted names, before it is validated. Exits with 0 after `--help`. Settings are
+    spelled as in YAML, a command's own options with hyphens; both are read either way. A switch takes no value:
+    `--split.allow_leaks`, `--run.no_deterministic`."""
     parser = _Parser(
         prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -46,10 +46,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`; on success it is renamed to `folder`, on any error it is removed.
-
-    If two processes write one folder, the first to finish wins. What killed processes left is removed after an hour.
-    """
+    """Yield a temporary folder beside `folder`; on success it is renamed to `folder`, on any error it is removed. If
+    two processes write one folder, the first to finish wins. What killed processes left is removed after an hour."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for leftover in folder.parent.glob(f".{folder.name}.*"):
         with contextlib.suppress(OSError):  # another process may just have renamed or removed it
@@ -96,10 +94,8 @@ def ignore_missing_function() -> Iterator[None]:
 
 
 def lock(path: Path, timeout_s: float = -1) -> AcquireReturnProxy:
-    """The lock of a file, held until the end of a `with`; filelock.Timeout if another process keeps it.
-
-    Disks without locks, such as Lustre without `-o flock`, get a file beside it that says who holds it, and a warning.
-    """
+    """The lock of a file, held until the end of a `with`; filelock.Timeout if another process keeps it. Disks without
+    locks, such as Lustre without `-o flock`, get a file beside it that says who holds it, and a warning."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         # Its own fallback would take the file that an ordinary lock leaves behind for one that is held.

@@ -50,9 +50,7 @@ def is_system_file(name: str) -> bool:
 @functools.lru_cache(maxsize=100_000)  # a sweep's worker asks for the same names in every run
 def official_name(path: str) -> str | None:
     """The official file name that a path bears, in any folder, with any slashes and suffix or none; else None.
-
-    `C:\\x\\SOB_B_A-14-22549AB-40-001.JPG` -> `SOB_B_A-14-22549AB-40-001.png`.
-    """
+    `C:\\x\\SOB_B_A-14-22549AB-40-001.JPG` -> `SOB_B_A-14-22549AB-40-001.png`."""
     match = re.fullmatch(rf"({_STEM})(\.\w+)*", _last_part(path))
     return f"{match[1]}.png" if match else None
 

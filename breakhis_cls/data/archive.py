@@ -28,12 +28,10 @@ class DamagedError(DataError):
 
 
 def unpack(path: Path, root: Path) -> Path:
-    """Unpack a .zip or a tarball into `root / "BreaKHis_v1"`, which must not exist, and return it.
-
-    Every checksum of the archive is verified. DamagedError if a checksum fails or the archive is cut short; DataError
-    if it is unsafe, holds no BreakHis or several trees of it, or does not fit on the disk.
-    After an error or an interruption nothing is left that could be taken for a tree.
-    """
+    """Unpack a .zip or a tarball into `root / "BreaKHis_v1"`, which must not exist, and return it. Every checksum of
+    the archive is verified. DamagedError if a checksum fails or the archive is cut short; DataError if it is unsafe,
+    holds no BreakHis or several trees of it, or does not fit on the disk. After an error or an interruption nothing is
+    left that could be taken for a tree."""
     if not path.is_file():
         found = "is a folder; to use it in place, set --data.root" if path.is_dir() else "does not exist"
         raise DataError(f"{path} {found}; expected BreakHis as a .zip or a .tar.gz")

@@ -50,11 +50,9 @@ class Problem:
 def allocate_groups(
     images: pd.DataFrame, by: str, shares: list[float], seed: tuple[int, ...], n_starts: int = 4
 ) -> pd.Series:
-    """The side (0, 1, ...) of each group of `images[by]`, indexed by group; the best of `n_starts` searches.
-
-    A function of the set of images, the shares and the seed; the order of rows does not matter. Of unequal sides the
-    first (train) is the one that most needs every class.
-    """
+    """The side (0, 1, ...) of each group of `images[by]`, indexed by group; the best of `n_starts` searches. A function
+    of the set of images, the shares and the seed; the order of rows does not matter. Of unequal sides the first (train)
+    is the one that most needs every class."""
     groups, problem = _build_problem(images, by, shares)
     rng = np.random.default_rng(seed)
     every = np.arange(len(shares))

@@ -32,10 +32,8 @@ class Completeness(NamedTuple):
 
 
 def check_tree(root: Path) -> Completeness:
-    """Count the images under `root`, an `index.find_root`, against the table of all 7,909.
-
-    An image counts once, and only if it is not empty, as an interrupted copy leaves it. No image is opened.
-    """
+    """Count the images under `root`, an `index.find_root`, against the table of all 7,909. An image counts once, and
+    only if it is not empty, as an interrupted copy leaves it. No image is opened."""
     expected = count_official_images()
     listed, extra = index.scan_tree(root)
     extra += [f"{file}: empty" for file in listed.loc[listed["bytes"] == 0, "file"]]

@@ -82,10 +82,8 @@ class Dataset:
 
 
 def load_dataset(settings: Config) -> Dataset:
-    """Images, split and class names of one run. Decodes only new and changed images; imports no TensorFlow.
-
-    DataError where train has fewer than two classes, and as in load_images, select_images and assign_split.
-    """
+    """Images, split and class names of one run. Decodes only new and changed images; imports no TensorFlow. DataError
+    where train has fewer than two classes, and as in load_images, select_images and assign_split."""
     data = settings.data
     splits.check_split(settings.split)  # before any image is decoded
     with warnings.catch_warnings(record=True) as caught:

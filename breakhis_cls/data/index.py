@@ -38,13 +38,11 @@ class NoImagesError(DataError):
 
 
 def load_images(data: config.Data) -> pd.DataFrame:
-    """images.csv of `data.magnifications`, in the order of the official tree; duplicates stay in.
-
-    `file` is relative to `find_root(data)`, `case` is text. DataError if a folder contradicts a name, if two files of
-    one name hold other pixels, if an image cannot be read (unless `data.skip_broken`), or if a magnification is
-    missing. Warns of a tree smaller than BreakHis, of copies under the same name, of which the first counts, and of
-    images that had to be converted to RGB.
-    """
+    """images.csv of `data.magnifications`, in the order of the official tree; duplicates stay in. `file` is relative to
+    `find_root(data)`, `case` is text. DataError if a folder contradicts a name, if two files of one name hold other
+    pixels, if an image cannot be read (unless `data.skip_broken`), or if a magnification is missing. Warns of a tree
+    smaller than BreakHis, of copies under the same name, of which the first counts, and of images that had to be
+    converted to RGB."""
     table = _update_table(data)
     bad = table.loc[table["reason"] != ""]
     if len(bad) and not data.skip_broken:
@@ -72,9 +70,7 @@ def load_images(data: config.Data) -> pd.DataFrame:
 
 def list_images(data: config.Data) -> pd.DataFrame:
     """What the names alone say (images.csv up to `sequence`), in the order of the official tree; opens no image.
-
-    DataError as in load_images.
-    """
+    DataError as in load_images."""
     listed = _list_files(find_root(data))["file"]
     listed = listed[~listed.map(names.image_stem).duplicated()]
     return _at_magnifications(pd.DataFrame([{"file": file, **_parse(file)._asdict()} for file in listed]), data)

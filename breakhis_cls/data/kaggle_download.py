@@ -22,10 +22,8 @@ ARCHIVE_BYTES = 4_300_000_000  # "4 GB" according to https://kaiko-ai.github.io/
 
 def fetch_archive(folder: Path, root: Path) -> Path:
     """Download `breakhis.zip` into `folder`, or continue that, and return its path; the tree will lie in `root`.
-
     DownloadError if Kaggle finds no valid credentials or the download is not complete; DataError if the disk has no
-    room for zip and tree. What was downloaded stays for the next call.
-    """
+    room for zip and tree. What was downloaded stays for the next call."""
     path = folder / "breakhis.zip"
     if path.is_file() and not _marker(path).exists():  # whole: not asked for again
         return path

@@ -55,9 +55,7 @@ class Audit:
 
 def audit_split(split: config.Split | Path | str, data: config.Data | None = None) -> Audit:
     """Audit every fold of a split, named by settings, a protocol or a CSV file, over the images under `data.root`.
-
-    Without data, or with an empty `data.root`, the 7,909 official names are audited and no image is opened.
-    """
+    Without data, or with an empty `data.root`, the 7,909 official names are audited and no image is opened."""
     data = data or config.Data(root="")
     split = split if isinstance(split, config.Split) else config.Split(protocol=str(split))
     with_images = data.root != ""
@@ -88,10 +86,8 @@ def audit_split(split: config.Split | Path | str, data: config.Data | None = Non
 
 def audit_gallery() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Shared case numbers of every fold of the named protocols, and of random splits by folder; of the official names.
-
     Both tables have `shared_cases`, `test_share` and `benign_share` (of the test images of these cases); the first also
-    protocol and fold.
-    """
+    protocol and fold."""
     rows = []
     for protocol in ("case", "slide", *protocols.PUBLISHED, "image"):
         for fold in audit_split(protocol).folds:
@@ -116,13 +112,10 @@ def audit_gallery() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def find_leaks(split: pd.DataFrame, fingerprints: pd.DataFrame | None = None) -> pd.DataFrame:
-    """leaks.csv of one or more folds: a row for each test image and kind of leak; empty if there are none.
-
-    `split` is split.csv, with or without validation: train and validation together are the seen side.
-    `fingerprints` (of compute_fingerprints) adds equal pixels in different files and near duplicates. `key` is
-    what is shared: the slide, the case number, the pixel hash, or the name of the nearest seen image. `n_seen`
-    counts images.
-    """
+    """leaks.csv of one or more folds: a row for each test image and kind of leak; empty if there are none. `split` is
+    split.csv, with or without validation: train and validation together are the seen side. `fingerprints` (of
+    compute_fingerprints) adds equal pixels in different files and near duplicates. `key` is what is shared: the slide,
+    the case number, the pixel hash, or the name of the nearest seen image. `n_seen` counts images."""
     tables, pairs = [], None if fingerprints is None else find_near_pairs(fingerprints)
     for fold, rows in split.groupby("fold", sort=True):
         seen, test = rows.loc[rows["part"] != "test"], rows.loc[rows["part"] == "test"]
@@ -139,11 +132,8 @@ def find_leaks(split: pd.DataFrame, fingerprints: pd.DataFrame | None = None) ->
 
 
 def summarize_folds(split: pd.DataFrame, leaks: pd.DataFrame, with_images: bool) -> list[dict[str, Any]]:
-    """The entries of audit.json, one a fold.
-
-    Shares are in [0, 1], None without test images. Without images, the numbers of pixels and near_duplicate
-    are None, which is not 0: pixels were not compared.
-    """
+    """The entries of audit.json, one a fold. Shares are in [0, 1], None without test images. Without images, the
+    numbers of pixels and near_duplicate are None, which is not 0: pixels were not compared."""
     summary = []
     for fold, rows in split.groupby("fold", sort=True):
         test, kinds = rows.loc[rows["part"] == "test"], {}
@@ -201,10 +191,8 @@ def validation_leaks(split: pd.DataFrame, leaks: pd.DataFrame) -> list[str]:
 
 
 def compute_fingerprints(images: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
-    """file, pixel_sha256, signs (64 hex digits) of each image of images.csv below `root`.
-
-    Computed on all cores with a progress bar and kept under `cache` by pixel hash: a second call is instant.
-    """
+    """file, pixel_sha256, signs (64 hex digits) of each image of images.csv below `root`. Computed on all cores with a
+    progress bar and kept under `cache` by pixel hash: a second call is instant."""
     kept_at = cache / "fingerprints" / f"signs-{N_LOW}-{SIDE_PX}.csv"
     empty = pd.DataFrame({"pixel_sha256": [], "signs": []}, dtype=str)
     kept = pd.read_csv(kept_at, dtype=str) if kept_at.is_file() else empty

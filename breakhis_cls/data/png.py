@@ -65,10 +65,8 @@ def decode_bytes(raw: bytes) -> np.ndarray:
 
 
 def decode_any(path: Path) -> np.ndarray:
-    """Any image file as uint8 (height, width, 3) RGB, turned as its EXIF orientation says.
-
-    DataError for what is no single field in 8 bits: several pages, more bits, a whole slide, or fewer than MIN_PX.
-    """
+    """Any image file as uint8 (height, width, 3) RGB, turned as its EXIF orientation says. DataError for what is no
+    single field in 8 bits: several pages, more bits, a whole slide, or fewer than MIN_PX."""
     raw = path.read_bytes()
     if raw.startswith(SIGNATURE):
         decode_bytes(raw)  # as strict as with the data set: checksums, bit depth
@@ -86,10 +84,8 @@ def decode_any(path: Path) -> np.ndarray:
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:
-    """A picture as uint8 (height, width, 3), read-only; DataError if 8-bit RGB cannot hold what it holds.
-
-    Grey and palettes convert exactly; alpha is dropped only where it is opaque everywhere.
-    """
+    """A picture as uint8 (height, width, 3), read-only; DataError if 8-bit RGB cannot hold what it holds. Grey and
+    palettes convert exactly; alpha is dropped only where it is opaque everywhere."""
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return np.asarray(picture)
     if picture.mode not in {"1", "L", "P", "RGB", "LA", "PA", "RGBA"}:

@@ -53,10 +53,8 @@ def official_images() -> pd.DataFrame:
 
 @functools.cache
 def frozen_case_folds() -> pd.Series:
-    """The fold (0 to 4) in which each of the 70 case numbers is tested. Do not change it.
-
-    DataError if the table is not the one that was frozen: results under another would not compare.
-    """
+    """The fold (0 to 4) in which each of the 70 case numbers is tested. Do not change it. DataError if the table is not
+    the one that was frozen: results under another would not compare."""
     path = TABLES / "case.csv"
     table = pd.read_csv(path, dtype={"case": str}, comment="#")
     header = path.read_text(encoding="utf-8").splitlines()[0]
@@ -73,12 +71,10 @@ def frozen_sha256(table: pd.DataFrame) -> str:
 
 def read_protocol(protocol: str) -> tuple[pd.DataFrame, list[str]]:
     """A protocol that is a table, (fold from 0, part, slide or file), without folder and suffix, and messages on it.
-
-    `protocol` is one of PUBLISHED, or a path: a CSV with a file or slide column, a part column and perhaps
-    a fold column; Kaggle's fold,mag,grp,filename; a CSV with the columns train and test (names below each); a
-    folder with train.txt and test.txt (a name a line). ConfigError if there is no such file, DataError if it is
-    invalid. Do not change the table.
-    """
+    `protocol` is one of PUBLISHED, or a path: a CSV with a file or slide column, a part column and perhaps a fold
+    column; Kaggle's fold,mag,grp,filename; a CSV with the columns train and test (names below each); a folder with
+    train.txt and test.txt (a name a line). ConfigError if there is no such file, DataError if it is invalid. Do not
+    change the table."""
     path = TABLES / f"{protocol}.csv" if protocol in PUBLISHED else Path(protocol)
     if not path.exists():
         known = ("case", "slide", *PUBLISHED, "image")
@@ -171,10 +167,8 @@ def assign_parts(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
 
 
 def protocol_warnings(images: pd.DataFrame, protocol: str, fold: int) -> list[str]:
-    """A sentence each for names of a CSV that are not among the images, and for images that it leaves out.
-
-    DataError if names are unknown: neither BreakHis's nor of an image at hand.
-    """
+    """A sentence each for names of a CSV that are not among the images, and for images that it leaves out. DataError if
+    names are unknown: neither BreakHis's nor of an image at hand."""
     if protocol in PUBLISHED or protocol in COMPUTED:
         return []
     table, messages = read_protocol(protocol)

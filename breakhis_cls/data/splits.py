@@ -47,11 +47,9 @@ def check_split(split: Split) -> None:
 
 
 def select_images(images: pd.DataFrame, split: Split, warn: bool = True) -> pd.DataFrame:
-    """The images that this fold contains: 40X of four subtypes for LEADERBOARDS, the named ones for a CSV.
-
-    Warns of names that are not there, and of images that a CSV leaves out. DataError if none is left, or if a CSV has
-    names that BreakHis does not have. ConfigError as in check_split.
-    """
+    """The images that this fold contains: 40X of four subtypes for LEADERBOARDS, the named ones for a CSV. Warns of
+    names that are not there, and of images that a CSV leaves out. DataError if none is left, or if a CSV has names that
+    BreakHis does not have. ConfigError as in check_split."""
     check_split(split)
     if split.protocol in protocols.COMPUTED:
         return images
@@ -70,19 +68,15 @@ def select_images(images: pd.DataFrame, split: Split, warn: bool = True) -> pd.D
 
 
 def assign_test(images: pd.DataFrame, split: Split) -> pd.DataFrame:
-    """split.csv of one fold before a validation part is chosen, in the order of images.
-
-    Part is train or test; validation only where a CSV has one of its own. Images outside the protocol are left
-    out. Raises as select_images does.
-    """
+    """split.csv of one fold before a validation part is chosen, in the order of images. Part is train or test;
+    validation only where a CSV has one of its own. Images outside the protocol are left out. Raises as select_images
+    does."""
     return _assign_test(images, split)[0]
 
 
 def _assign_test(images: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """The table of assign_test, and (n,) the fold that tests each image where the protocol is computed.
-
-    Folds are balanced over labels and subtypes together, so that both tasks share them.
-    """
+    """The table of assign_test, and (n,) the fold that tests each image where the protocol is computed. Folds are
+    balanced over labels and subtypes together, so that both tasks share them."""
     images = select_images(images, split, warn=False)  # the caller has selected, and lost duplicates since
     if split.protocol not in protocols.COMPUTED:
         part = protocols.assign_parts(images, split.protocol, split.fold)
@@ -107,12 +101,10 @@ def _balanced(images: pd.DataFrame, by: str, shares: list[float], seed: tuple[in
 
 
 def assign_split(images: pd.DataFrame, split: Split, task: str = "binary") -> pd.DataFrame:
-    """split.csv (COLUMNS) of fold `split.fold`, rows in the order of images, each in train, validation or test.
-
-    Equal images, settings and seed give equal parts, whatever the order of rows. Validation is the test part of the
-    next fold, so that each image validates once in a cross-validation; a subtype that would leave train stays there,
-    with a warning. DataError if a part would be empty.
-    """
+    """split.csv (COLUMNS) of fold `split.fold`, rows in the order of images, each in train, validation or test. Equal
+    images, settings and seed give equal parts, whatever the order of rows. Validation is the test part of the next
+    fold, so that each image validates once in a cross-validation; a subtype that would leave train stays there, with a
+    warning. DataError if a part would be empty."""
     table, groups = _assign_test(images, split)
     for part in ("train", "test"):
         if not (table["part"] == part).any():
@@ -168,10 +160,8 @@ def _without_leaving(train: pd.DataFrame, chosen: np.ndarray) -> tuple[np.ndarra
 
 def assign_inner_folds(seen: pd.DataFrame, split: Split) -> np.ndarray:
     """(n,) inner fold of each image that a head is fitted on, by case: for predictions of images it was not fitted on.
-
     As many folds as the rarest label has cases, five at most, so that the others always hold both labels; with a single
-    case of a label all images are in fold 0.
-    """
+    case of a label all images are in fold 0."""
     n_folds = min(N_INNER_FOLDS, *seen.groupby("label")["case"].nunique())
     if n_folds < 2:
         return np.zeros(len(seen), dtype=int)
@@ -200,10 +190,8 @@ def split_warnings(table: pd.DataFrame, task: str = "binary") -> list[str]:
 
 
 def drop_duplicates(images: pd.DataFrame, policy="auto", task="binary") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(kept, dropped) of equal pixels in different files, by the policy `data.duplicates`.
-
-    first keeps the first path in sorted order; auto is first for the binary task, drop for subtypes.
-    """
+    """(kept, dropped) of equal pixels in different files, by the policy `data.duplicates`. first keeps the first path
+    in sorted order; auto is first for the binary task, drop for subtypes."""
     if policy == "keep":
         return images, images.iloc[:0]
     # keep=False: under two subtypes (slide 13412) nobody knows which label is right, so both go.

@@ -39,10 +39,8 @@ def augment_images(images: tf.Tensor, draws: tf.Tensor, augment: config.Augment)
 
 def zoom(images: tf.Tensor, draws: tf.Tensor, spread: float) -> tf.Tensor:
     """(n, h, w, 3) in [0, 255], any dtype; (n,) float32 in (-spread, spread), spread < 1 -> the same shape, float32.
-
     Shows a field 1 + draw times as wide and as high, about the middle: a draw above 0 makes things smaller. Bilinear;
-    beyond its edge the field is mirrored, the edge pixel too. Zeros change nothing after rounding.
-    """
+    beyond its edge the field is mirrored, the edge pixel too. Zeros change nothing after rounding."""
     height, width = np.array(images.shape[1:3], int).tolist()  # static: the same for every batch
     rows, columns = (side + 2 * (math.ceil(spread * (side - 1) / 2) + 1) for side in (height, width))
     images = tf.gather(images, mirrored_index(height, rows), axis=1)
@@ -54,11 +52,9 @@ def zoom(images: tf.Tensor, draws: tf.Tensor, spread: float) -> tf.Tensor:
 
 
 def adjust_contrast_brightness(images: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:
-    """(n, h, w, 3) RGB in [0, 255], any dtype; (n, 1), (n, 1) float32 in (-1, 1) -> the same shape, float32.
-
-    Stretches each channel about its mean over the image by 1 + contrast, then adds 255 * brightness; neither rounded
-    nor clipped. Zeros change nothing.
-    """
+    """(n, h, w, 3) RGB in [0, 255], any dtype; (n, 1), (n, 1) float32 in (-1, 1) -> the same shape, float32. Stretches
+    each channel about its mean over the image by 1 + contrast, then adds 255 * brightness; neither rounded nor clipped.
+    Zeros change nothing."""
     images = tf.cast(images, tf.float32)
     mean = tf.reduce_mean(images, axis=(1, 2))
     return stain_jitter.scale_channels(images, tf.tile(1 + contrast, (1, 3)), 255 * brightness - contrast * mean)

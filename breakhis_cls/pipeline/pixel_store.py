@@ -43,10 +43,8 @@ class PixelStore:
     @staticmethod
     def open(images: pd.DataFrame, root: Path, image: config.Image, cache: Path) -> PixelStore:
         """Map the store of these images (columns file, pixel_sha256); build it first where it is missing or damaged.
-
         `root` is `index.find_root`. DataError if there are no images, if one has changed since it was indexed, or if
-        the disk is too full. One process builds at a time; another waits and then finds the store.
-        """
+        the disk is too full. One process builds at a time; another waits and then finds the store."""
         if images.empty:
             raise DataError("no images to put into a pixel store; see --data.magnifications")
         order = np.argsort(images["file"].to_numpy(dtype=str), kind="stable")
@@ -75,12 +73,10 @@ class PixelStore:
 
 
 def fit_image(image: np.ndarray, settings: config.Image) -> np.ndarray:
-    """uint8 (h, w, 3) RGB -> uint8 (height_px, width_px, 3), read-only.
-
-    By Pillow's bilinear filter, which averages over what it shrinks. stretch: the whole field, whatever its
-    shape. crop: the largest centred part of the wanted shape. pad: the whole field in its own shape, centred,
-    with margins of empty glass (grey level 245). Stains are normalised first, on the whole field at its full size.
-    """
+    """uint8 (h, w, 3) RGB -> uint8 (height_px, width_px, 3), read-only. By Pillow's bilinear filter, which averages
+    over what it shrinks. stretch: the whole field, whatever its shape. crop: the largest centred part of the wanted
+    shape. pad: the whole field in its own shape, centred, with margins of empty glass (grey level 245). Stains are
+    normalised first, on the whole field at its full size."""
     image = stain_normalization.normalize_stains(image) if settings.stains == "macenko" else image
     picture = Image.fromarray(image)
     size = settings.width_px, settings.height_px

@@ -34,11 +34,9 @@ def to_stains(density: tf.Tensor) -> tf.Tensor:
 
 
 def jitter_stains(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """(n, h, w, 3) in [0, 255], any dtype; (n, 4) float32 in (-1, 1) -> (n, h, w, 3) float32 RGB below 256.
-
-    Amounts of H and E times 1 + draw, plus OFFSET times draw; neither rounded nor clipped. Columns of draws: gain of
-    H, gain of E, offset of H, offset of E. Zeros change nothing.
-    """
+    """(n, h, w, 3) in [0, 255], any dtype; (n, 4) float32 in (-1, 1) -> (n, h, w, 3) float32 RGB below 256. Amounts of
+    H and E times 1 + draw, plus OFFSET times draw; neither rounded nor clipped. Columns of draws: gain of H, gain of E,
+    offset of H, offset of E. Zeros change nothing."""
     gain, offset = (tf.pad(part, [[0, 0], [0, 1]]) for part in (draws[:, :2], draws[:, 2:]))  # the residual stays
     amounts = scale_channels(to_stains(to_optical_density(images)), 1 + gain, OFFSET * offset)
     return to_rgb(tf.linalg.matmul(amounts, tf.constant(HED)))

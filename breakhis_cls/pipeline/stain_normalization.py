@@ -24,11 +24,9 @@ _OD = -np.log((np.arange(256) + 1) / I0).astype(np.float32)  # of each grey leve
 
 
 def normalize_stains(rgb: np.ndarray) -> np.ndarray:
-    """uint8 (h, w, 3) RGB -> the same shape and type, in the reference's stains and strengths.
-
-    A field whose stains cannot be estimated is returned unchanged. Light above I0 is glass and stays, so white stays
-    white. What neither stain explains is left out, as in the paper. Equal bytes from equal bytes on one machine.
-    """
+    """uint8 (h, w, 3) RGB -> the same shape and type, in the reference's stains and strengths. A field whose stains
+    cannot be estimated is returned unchanged. Light above I0 is glass and stays, so white stays white. What neither
+    stain explains is left out, as in the paper. Equal bytes from equal bytes on one machine."""
     step = max(1, round((rgb.shape[0] * rgb.shape[1] / N_SAMPLED) ** 0.5))
     estimate = estimate_stains(rgb[::step, ::step])
     if estimate is None:
@@ -42,12 +40,10 @@ def normalize_stains(rgb: np.ndarray) -> np.ndarray:
 
 
 def estimate_stains(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """uint8 (h, w, 3) -> unit OD (2, 3) of haematoxylin and eosin, and the tissue's 99th percentiles (2,) of them.
-
-    The stains are the extreme directions of the tissue's pixels within the plane that holds most of their OD.
-    None where fewer than MIN_TISSUE of the pixels are tissue, where the extremes lie within MIN_ANGLE, or where a
-    stain is fainter than BETA.
-    """
+    """uint8 (h, w, 3) -> unit OD (2, 3) of haematoxylin and eosin, and the tissue's 99th percentiles (2,) of them. The
+    stains are the extreme directions of the tissue's pixels within the plane that holds most of their OD. None where
+    fewer than MIN_TISSUE of the pixels are tissue, where the extremes lie within MIN_ANGLE, or where a stain is fainter
+    than BETA."""
     density = np.maximum(_OD[rgb.reshape(-1, 3)], 0).astype(np.float64)
     tissue = density[np.linalg.norm(density, axis=1) >= BETA]
     if len(tissue) < max(2, MIN_TISSUE * len(density)):

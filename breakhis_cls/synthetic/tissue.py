@@ -150,12 +150,10 @@ def _draw_nuclei(
     spacing_um: float, radius_um: float, spread: float, aspect: float, waviness: float, darkness: float,
     nucleolus: float,
 ) -> None:  # fmt: skip
-    """Add one kind of nuclei to canvas (height, width), float32 optical density, 0 outside nuclei.
-
-    Each is an ellipse with a wavy outline, a dark rim and a nucleolus; where two overlap the darker wins. where: bool,
-    and angle of the long axis: radian, on the coarse grid. spread: of log radius. aspect: long over short axis.
-    waviness: of the outline. darkness: mean optical density. nucleolus: its extra density, as a share of darkness.
-    """
+    """Add one kind of nuclei to canvas (height, width), float32 optical density, 0 outside nuclei. Each is an ellipse
+    with a wavy outline, a dark rim and a nucleolus; where two overlap the darker wins. where: bool, and angle of the
+    long axis: radian, on the coarse grid. spread: of log radius. aspect: long over short axis. waviness: of the
+    outline. darkness: mean optical density. nucleolus: its extra density, as a share of darkness."""
     height, width = canvas.shape
 
     # --- place, size, angle and darkness of each ---

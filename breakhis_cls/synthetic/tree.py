@@ -47,11 +47,9 @@ def list_filenames(images_per_cell: int, slides: Sequence[str]) -> list[str]:
 def write_tree(
     folder: Path, seed: int = 0, images_per_cell: int = IMAGES_PER_CELL, slides: Sequence[str] = SLIDES
 ) -> Path:
-    """Draw `folder`/BreaKHis_v1/histology_slides/...: 700x460 PNGs, equal bytes for equal arguments.
-
-    The tree appears whole or not at all, and one that is there for the same arguments is kept. DataError if the folder
-    holds anything else.
-    """
+    """Draw `folder`/BreaKHis_v1/histology_slides/...: 700x460 PNGs, equal bytes for equal arguments. The tree appears
+    whole or not at all, and one that is there for the same arguments is kept. DataError if the folder holds anything
+    else."""
     drawn_from = json.dumps({"version": VERSION, "seed": seed, "images_per_cell": images_per_cell, "slides": [*slides]})
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         marker = folder / MARKER
