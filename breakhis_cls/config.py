@@ -146,9 +146,6 @@ class Augment(Section):
     flips: bool = True
     turns: bool = True
     stain: Fraction = 0.0
-    brightness: Fraction = 0.0
-    contrast: Fraction = 0.0
-    scale: Fraction = 0.0
     test_views: Literal[1, 8] = 1
 
 
@@ -229,7 +226,8 @@ PLACES = (
 )  # fmt: skip
 MEANINGS = Path(__file__).with_name("settings.yaml")
 IN_MODEL = "breakhis_cls.yaml"  # settings within a model.keras, which is a zip
-RETIRED = ("head", "views")  # a setting that was removed
+# Settings that were removed; runs that have them are still scored.
+RETIRED = {"head": ("views",), "augment": ("brightness", "contrast", "scale")}
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -290,8 +288,9 @@ def parse_config(raw: bytes, file: Path, kind: type[S] = Config) -> S:
         raise ConfigError(f"{file} is one run and no sweep: breakhis train --config {shown}")
     if "name" in kind.model_fields:
         content.setdefault("name", file.stem)
-    if file.name == "config.yaml" and isinstance(content.get(RETIRED[0]), dict):  # of an earlier run, still scored
-        content[RETIRED[0]].pop(RETIRED[1], None)
+    for section, keys in RETIRED.items() if file.name == "config.yaml" else ():
+        if isinstance(content.get(section), dict):
+            content[section] = {key: value for key, value in content[section].items() if key not in keys}
     return validate_settings(kind, content, str(file))
 
 

@@ -213,7 +213,9 @@ def test_an_option_that_cannot_be_read_is_one_sentence(argv, message):
 
 
 def test_the_config_of_an_earlier_run_is_read_without_what_was_removed(tmp_path):
-    (tmp_path / "config.yaml").write_text("name: old\nhead: {views: 8, epochs: 3}")
+    (tmp_path / "config.yaml").write_text(
+        "name: old\nhead: {views: 8, epochs: 3}\naugment: {contrast: 0.0, scale: 0.0}"
+    )
     assert config.load_config(tmp_path / "config.yaml") == Config(name="old", head=config.Head(epochs=3))
     with pytest.raises(ConfigError, match=r"unknown setting 'head.views'"):
         config.load_config(_yaml(tmp_path, "head: {views: 8}"))

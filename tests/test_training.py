@@ -21,7 +21,7 @@ from breakhis_cls.modeling.run_folder import RunFolder
 HERE = Path(__file__).parent
 EVERYTHING = {
     "head": {"kind": "keras"},
-    "augment": {"stain": 0.3, "brightness": 0.1, "contrast": 0.1, "scale": 0.1, "test_views": 8},
+    "augment": {"stain": 0.3, "test_views": 8},
 }
 FROZEN = {"tune": {"part": "none"}, "run": {"save_model": False}}
 
