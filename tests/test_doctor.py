@@ -119,7 +119,7 @@ def test_weights_by_name_and_by_path(fake_devices, tmp_path, shared):
 
 def test_disk_space_is_that_of_all_that_a_run_writes(fake_devices, tiny_tree, monkeypatch):
     data = config.Data(root=str(tiny_tree))
-    assert "pixel store 18.1 MB + features 921.6 kB + run 1.0 GB" in _checks(data=data)["disk"].found  # 75 x 230 x 350
+    assert "pixel store 18.1 MB + features 1.1 MB + run 1.0 GB" in _checks(data=data)["disk"].found  # 75 x 230 x 350
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
     full = _checks(data=data)["disk"]
     assert full.state == "missing" and "5.0 MB are free" in full.advice
