@@ -29,7 +29,7 @@ class Dataset:
     classes: tuple[str, ...]
     task: str
     warnings: list[str]
-    pool: pd.DataFrame | None = None  # `images` of all folds, where a CSV's folds hold different ones
+    pool: pd.DataFrame  # `images` of all folds, which differ where a CSV's folds hold different ones
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -40,27 +40,25 @@ class Dataset:
     def name(self) -> str:
         """`synthetic-...`, `own-83slides-...`, `sample-36slides-...` or `breakhis-...`: the data that a number was
         measured on, and the same for every fold of a protocol."""
-        pool = self.images if self.pool is None else self.pool
-        if self.is_synthetic:
-            kind = "synthetic"
-        elif not (slides := set(pool["slide"])) <= set(protocols.slides()["slide"]):
-            kind = f"own-{len(slides)}slides"
-        else:
-            kind = "breakhis" if self.is_complete else f"sample-{len(slides)}slides"
-        return f"{kind}-{_sha256_of_images(pool)[:8]}"
+        kind, slides = (
+            "breakhis" if self.is_complete else f"sample-{self.pool['slide'].nunique()}slides",
+            self.pool["slide"],
+        )
+        if not slides.isin(protocols.slides()["slide"]).all():
+            kind = f"own-{slides.nunique()}slides"
+        return f"{'synthetic' if self.is_synthetic else kind}-{_sha256_of_images(self.pool)[:8]}"
 
     @property
     def is_synthetic(self) -> bool:
         """Whether any tissue is drawn; other slides that BreakHis does not have are someone's own."""
-        return not set(self.images["slide"]).isdisjoint(SLIDES)
+        return bool(self.images["slide"].isin(SLIDES).any())
 
     @functools.cached_property
     def is_complete(self) -> bool:
         """All official images at these magnifications are here."""
         official = protocols.official_images()
         wanted = official["file"][official["magnification"].isin(set(self.images["magnification"]))]
-        pool = self.images if self.pool is None else self.pool
-        return set(wanted) <= {names.canonical_path(path) for path in (*pool["file"], *self.dropped["file"])}
+        return set(wanted) <= {names.canonical_path(path) for path in (*self.pool["file"], *self.dropped["file"])}
 
     def one_hot_targets(self) -> np.ndarray:
         """(n, n_classes) one-hot float32, in the order of classes."""
@@ -93,7 +91,7 @@ def load_dataset(settings: Config) -> Dataset:
         images = splits.select_images(indexed, settings.split)
         # Equal pixels under two subtypes (slide 13412): one copy for the binary task, none for subtypes.
         images, dropped = splits.drop_duplicates(images, data.duplicates, data.task)
-        pool, protocol = None, settings.split.protocol
+        pool, protocol = images, settings.split.protocol
         if protocol not in (*protocols.COMPUTED, *protocols.PUBLISHED):
             folds = range(splits.count_folds(settings.split))
             parts = [protocols.assign_parts(indexed, protocol, fold).notna() for fold in folds]

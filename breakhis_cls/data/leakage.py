@@ -22,6 +22,7 @@ from . import index, protocols, splits
 from .png import decode
 
 KINDS = ("slide", "case", "pixels", "near_duplicate")
+SIDES = {"train": ["train"], "validation": ["validation"], "seen": ["train", "validation"], "test": ["test"]}
 COLUMNS = ["fold", "file", "kind", "key", "seen_file", "n_seen"]  # of leaks.csv
 
 SIDE_PX, N_LOW = 64, 16
@@ -157,20 +158,18 @@ def summarize_folds(split: pd.DataFrame, leaks: pd.DataFrame, with_images: bool)
 
 def validation_warnings(split: pd.DataFrame) -> list[str]:
     """A sentence for each fold whose validation is grouped less strictly than its test."""
-    messages = []
-    shared = ("nothing", "case numbers", "slides")
-
-    def count_shared(seen: pd.DataFrame, other: pd.DataFrame) -> int:
-        # 1: a case; 2: a slide, whose case is then shared too
-        return sum(bool(set(seen[group]) & set(other[group])) for group in ("slide", "case"))
-
+    messages, words = [], ("nothing", "case numbers", "slides")
     for fold, rows in split.groupby("fold", sort=True):
-        train, validation, test = (rows.loc[rows["part"] == part] for part in ("train", "validation", "test"))
-        inner, outer = count_shared(train, validation), count_shared(pd.concat([train, validation]), test)
+        sides = {part: rows.loc[rows["part"].isin(parts)] for part, parts in SIDES.items()}
+        # 1: a case is shared; 2: a slide, whose case is then shared too
+        inner, outer = (
+            sum(bool(set(sides[one][group]) & set(sides[other][group])) for group in ("slide", "case"))
+            for one, other in (("train", "validation"), ("seen", "test"))
+        )
         if inner > outer:
             messages.append(
-                f"validation of fold {fold} is grouped less strictly than test: it shares {shared[inner]} "
-                f"with train, test shares {shared[outer]}; what is chosen on it looks better than it is"
+                f"validation of fold {fold} is grouped less strictly than test: it shares {words[inner]} "
+                f"with train, test shares {words[outer]}; what is chosen on it looks better than it is"
             )
     return messages
 
@@ -182,11 +181,11 @@ def validation_leaks(split: pd.DataFrame, leaks: pd.DataFrame) -> list[str]:
         shared = leaks.loc[(leaks["fold"] == fold) & (leaks["kind"] == "case"), "key"]
         in_train = shared.isin(rows.loc[rows["part"] == "train", "case"])
         if len(shared) and (rows["part"] == "validation").any():
-            found = [
+            found = " and ".join(
                 f"{where} {', '.join(sorted(set(cases))) or 'none'} ({len(cases):,} test images)"
                 for where, cases in (("with train", shared[in_train]), ("with validation alone", shared[~in_train]))
-            ]
-            messages.append(f"case numbers that test of fold {fold} shares {' and '.join(found)}")
+            )
+            messages.append(f"case numbers that test of fold {fold} shares {found}")
     return messages
 
 
@@ -194,8 +193,8 @@ def compute_fingerprints(images: pd.DataFrame, root: Path, cache: Path) -> pd.Da
     """file, pixel_sha256, signs (64 hex digits) of each image of images.csv below `root`. Computed on all cores with a
     progress bar and kept under `cache` by pixel hash: a second call is instant."""
     kept_at = cache / "fingerprints" / f"signs-{N_LOW}-{SIDE_PX}.csv"
-    empty = pd.DataFrame({"pixel_sha256": [], "signs": []}, dtype=str)
-    kept = pd.read_csv(kept_at, dtype=str) if kept_at.is_file() else empty
+    kept = pd.DataFrame({"pixel_sha256": [], "signs": []}, dtype=str)
+    kept = pd.read_csv(kept_at, dtype=str) if kept_at.is_file() else kept
     todo = images.loc[~images["pixel_sha256"].isin(kept["pixel_sha256"])].drop_duplicates("pixel_sha256")
     if len(todo):
         paths = [root / file for file in todo["file"]]
