@@ -288,7 +288,8 @@ def parse_config(raw: bytes, file: Path, kind: type[S] = Config) -> S:
         raise ConfigError(f"{file} is one run and no sweep: breakhis train --config {shown}")
     if "name" in kind.model_fields:
         content.setdefault("name", file.stem)
-    for section, keys in RETIRED.items() if file.name == "config.yaml" else ():
+    is_of_a_run = file.name == "config.yaml" or file.suffix == ".keras"
+    for section, keys in RETIRED.items() if is_of_a_run else ():
         if isinstance(content.get(section), dict):
             content[section] = {key: value for key, value in content[section].items() if key not in keys}
     return validate_settings(kind, content, str(file))

@@ -49,7 +49,9 @@ def test_a_name_depends_on_the_pixels_and_on_the_content_of_the_weights(tmp_path
     def name(pixels, content):
         path.write_bytes(content)
         images = pd.DataFrame({"file": SPLIT["file"], "pixel_sha256": pixels})
-        dataset = Dataset(tmp_path, images, images[:0], images[:0], SPLIT, ("benign", "malignant"), "binary", [], images)
+        dataset = Dataset(
+            tmp_path, images, images[:0], images[:0], SPLIT, ("benign", "malignant"), "binary", [], images
+        )
         return _name(config.Config(model=model), dataset.sha256, weights.weights_identity(model))
 
     assert name(["1", "2"], b"a") == name(["1", "2"], b"a")
