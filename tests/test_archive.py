@@ -227,8 +227,3 @@ def test_needs_on_one_disk_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     archive.check_free([(tmp_path / "x", 4_000_000_000, "archive"), (tmp_path, 4_000_000_000, "tree")])
     with pytest.raises(DataError, match=r"8.1 GB are needed \(archive 4.1 GB \+ tree 4.0 GB\)"):
         archive.check_free([(tmp_path / "x", 4_100_000_000, "archive"), (tmp_path, 4_000_000_000, "tree")])
-
-
-def test_bytes_are_formatted_in_powers_of_ten() -> None:
-    assert [archive.format_bytes(n) for n in (12, 3_400, 5_600_000, 4_300_000_000)] == [
-        "12 bytes", "3.4 kB", "5.6 MB", "4.3 GB"]  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import warnings
@@ -85,12 +84,6 @@ def test_nan_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "metrics.json", {"auc": float("nan")})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_sha256_of_is_the_files_own(tmp_path):
-    content = bytes(range(256)) * 5_000
-    (tmp_path / "x").write_bytes(content)
-    assert files.sha256_of_file(tmp_path / "x") == hashlib.sha256(content).hexdigest()
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers(), max_size=5))

@@ -97,12 +97,3 @@ def test_system_files_are_recognised():
     ]
     assert all(map(names.is_system_file, known))
     assert not names.is_system_file("SOB_B_A-14-22549AB-40-001.png")
-
-
-def test_all_official_paths(shared):
-    lines = (shared / "breakhis/facts/paths.txt").read_text().split()
-    parsed = [names.parse_image_name(line.rpartition("/")[2]) for line in lines]
-    assert len(lines) == names.N_IMAGES
-    assert len({name.slide for name in parsed}) == names.N_SLIDES
-    assert len({name.case for name in parsed}) == names.N_CASES
-    assert lines == ["BreaKHis_v1/" + names.official_path(line.rpartition("/")[2]) for line in lines]

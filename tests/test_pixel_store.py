@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 from conftest import needs_signals
 from filelock import FileLock
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from breakhis_cls import config, files, parallel
@@ -238,16 +236,6 @@ def test_crop_takes_the_centre_and_pad_keeps_all():
     padded = pixel_store.fit_image(image, settings("pad", 60, 60))
     assert (padded[:20] == pixel_store.GLASS).all() and (padded[40:] == pixel_store.GLASS).all()
     assert (padded[20:40, 22:38] == 200).all() and (padded[20:40, :18] == 0).all()
-
-
-@given(*[st.integers(1, 90)] * 4, st.sampled_from(["stretch", "crop", "pad"]))
-def test_no_shape_is_too_odd(height_px, width_px, to_height_px, to_width_px, fit):
-    image = np.zeros((height_px, width_px, 3), np.uint8)
-    assert pixel_store.fit_image(image, settings(fit, to_height_px, to_width_px)).shape == (
-        to_height_px,
-        to_width_px,
-        3,
-    )
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
