@@ -161,6 +161,7 @@ class Run(Section):
     deterministic: bool = True
     save_model: bool = True
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    extraction_precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 class Config(Section):

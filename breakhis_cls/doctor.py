@@ -28,7 +28,6 @@ INSTALL = "pip install -c constraints.txt -e ."
 INSTALL_GPU = "pip install -c constraints.txt -e '.[gpu]'"
 ENOUGH_BYTES = 8 * 2**30  # of memory, for fine-tuning conv5 at 230x350 in batches of 16
 RUN_BYTES = 1_000_000_000  # the model, and two checkpoints with AdamW's state while one replaces the other
-TIMED_IMAGES = 8
 FEATURE_BYTES = 3584 * 4  # of one image and view: conv3, conv4 and conv5 of ResNet50, the widest backbone
 
 
@@ -190,17 +189,17 @@ def run_checks(settings: config.Config) -> Iterator[Check]:
 
 def time_forward_pass(settings: config.Config) -> float:
     """Seconds that an image takes in the backbone, here and now."""
-    import tensorflow as tf
+    import numpy as np
 
     from .modeling import features, network
 
     backbone = network.build_backbone(settings.model.model_copy(update={"weights": "random"}))
-    batch = tf.zeros((TIMED_IMAGES, settings.image.height_px, settings.image.width_px, 3), tf.uint8)
-    forward = features.compile_forward(backbone, {"rows": backbone.output_shape[-1]})
-    forward(batch)["rows"].numpy()  # the first call traces the graph
+    pixels = np.zeros((1, settings.image.height_px, settings.image.width_px, 3), np.uint8)
+    rows = np.zeros(features.BATCH_SIZE, int)
+    features.predict_rows(backbone, pixels, rows)  # the first call traces the graph
     started = time.monotonic()
-    forward(batch)["rows"].numpy()
-    return (time.monotonic() - started) / TIMED_IMAGES
+    features.predict_rows(backbone, pixels, rows)
+    return (time.monotonic() - started) / len(rows)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,6 @@ def explain_run(
     from .data.png import decode
     from .modeling import features, gradcam, network
     from .names import FULL_PX
-    from .pipeline import batches
     from .pipeline.pixel_store import PixelStore
     from .reports import plots_images, saliency_report
     from .reports.plots_saliency import SaliencyImage
@@ -119,8 +118,7 @@ def explain_run(
         hashes = dataset.images["pixel_sha256"].to_numpy()[rows]
         pooled = features.backbone_features(settings, hashes, store.array, stored)
     else:
-        pixels = batches.ordered_batches(store.array, stored, features.BATCH_SIZE)
-        pooled = model.get_layer("backbone").predict(pixels, verbose=0)
+        pooled = features.predict_rows(model.get_layer("backbone"), store.array, stored)
 
     folder = out or settings.run.reports / run.name / "explain"
     return folder, saliency_report.write_saliency_report(folder, experiment, examples, images, check, pooled)

@@ -52,6 +52,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         devices.prepare(deterministic=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def extract_here():
+    """Features are computed in the test's own process, and so by its own backbone; tests of their process start it."""
+    from breakhis_cls.modeling import features
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(features, "extract_apart", features.extract)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that serves as `data.root`: 75 small PNGs in the official layout. Read only."""

@@ -60,7 +60,7 @@ def test_flips_turns_and_stain_are_those_of_earlier_versions(spread):
         views = np.array(batches.ALL_VIEWS)[np.random.default_rng((5, epoch, 1)).integers(8, size=6)]
         draws = np.random.default_rng((5, epoch, 2)).uniform(-spread, spread, (6, 4)).astype(np.float32)
         for chosen in (order[:4], order[4:]):
-            turned = batches.apply_views(tf.constant(IMAGES[chosen]), tf.constant(views[chosen]))
+            turned = tf.constant(batches.read_rows(IMAGES, chosen, views[chosen]))
             expected.append((_jittered(turned, draws[chosen]) if spread else turned).numpy().tobytes())
     assert batch_bytes(rows(stain=spread)) == expected
 
@@ -83,5 +83,5 @@ def test_features_are_left_alone():
 
 
 def test_validation_is_left_alone():
-    inputs = np.concatenate([inputs for inputs, _ in batches.validation_batches(rows(**ALL.model_dump()), 4)])
+    inputs = np.concatenate([inputs for inputs, *_ in batches.validation_batches(rows(**ALL.model_dump()), 4)])
     np.testing.assert_array_equal(inputs, IMAGES)

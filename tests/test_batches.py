@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,19 +15,22 @@ def _images(height, width, n=8):
     return np.random.default_rng(0).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
 
 
+def _turn(images, views):
+    """Each image in the view of the same place."""
+    return batches.read_rows(images, np.arange(len(images)), np.asarray(views))
+
+
 @pytest.mark.parametrize("size", SIZES)
-def test_views_alike_eagerly_and_in_a_dataset(size):
-    images, views = _images(*size), np.arange(8)
-    eager = batches.apply_views(tf.constant(images), tf.constant(views)).numpy()
-    inside = tf.data.Dataset.from_tensors((images, views)).map(batches.apply_views).get_single_element().numpy()
-    np.testing.assert_array_equal(eager, inside)
-    assert eager.shape == images.shape and eager.dtype == np.uint8
+def test_views_keep_shape_and_type(size):
+    images = _images(*size)
+    turned = _turn(images, range(8))
+    assert turned.shape == images.shape and turned.dtype == np.uint8
+    np.testing.assert_array_equal(turned[3], images[3, ::-1, ::-1])
 
 
 def test_views_of_a_square_are_the_eight_of_the_square():
     image = _images(5, 5, 1)
-    repeated = np.repeat(image, 8, axis=0)
-    ours = {view.tobytes() for view in batches.apply_views(tf.constant(repeated), tf.range(8, dtype=tf.int64)).numpy()}
+    ours = {view.tobytes() for view in _turn(np.repeat(image, 8, axis=0), range(8))}
     quarter_turns = [np.rot90(image[0], k) for k in range(4)]
     expected = {view.tobytes() for turn in quarter_turns for view in (turn, turn[:, ::-1])}
     assert ours == expected
@@ -36,16 +38,18 @@ def test_views_of_a_square_are_the_eight_of_the_square():
 
 def test_turns_alone_mirror_nothing():
     image = np.repeat(_images(5, 5, 1), 4, axis=0)
-    ours = batches.apply_views(tf.constant(image), tf.constant(batches.TURNS, dtype=tf.int64)).numpy()
+    ours = _turn(image, batches.TURNS)
     assert {view.tobytes() for view in ours} == {np.rot90(image[0], k).tobytes() for k in range(4)}
 
 
 def test_a_quarter_turn_of_an_oblong_keeps_the_middle_at_its_scale():
     image = _images(4, 8, 1)
-    turned = batches.apply_views(tf.constant(image), tf.constant([4], dtype=tf.int64)).numpy()[0]
+    turned = _turn(image, [4])[0]
     swapped = image[0].transpose(1, 0, 2)  # 8 x 4: rows 2...5 are kept, two columns are mirrored on each side
     np.testing.assert_array_equal(turned[:, 2:6], swapped[2:6])
     np.testing.assert_array_equal(turned[:, 1], turned[:, 2])
+    wide = _images(8, 4, 1)
+    np.testing.assert_array_equal(_turn(wide, [4])[0, 2:6], wide[0].transpose(1, 0, 2)[:, 2:6])
 
 
 @given(n=st.integers(1, 30), seed=st.integers(0, 99), epoch=st.integers(0, 9), batch=st.integers(1, 9))
@@ -73,7 +77,7 @@ def test_pixels_are_turned_in_the_views_drawn():
     rows = batches.TrainingRows(images, np.arange(6), np.eye(6), views=batches.ALL_VIEWS)
     order, views = batches.epoch_order(6, 1, 0), batches.epoch_views(6, 1, 0, rows.views)
     ((inputs, targets, weights),) = batches.training_batches(rows, 6, 1, 0, 1)
-    np.testing.assert_array_equal(inputs, batches.apply_views(tf.constant(images[order]), tf.constant(views[order])))
+    np.testing.assert_array_equal(inputs, batches.read_rows(images, order, views[order]))
     np.testing.assert_array_equal(targets, np.eye(6)[order])
     assert (weights.numpy() == 1).all()
 
@@ -112,5 +116,17 @@ def test_settings_name_the_views(flips, turns, views):
 def test_in_order_keeps_the_order():
     images = _images(4, 6, 5)
     index = np.array([3, 0, 4])
-    got = np.concatenate([batch.numpy() for batch in batches.ordered_batches(images, index, 2)])
+    got = np.concatenate([batch for (batch,) in batches.ordered_batches(images, index, 2)])
     np.testing.assert_array_equal(got, images[index])
+
+
+def test_devices_get_equal_shares_and_validation_counts_every_row_once():
+    rows = batches.TrainingRows(np.arange(7, dtype=np.float32)[:, None], np.arange(7), np.eye(7))
+    shown = list(batches.training_batches(rows, 4, 0, 0, 1, multiple=2))
+    assert [len(targets) for _, targets, _ in shown] == [4, 4]
+    assert {int(x) for inputs, _, _ in shown for x in inputs.numpy()[:, 0]} == set(range(7))
+    scored = list(batches.validation_batches(rows, 3, multiple=2))
+    assert [len(targets) for _, targets, _ in scored] == [4, 4]
+    inputs, weights = (np.concatenate([batch[at] for batch in scored]).ravel() for at in (0, 2))
+    assert (inputs * weights).sum() / len(weights) == pytest.approx(3.0)  # their mean, whoever adds up
+    assert (np.concatenate([batch[2] for batch in batches.validation_batches(rows, 3)]) == 1).all()

@@ -33,22 +33,26 @@ def _settings(cache, **model):
 def _build_mean_model():
     image = keras.Input((HEIGHT, WIDTH, 3), dtype="uint8")
     cast = keras.layers.Rescaling(1 / 255)(image)
-    return features.compile_forward(keras.Model(image, keras.layers.GlobalAveragePooling2D()(cast)), {"rows": 3})
+    return keras.Model(image, keras.layers.GlobalAveragePooling2D()(cast))
 
 
-def _compute_means(folder, chosen=slice(None), build=_build_mean_model):
-    index = np.arange(N)[chosen]
-    return features.cached_outputs(build, HASHES[chosen], PIXELS, index, folder)
+@pytest.fixture
+def compute_means(monkeypatch):
+    """Means in place of features: (settings, rows) -> (n, 3)."""
+    monkeypatch.setattr(network, "build_backbone", lambda *_: _build_mean_model())
+    monkeypatch.setattr(network, "widths", lambda _: {"conv5": 3})
+
+    def compute(settings, rows=slice(None)):
+        return features.backbone_features(settings, HASHES[rows], PIXELS, np.arange(N)[rows])
+
+    return compute
 
 
-def _fail():
-    raise AssertionError("nothing was missing")
-
-
-def test_computed_once_and_shared_by_any_subset(tmp_path):
-    whole = _compute_means(tmp_path)
+def test_computed_once_and_shared_by_any_subset(tmp_path, compute_means, monkeypatch):
+    whole = compute_means(_settings(tmp_path))
     np.testing.assert_allclose(whole, PIXELS.mean(axis=(1, 2)) / 255, rtol=1e-5)
-    np.testing.assert_array_equal(_compute_means(tmp_path, slice(60, 10, -7), _fail), whole[60:10:-7])
+    monkeypatch.setattr(features, "extract_apart", None)  # nothing is missing
+    np.testing.assert_array_equal(compute_means(_settings(tmp_path), slice(60, 10, -7)), whole[60:10:-7])
 
 
 @needs_signals
@@ -66,7 +70,8 @@ def test_an_extraction_that_was_killed_continues_to_the_same_bytes(tmp_path, mon
     answer = subprocess.run([sys.executable, "-c", child, killed], cwd=HERE, capture_output=True, check=False)
     before = _shards(killed)
     assert answer.returncode == -signal.SIGKILL and len(before) == 2, answer.stderr
-    assert _compute_convolutions(killed).tobytes() == _compute_convolutions(undisturbed).tobytes()
+    for folder in (killed, undisturbed):
+        _compute_convolutions(folder)
     assert _shards(killed) == _shards(undisturbed) and before.items() <= _shards(killed).items()
 
 
@@ -76,9 +81,8 @@ def _compute_convolutions(folder):
     cast = keras.layers.Rescaling(1 / 255)(image)
     convolved = keras.layers.Conv2D(16, 3, kernel_initializer=keras.initializers.GlorotUniform(seed=0))(cast)
     model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(convolved))
-    return features.cached_outputs(
-        lambda: features.compile_forward(model, {"rows": 16}), HASHES, PIXELS, np.arange(N), Path(folder)
-    )
+    list(features.write_shards(model, {"conv5": 16}, HASHES, PIXELS, np.arange(N), Path(folder)))
+    return features.read_shards(Path(folder), ("conv5",))
 
 
 def _shards(folder):
@@ -90,11 +94,11 @@ def _shards(folder):
     [lambda raw: raw[: len(raw) // 2], lambda raw: raw[:200] + b"\xff" + raw[201:], lambda raw: b""],
     ids=["cut", "flipped", "empty"],
 )
-def test_a_damaged_shard_is_computed_again(tmp_path, damage):
-    whole = _compute_means(tmp_path)
-    (shard,) = tmp_path.glob("shard-*")
+def test_a_damaged_shard_is_computed_again(tmp_path, damage, compute_means):
+    whole = compute_means(_settings(tmp_path))
+    (shard,) = tmp_path.rglob("shard-*")
     shard.write_bytes(damage(shard.read_bytes()))
-    np.testing.assert_array_equal(_compute_means(tmp_path), whole)
+    np.testing.assert_array_equal(compute_means(_settings(tmp_path)), whole)
 
 
 def test_blocks_are_columns_of_one_extraction(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from breakhis_cls import config
@@ -91,12 +92,37 @@ def test_evidence_adds_up_to_the_log_odds(squares):
     np.testing.assert_allclose(evidence.mean(axis=(1, 2)) + bias, log_odds, atol=1e-3)
 
 
-def test_log_odds_of_many_classes():
-    head = network.build_head(4, 3, 0.2, seed=3)
-    features = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    p = head.predict(features, verbose=0)[:, 2].astype(float)
-    found = gradcam.log_odds(head, features, np.full(5, 2)).numpy()
-    np.testing.assert_allclose(found, np.log(p / (1 - p)), atol=1e-5)
+@pytest.mark.parametrize("backbone", ["ResNet50", "ConvNeXtTiny"])
+def test_evidence_is_what_a_gradient_tape_finds(backbone):
+    """Three classes and two blocks; ConvNeXt also normalises a pooled block."""
+    keras.utils.set_random_seed(0)
+    settings = config.Model(backbone=backbone, weights="random", features=("conv4", "conv5"))
+    trunk = network.build_backbone(settings)
+    head = network.build_head(trunk.output_shape[-1], 3, 0.2, seed=0)
+    n = trunk.output_shape[-1]
+    rng = np.random.default_rng(0)
+    head.get_layer("probabilities").set_weights([rng.normal(size=(n, 3)), rng.normal(size=3)])
+    head.get_layer("standardise").adapt(rng.normal(size=(9, n)))
+    for norm in (layer for layer in trunk.layers if isinstance(layer, layers.LayerNormalization)):
+        norm.set_weights([rng.normal(size=weight.shape) for weight in norm.get_weights()])
+    model = network.join_model(trunk, head, config.Image(height_px=64, width_px=96))
+    images = rng.integers(0, 256, (2, 64, 96, 3)).astype(np.uint8)
+
+    pools = [layer for layer in trunk.layers if isinstance(layer, layers.GlobalAveragePooling2D)]
+    blocks = keras.Model(trunk.input, [pool.input for pool in pools])(images)
+    after = keras.Model([pool.input for pool in pools], trunk.output)
+    dense = head.get_layer("probabilities")
+    with tf.GradientTape() as tape:
+        tape.watch(blocks)
+        logits = head.get_layer("standardise")(after(blocks)) @ dense.kernel + dense.bias
+        score = logits[:, 2] - tf.reduce_logsumexp(logits[:, :2], axis=1)
+    maps = [
+        tf.image.resize(tf.reduce_sum(block * tf.reduce_sum(g, (1, 2), keepdims=True), -1, keepdims=True), (4, 6))
+        for block, g in zip(blocks, tape.gradient(score, blocks), strict=True)
+    ]
+    expected = sum(maps)[..., 0].numpy()
+    found = gradcam.class_evidence(model, images, np.array([2, 2]))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
 def test_a_batch_gives_what_single_images_give(squares):

@@ -1,10 +1,12 @@
-"""What the machine computes on, in which precision, and the switches that make equal commands give equal bytes."""
+"""What the machine computes on, in which precision, and the switches that make equal commands give equal bytes.
 
-from __future__ import annotations
+Keras computes by TensorFlow or, with KERAS_BACKEND=jax in the environment, by JAX. What differs is in two classes here.
+"""
 
 import contextlib
 import os
 import platform
+import random
 import shutil
 import subprocess
 import sys
@@ -12,38 +14,152 @@ import tempfile
 import time
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from .. import config
 from ..errors import ModelError
 from ..parallel import peak_memory_bytes, reset_peak_memory
 
-PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow", "breakhis_cls")
+PACKAGES = ("tensorflow", "jax", "keras", "numpy", "pandas", "scikit-learn", "pillow", "breakhis_cls")
 
 
-def prepare(deterministic: bool, precision: str = "float32") -> None:
-    """Set TensorFlow up before anything imports it; ModelError where it already runs with other switches."""
-    # Op determinism alone is not enough on CPU: oneDNN's kernels and more than one inter-op thread still change bits
-    # (three fine-tunings in fresh processes gave three results). On GPU determinism costs speed, and XLA is off.
-    if deterministic and "tensorflow" not in sys.modules:
-        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log hides our warnings; real errors are raised
-    with hold_stderr():
+class TensorFlow:
+    """Keras on TensorFlow."""
+
+    package = "tensorflow"
+    jit_compile = False  # op determinism and CPUs switch XLA off anyway: no run should differ in it
+    equal_shares = False  # of a batch for several devices
+
+    def start(self, deterministic: bool, onednn: bool) -> None:
+        """Import it with its switches."""
+        # Op determinism alone is not enough for training on CPU: oneDNN's kernels and more than one inter-op thread
+        # still change bits (three fine-tunings in fresh processes gave three results). A forward pass by oneDNN does
+        # not. On GPU determinism costs speed, and XLA is off.
+        if deterministic and "tensorflow" not in sys.modules:
+            os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(onednn))
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log hides our warnings; real errors are raised
+        with hold_stderr():
+            import tensorflow as tf
+
+        # Once TensorFlow runs it refuses these switches (RuntimeError): what is in force is checked below.
+        with contextlib.suppress(RuntimeError), hold_stderr():
+            for gpu in tf.config.list_physical_devices("GPU"):
+                tf.config.experimental.set_memory_growth(gpu, True)
+        if deterministic:
+            if not onednn and os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":
+                advice = "call devices.prepare() first, set TF_ENABLE_ONEDNN_OPTS=0, or use --run.no_deterministic"
+                raise ModelError(f"TensorFlow was imported with oneDNN on, which is not repeatable; {advice}")
+            tf.config.experimental.enable_op_determinism()
+            with contextlib.suppress(RuntimeError):
+                tf.config.threading.set_inter_op_parallelism_threads(1)
+            if tf.config.threading.get_inter_op_parallelism_threads() != 1:
+                raise ModelError("TensorFlow already runs with several inter-op threads; call devices.prepare() first")
+
+    def gpus(self) -> list[tuple[str, tuple[int, int]]]:
+        """Name and compute capability of each GPU."""
         import tensorflow as tf
 
-    # Once TensorFlow runs it refuses these switches (RuntimeError): what is in force is checked below.
-    with contextlib.suppress(RuntimeError), hold_stderr():
-        for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)
-    if deterministic:
-        if os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":
-            advice = "call devices.prepare() first, set TF_ENABLE_ONEDNN_OPTS=0, or use --run.no_deterministic"
-            raise ModelError(f"TensorFlow was imported with oneDNN on, which is not repeatable; {advice}")
-        tf.config.experimental.enable_op_determinism()
-        with contextlib.suppress(RuntimeError):
-            tf.config.threading.set_inter_op_parallelism_threads(1)
-        if tf.config.threading.get_inter_op_parallelism_threads() != 1:
-            raise ModelError("TensorFlow already runs with several inter-op threads; call devices.prepare() first")
+        found = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+        return [(one.get("device_name", "GPU"), one.get("compute_capability", (0, 0))) for one in found]
+
+    def replicas(self) -> list[Any]:
+        """Devices that share a batch."""
+        import tensorflow as tf
+
+        return [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+
+    def scope(self, replicas: list[Any]) -> Any:
+        """Context in which a model is built and trained on several devices."""
+        import tensorflow as tf
+
+        # MultiWorkerMirroredStrategy fails in fit (keras#20585): several machines share a sweep, one run each.
+        return tf.distribute.MirroredStrategy(replicas).scope()
+
+    def seed(self, seed: int) -> None:
+        """Fix the draws of random weights."""
+        import keras
+
+        keras.utils.set_random_seed(seed)
+
+    def peak_bytes(self, reset: bool = False) -> dict[str, int]:
+        """The most that was allocated on each GPU since the last reset."""
+        import tensorflow as tf
+
+        memory, gpus = tf.config.experimental, self.replicas()
+        found = {gpu: memory.get_memory_info(gpu)["peak"] for gpu in gpus}
+        for gpu in gpus if reset else ():
+            memory.reset_memory_stats(gpu)
+        return found
+
+
+class Jax:
+    """Keras on JAX, which also knows GPUs that TensorFlow 2.21 does not: NVIDIA's Blackwell."""
+
+    package = "jax"
+    jit_compile = True  # without it JAX computes each operation apart
+    equal_shares = True
+
+    def start(self, deterministic: bool, onednn: bool) -> None:
+        """Import it with its switches; it knows no oneDNN."""
+        if deterministic and "jax" not in sys.modules:
+            os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first process takes all memory
+        try:
+            with hold_stderr():
+                import jax
+
+                jax.devices()
+        except ImportError:
+            raise ModelError("KERAS_BACKEND is jax, which is missing; pip install 'breakhis_cls[jax]'") from None
+
+    def gpus(self) -> list[tuple[str, tuple[int, int]]]:
+        """Name and compute capability of each GPU."""
+        found = [device for device in self.replicas() if device.platform == "gpu"]
+        return [(one.device_kind, tuple(map(int, one.compute_capability.split(".")))) for one in found]
+
+    def replicas(self) -> list[Any]:
+        """Devices that share a batch."""
+        import jax
+
+        return jax.devices()
+
+    def scope(self, replicas: list[Any]) -> Any:
+        """Context in which a model is built and trained on several devices."""
+        import keras
+
+        names = [f"{device.platform}:{device.id}" for device in replicas]
+        return keras.distribution.DataParallel(devices=names).scope()
+
+    def seed(self, seed: int) -> None:
+        """Fix the draws of random weights, whose seeds Keras takes from here; its own function imports TensorFlow."""
+        random.seed(seed)
+
+    def peak_bytes(self, reset: bool = False) -> dict[str, int]:
+        """The most that was allocated on each GPU since the process began; JAX cannot reset it."""
+        stats = {str(device): device.memory_stats() for device in self.replicas()}
+        return {name: one["peak_bytes_in_use"] for name, one in stats.items() if one}
+
+
+BACKENDS = {"tensorflow": TensorFlow(), "jax": Jax()}
+
+
+def backend() -> TensorFlow | Jax:
+    """What Keras computes by, as the environment says; imports nothing."""
+    name = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if name not in BACKENDS:
+        raise ModelError(f"KERAS_BACKEND is {name}; expected tensorflow or jax, which this package was tested with")
+    return BACKENDS[name]
+
+
+def prepare(deterministic: bool, precision: str = "float32", onednn: bool = False) -> None:
+    """Set Keras and its backend up before anything imports them; ModelError where it already runs otherwise.
+
+    onednn: on CPU compute by oneDNN, which is fast, and repeatable in a forward pass alone.
+    """
+    os.environ["KERAS_BACKEND"] = backend().package  # ~/.keras/keras.json may name another one
+    backend().start(deterministic, onednn)
     import keras
 
     # Global: layers that are built from here on take it, unless they name their own.
@@ -77,50 +193,52 @@ def dtype_policy(precision: str) -> str:
     """`auto` -> a Keras dtype policy: mixed where every GPU is good at it, else float32. Others stay as they are."""
     if precision != "auto":
         return precision
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    capability = min((one.get("compute_capability", (0, 0)) for one in details), default=(0, 0))
+    capability = min((capability for _, capability in backend().gpus()), default=(0, 0))
     # NVIDIA's tensor cores compute in bfloat16 from 8.0 (Ampere) on, in float16 from 7.0 (Volta) on.
     return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else "float32"
 
 
-def distribution_strategy(replicas: list[str] | None = None) -> Any:
-    """MirroredStrategy over `replicas` (all GPUs by default), or the default strategy where there is one at most."""
-    import tensorflow as tf
+def training_scope(replicas: list[Any] | None = None) -> Any:
+    """Context in which a model is built and trained: on all of this process's GPUs, or on the one device there is."""
+    replicas = backend().replicas() if replicas is None else replicas
+    return backend().scope(replicas) if len(replicas) > 1 else contextlib.nullcontext()
 
-    # MultiWorkerMirroredStrategy fails in fit (keras#20585): several machines share a sweep, one run each.
-    replicas = [gpu.name for gpu in tf.config.list_logical_devices("GPU")] if replicas is None else replicas
-    return tf.distribute.MirroredStrategy(replicas) if len(replicas) > 1 else tf.distribute.get_strategy()
+
+def start_tf_data() -> None:
+    """Import TensorFlow for its input pipeline, which JAX uses too, and leave the GPUs to the backend."""
+    with hold_stderr():
+        import tensorflow as tf
+    if backend().package != "tensorflow":
+        with contextlib.suppress(RuntimeError):  # it runs already
+            tf.config.set_visible_devices([], "GPU")
+
+
+def count_shares() -> int:
+    """Into how many equal parts the size of every batch must divide."""
+    return len(backend().replicas()) if backend().equal_shares else 1
 
 
 @contextlib.contextmanager
 def measure_cost(costs: dict[str, dict[str, float]], phase: str) -> Iterator[None]:
     """Enter seconds and peak GiB of what runs inside as `costs[phase]`: of the process, and what each GPU allocated."""
-    memory, gpus = None, []
-    if "tensorflow" in sys.modules:  # a head on cached features needs none
-        import tensorflow as tf
-
-        memory, gpus = tf.config.experimental, tf.config.list_logical_devices("GPU")
-        for gpu in gpus:
-            memory.reset_memory_stats(gpu.name)
+    runs = backend().package in sys.modules  # a head on cached features needs none
+    if runs:
+        backend().peak_bytes(reset=True)
     reset_peak_memory()
     started = time.monotonic()
     yield
     costs[phase] = {"seconds": round(time.monotonic() - started, 2)}
-    used = {gpu.name: memory.get_memory_info(gpu.name)["peak"] for gpu in gpus} if memory else {}
-    for name, n_bytes in {"process": peak_memory_bytes(), **used}.items():
+    for name, n_bytes in {"process": peak_memory_bytes(), **(backend().peak_bytes() if runs else {})}.items():
         costs[phase][f"peak_gib_{name}"] = round(n_bytes / 2**30, 3)
 
 
 def numerics(run: config.Run) -> dict[str, Any]:
-    """What a run asks of the machine that may change a bit: part of the feature cache's key. Imports no TensorFlow."""
+    """What training asks of the machine that may change a bit. Imports no backend."""
     gpus = gpu_names()
-    is_onednn = not run.deterministic and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
     return {
-        "tensorflow": metadata.version("tensorflow"),
-        "onednn": is_onednn,
+        "backend": backend().package,
+        "version": metadata.version(backend().package),
+        "onednn": not run.deterministic and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0",
         "inter_op_threads": 1 if run.deterministic else os.cpu_count(),
         "intra_op_threads": os.cpu_count(),
         "processor": platform.machine(),
@@ -129,8 +247,31 @@ def numerics(run: config.Run) -> dict[str, Any]:
     }
 
 
+def extraction_numerics(run: config.Run) -> dict[str, Any]:
+    """The same for features of a frozen backbone: part of their key."""
+    arithmetic = numerics(run)
+    arithmetic["onednn"] |= extracts_apart(run)
+    if run.extraction_precision != "auto":
+        arithmetic["precision"] = {"bfloat16": "mixed_bfloat16"}.get(run.extraction_precision, "float32")
+    elif arithmetic["devices"] == ["CPU"]:
+        arithmetic["precision"] = "mixed_bfloat16" if arithmetic["onednn"] and has_bfloat16() else "float32"
+    return arithmetic
+
+
+def extracts_apart(run: config.Run) -> bool:
+    """Whether features need a process of their own: on CPU, TensorFlow has oneDNN on for them and off for training."""
+    return backend().package == "tensorflow" and run.deterministic and not gpu_names()
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16; without it oneDNN emulates, which is slower than float32."""
+    with contextlib.suppress(OSError):  # Linux alone says so
+        return not {"avx512_bf16", "amx_bf16"}.isdisjoint(Path("/proc/cpuinfo").read_text("utf-8").split())
+    return False
+
+
 def gpu_names() -> list[str]:
-    """Names of NVIDIA GPUs that this process may use, as their driver lists them. Imports no TensorFlow."""
+    """Names of NVIDIA GPUs that this process may use, as their driver lists them. Imports no backend."""
     program = shutil.which("nvidia-smi")
     if not program or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return []
@@ -140,18 +281,20 @@ def gpu_names() -> list[str]:
 
 
 def device_names() -> list[str]:
-    """Kinds of the devices TensorFlow sees, GPUs by their own name."""
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    return [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus] or ["CPU"]
+    """Kinds of the devices that the backend sees, GPUs by their own name."""
+    return [name for name, _ in backend().gpus()] or ["CPU"]
 
 
 def environment(run: config.Run) -> dict[str, Any]:
     """Versions and machine, for environment.json."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return {
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+        "versions": versions,
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "devices": device_names() if "tensorflow" in sys.modules else gpu_names() or ["CPU"],
+        "devices": device_names() if backend().package in sys.modules else gpu_names() or ["CPU"],
         "arithmetic": numerics(run),
+        "extraction": extraction_numerics(run),
     }

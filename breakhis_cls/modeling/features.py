@@ -1,33 +1,41 @@
 """Features of a frozen backbone: computed once for each image, kept on disk, shared by folds, tasks and protocols.
 
 They are kept as shards (.npz of pixel hashes and outputs), each written atomically. A killed extraction loses one
-shard; two at once at worst do the same work twice; a new image costs itself alone. Reading them imports no TensorFlow.
+shard; two at once at worst do the same work twice; a new image costs itself alone. Reading them imports no Keras.
+
+On CPU they are computed in a process of their own: oneDNN is switched when TensorFlow is imported, on for a forward
+pass, which it makes faster and which stays repeatable, and off for training, which would not.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import config
+from ..errors import BAD_INPUT, DONE, INTERRUPTED, BreakHisError
 from ..files import atomic_path, sha256_of_values
 from ..parallel import show_progress
 from . import devices, weights
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
 BATCH_SIZE = 32  # fixed: outputs depend on it; 8 to 64 differ by a tenth in speed on CPU (docs/performance.md)
 SHARD_ROWS = 128  # some ten seconds of work on two cores, which is what a kill may cost
-VERSION = 2  # raise it when the outputs change meaning
+VERSION = 3  # raise it when the outputs change meaning
 BLOCKS = ("conv3", "conv4", "conv5")  # whose pooled outputs may feed the head: one pass gives them all
-Forward = Callable[["tf.Tensor"], dict[str, "tf.Tensor"]]
 
 
 def backbone_features(
@@ -37,89 +45,140 @@ def backbone_features(
 
     pixel_hashes: (n,) hex SHA-256 of the rows.
     """
-    model = settings.model
     # All that the outputs depend on, but for the pixels, whose hashes name the rows within the folder.
+    model, machine = settings.model, devices.extraction_numerics(settings.run)
     identity, seed = weights.weights_identity(model), settings.run.seed if model.weights == "random" else None
-    image, machine = settings.image.model_dump(), devices.numerics(settings.run)
+    image = settings.image.model_dump()
     key = sha256_of_values(VERSION, BATCH_SIZE, model.backbone, identity, seed, image, BLOCKS, machine)
     folder = settings.data.cache / "features" / key[:16] / f"view-{view}"
 
-    def build_forward() -> Forward:
-        devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
-        import keras
-
-        from . import network
-
-        keras.utils.set_random_seed(settings.run.seed)  # the only seed that keras.applications uses
-        backbone = network.build_backbone(model, BLOCKS)
-        backbone.trainable = False
-        return compile_forward(backbone, network.widths(model))
-
-    return cached_outputs(build_forward, pixel_hashes, pixels, index, folder, view, "features", model.features)
+    known = read_shards(folder, model.features)
+    missing = np.array([at for at, name in enumerate(pixel_hashes) if name not in known], int)
+    if len(missing):
+        shards = extract_apart if devices.extracts_apart(settings.run) else extract
+        title = f"features of {len(missing):,} images" + (f", view {view}" if view else "")
+        work = shards(settings, pixel_hashes[missing], pixels, index[missing], folder, view)
+        for _ in show_progress(work, title, -(-len(missing) // SHARD_ROWS)):
+            pass
+        known = read_shards(folder, model.features)
+    return np.stack([known[name] for name in pixel_hashes])
 
 
-def cached_outputs(
-    build_forward: Callable[[], Forward], hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path,
-    view: int = 0, title: str = "outputs", blocks: tuple[str, ...] = ("rows",),
-) -> np.ndarray:  # fmt: skip
-    """(n, d) float32 outputs of a compiled model for rows `index` of `pixels`, from shards in `folder` or computed.
+def image_features(settings: config.Config, pixels: np.ndarray, view: int = 0) -> np.ndarray:
+    """(n, d) float32 features of (n, height_px, width_px, 3) uint8 pixels, as those of a run; nothing is kept."""
+    with tempfile.TemporaryDirectory() as cache:
+        settings = config.change_settings(settings, {"data.cache": cache})
+        rows = np.arange(len(pixels))
+        return backbone_features(settings, np.array([f"{row:064x}" for row in rows]), pixels, rows, view)
 
-    `build_forward` is called only if something is missing. Outputs may depend on pixels and what names `folder` alone.
-    Those of `blocks` lie side by side.
-    """
-    known = dict(_read_shards(tuple((path, path.stat().st_mtime_ns) for path in folder.glob("shard-*.npz")), blocks))
-    missing = [at for at, name in enumerate(hashes) if name not in known]
-    if not missing:
-        return np.stack([known[name] for name in hashes])
 
-    # --- compute what is missing, a shard at a time ---
-    forward = build_forward()
-    import tensorflow as tf
+def extract(
+    settings: config.Config, hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path, view: int = 0
+) -> Iterator[Path]:
+    """Write shards of features of rows `index` of `pixels` and yield each shard's path."""
+    onednn, precision = (devices.extraction_numerics(settings.run)[key] for key in ("onednn", "precision"))
+    devices.prepare(settings.run.deterministic, precision, onednn)  # before anything imports Keras
+    from . import network
 
+    devices.backend().seed(settings.run.seed)
+    backbone = network.build_backbone(settings.model, BLOCKS)
+    yield from write_shards(backbone, network.widths(settings.model), hashes, pixels, index, folder, view)
+
+
+def write_shards(
+    model: keras.Model, widths: dict[str, int], hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray,
+    folder: Path, view: int = 0,
+) -> Iterator[Path]:  # fmt: skip
+    """Write outputs of a model for rows `index` of `pixels` in shards; `widths` of its pieces lie side by side."""
+    ends = np.cumsum([*widths.values()])[:-1]
+    for start in range(0, len(index), SHARD_ROWS):
+        at = slice(start, start + SHARD_ROWS)
+        pieces = np.split(predict_rows(model, pixels, index[at], view), ends, axis=1)
+        content: dict[str, Any] = dict(zip(widths, pieces, strict=True), hashes=np.asarray(hashes[at], dtype="U64"))
+        path = folder / f"shard-{sha256_of_values(list(hashes[at]))[:16]}.npz"
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **content)
+        yield path
+
+
+def predict_rows(model: keras.Model, pixels: np.ndarray, index: np.ndarray, view: int = 0) -> np.ndarray:
+    """(n, d) float32 outputs of a model for rows `index` of (m, h, w, 3) uint8 pixels, all in one view."""
     from ..pipeline import batches
 
-    shards = [missing[start : start + SHARD_ROWS] for start in range(0, len(missing), SHARD_ROWS)]
-    for at in show_progress(
-        shards, f"{title} of {len(missing):,} images" + (f", view {view}" if view else ""), len(shards)
-    ):
-        outputs = []
-        for batch in batches.ordered_batches(pixels, index[at], BATCH_SIZE, view):
-            # The last batch is filled up with white: every row is computed in one shape, in one trace, to equal bits.
-            n_missing = BATCH_SIZE - len(batch)
-            full = tf.pad(batch, [[0, n_missing], [0, 0], [0, 0], [0, 0]], constant_values=255)
-            output = forward(full).items()
-            outputs.append({block: rows.numpy()[: len(batch)].astype(np.float32) for block, rows in output})
-        content: dict[str, Any] = {block: np.concatenate([one[block] for one in outputs]) for block in outputs[0]}
-        content["hashes"] = np.asarray(hashes[at], dtype="U64")
-        with atomic_path(folder / f"shard-{sha256_of_values(list(hashes[at]))[:16]}.npz") as temporary:
-            np.savez(temporary, **content)
-        known.update(zip(hashes[at], _join(content, blocks), strict=True))
-    return np.stack([known[name] for name in hashes])
+    # The last batch is filled up with its last row: every row is computed in one shape, to equal bits.
+    full = np.pad(index, (0, -len(index) % BATCH_SIZE), mode="edge")
+    if not model.compiled:
+        model.jit_compile = devices.backend().jit_compile
+    stream = batches.ordered_batches(pixels, full, BATCH_SIZE, view)
+    outputs = model.predict(stream, steps=len(full) // BATCH_SIZE, verbose=0)
+    return outputs[: len(index)].astype(np.float32)
+
+
+def read_shards(folder: Path, blocks: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Rows of a folder's shards by their hash, blocks side by side."""
+    return _read_shards(tuple((path, path.stat().st_mtime_ns) for path in folder.glob("shard-*.npz")), blocks)
 
 
 @functools.lru_cache(maxsize=2)  # one worker of a sweep makes many runs on the same features
 def _read_shards(stamped: tuple[tuple[Path, int], ...], blocks: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Rows of shards by their hash; a shard that changed has another stamp."""
+    """A shard that changed has another stamp."""
     known: dict[str, np.ndarray] = {}
     for path, _ in sorted(stamped):
         try:
             with np.load(path, allow_pickle=False) as shard:  # checks the zip's CRC, and reads what is asked for alone
-                known.update(zip(shard["hashes"].tolist(), _join(shard, blocks), strict=True))
+                rows = np.concatenate([shard[block] for block in blocks], axis=1)
+                known.update(zip(shard["hashes"].tolist(), rows, strict=True))
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             path.unlink(missing_ok=True)  # damaged: its rows are computed again
     return known
 
 
-def _join(content: Mapping[str, np.ndarray], blocks: tuple[str, ...]) -> np.ndarray:
-    return np.concatenate([content[block] for block in blocks], axis=1)
+# --- in a process of its own ---
 
 
-def compile_forward(model: keras.Model, widths: dict[str, int]) -> Forward:
-    """The model's inference pass as one graph: (n, h, w, 3) uint8 -> (n, width) pieces of its output, by name."""
-    import tensorflow as tf
+def extract_apart(
+    settings: config.Config, hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path, view: int = 0
+) -> Iterator[str]:
+    """`extract` in a child process, which ends when this one does; yields a line for each shard that is written."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file, failure = Path(scratch, "pixels.npy"), Path(scratch, "error")
+        if isinstance(pixels, np.memmap) and not isinstance(pixels.base, np.memmap):  # a whole file, and no part of it
+            file = pixels.filename
+        else:
+            np.save(file, pixels)
+        Path(scratch, "config.yaml").write_text(config.dump_config(settings), encoding="utf-8")
+        np.savez(Path(scratch, "rows.npz"), hashes=np.asarray(hashes, dtype="U64"), index=index)
+        command = [sys.executable, "-m", __name__, scratch, str(file), str(folder), str(view)]
+        # stdin stays open as long as we live. Ctrl-C reaches only us: we end the child.
+        apart = {"start_new_session": True, "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+        with subprocess.Popen(command, **pipes, **apart) as child:
+            yield from child.stdout or ()
+        if failure.is_file():
+            raise pickle.loads(failure.read_bytes())
+        if child.returncode != DONE:
+            raise subprocess.CalledProcessError(child.returncode, command)
 
-    def forward(batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        pieces = tf.split(model(batch, training=False), [*widths.values()], axis=1)
-        return dict(zip(widths, pieces, strict=True))
 
-    return tf.function(forward)
+def main(scratch: str, pixels: str, folder: str, view: str) -> int:
+    """What the child does; prints a line for each shard."""
+
+    def end_with_parent() -> None:
+        os.read(0, 1)  # returns when the parent ends, which holds the other end
+        os._exit(INTERRUPTED)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    settings = config.load_config(Path(scratch, "config.yaml"))
+    try:
+        with np.load(Path(scratch, "rows.npz")) as rows:
+            hashes, index = rows["hashes"], rows["index"]
+        for path in extract(settings, hashes, np.load(pixels, mmap_mode="r"), index, Path(folder), int(view)):
+            print(path, flush=True)
+    except (BreakHisError, OSError) as error:
+        Path(scratch, "error").write_bytes(pickle.dumps(error))
+        return BAD_INPUT
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -13,7 +13,6 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from .. import config
 from ..errors import ModelError
@@ -21,6 +20,7 @@ from ..files import atomic_folder, write_text
 from ..parallel import format_duration
 from ..pipeline import batches
 from ..pipeline.batches import TrainingRows
+from . import devices
 
 
 def fit_phase(
@@ -50,8 +50,7 @@ def fit_phase(
     )  # fmt: skip
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing)
     accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-    # The JIT is off on CPU and under op determinism anyway; a GPU run should not differ in this.
-    model.compile(optimizer, loss, metrics=[accuracy], jit_compile=False)
+    model.compile(optimizer, loss, metrics=[accuracy], jit_compile=devices.backend().jit_compile)
     model.optimizer.build(model.trainable_variables)  # so that a checkpoint holds all of its state
 
     # --- fit, from the last checkpoint if there is one ---
@@ -61,21 +60,27 @@ def fit_phase(
         print(f"{folder.name}: continuing after epoch {first_epoch + checkpoint.n_done}")
     else:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # else its curves show a killed try, too
-    validation_data = batches.validation_batches(validation, phase.batch_size)  # in order, neither turned nor weighted
+    devices.start_tf_data()
+    n_shares = devices.count_shares()
+    validation_data = batches.validation_batches(validation, phase.batch_size, n_shares)  # in order, and not turned
     try:
         # Fine-tuning with a rate that is too high would else end worse than the head it began with.
         if is_fitted and not checkpoint.n_done:
             checkpoint.start_from(model, validation_data)
         if not checkpoint.ended:
+            sizes = checkpoint.n_done, phase.epochs, accumulate, n_shares
             model.fit(
-                batches.training_batches(rows, phase.batch_size, seed, checkpoint.n_done, phase.epochs, accumulate),
+                batches.training_batches(rows, phase.batch_size, seed, *sizes),
                 validation_data=validation_data,
                 shuffle=False,  # the stream is in order already
                 callbacks=[*checkpoint.averaging, checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],
                 verbose=1 if sys.stdout.isatty() else 0,  # Keras's bar is control codes, which a log is better without
                 initial_epoch=checkpoint.n_done, epochs=phase.epochs, steps_per_epoch=n_steps,
             )  # fmt: skip
-    except tf.errors.ResourceExhaustedError:
+    except Exception as error:
+        # TensorFlow's ResourceExhaustedError and JAX's XlaRuntimeError have no base in common.
+        if "ResourceExhausted" not in type(error).__name__ and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
         section, smaller = type(phase).__name__.lower(), max(phase.batch_size // 2, 1)
         raise ModelError(
             f"a batch of {phase.batch_size} does not fit into memory; --{section}.batch_size {smaller} "
@@ -111,7 +116,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         """All epochs are done, or early stopping ended the phase."""
         return self.n_done >= self.phase.epochs or self.n_done - 1 - self.best_epoch >= self.phase.patience
 
-    def start_from(self, model: keras.Model, validation_data: tf.data.Dataset) -> None:
+    def start_from(self, model: keras.Model, validation_data: Any) -> None:
         """Let the weights that a compiled model has now compete with those of the epochs."""
         self.best = model.evaluate(validation_data, verbose=0, return_dict=True)["loss"]
         self.best_weights = model.get_weights()
@@ -137,7 +142,10 @@ class EpochCheckpoint(keras.callbacks.Callback):
         drawing = [layer for layer in self.model._flatten_layers() if hasattr(layer, "seed_generator")]
         for at, layer in enumerate(drawing):
             # Each step adds 1. States far apart keep a layer from dropping what another, or an epoch before, dropped.
-            layer.seed_generator.state.assign([self.seed, at * 2**48 + epoch * 2**24])
+            state = layer.seed_generator.state
+            is_wide = "64" in state.dtype  # JAX has 32 bits, in which distant states are drawn
+            place = (self.seed, at * 2**48 + epoch * 2**24)
+            state.assign(place if is_wide else np.random.SeedSequence((self.seed, at, epoch)).generate_state(2))
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         """Keep the best weights, write the checkpoint, and stop the phase when patience has run out."""

@@ -1,21 +1,22 @@
 """Grad-CAM heat maps (Selvaraju et al. 2017) and the randomisation check of whether to believe them.
 
 Gradients are of a class's log-odds against all others, computed from the last layer's weights: behind a softmax that
-is close to 0 or 1 they would vanish.
+is close to 0 or 1 they would vanish. After global average pooling the gradient is the same in every cell, and the head
+is linear, so it is written down here and needs no tape.
 """
-
-from __future__ import annotations
 
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
-from keras import layers
+from keras import layers, tree
 from scipy import stats
+from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from .. import config
 from ..parallel import show_progress
+from . import devices
+from .network import get_head_weights
 
 BATCH_SIZE = 16
 SHARES = (0.0, 0.1, 0.5, 1.0)  # of the trunk's layers that are randomised with the head, from the top
@@ -29,40 +30,43 @@ def class_evidence(model: keras.Model, images: np.ndarray, class_index: np.ndarr
     blocks feed the head their maps are added. Unit: log-odds. With a linear head the mean over an image's cells is what
     the image adds to its class's log-odds; below 0 is evidence against it.
     """
-    # Cut the model where its blocks are pooled: images -> blocks -> pooled features -> head.
-    backbone, head = model.get_layer("backbone"), model.get_layer("head")
-    inputs = [layer.input for layer in backbone.layers if isinstance(layer, layers.GlobalAveragePooling2D)]
-    compute_blocks, pool = keras.Model(backbone.input, inputs), keras.Model(inputs, backbone.output)
+    # --- the blocks, and the features that the head gets: their means over cells ---
+    backbone, head = model.get_layer("backbone"), get_head_weights(model.get_layer("head"))
+    pixels = keras.Input((None, None, 3))
+    cut = keras.Model(pixels, backbone.get_layer("trunk")(backbone.get_layer("preprocessing")(pixels)))
+    cut.jit_compile = devices.backend().jit_compile
+    blocks = tree.flatten(cut.predict(images, batch_size=BATCH_SIZE, verbose=0))
+    pooled = [block.astype(np.float64).mean(axis=(1, 2)) for block in blocks]
+    norms = {}  # ConvNeXt normalises its last pooled block: its place -> gamma, x, the deviation that x was divided by
+    for norm in (layer for layer in backbone.layers if isinstance(layer, layers.LayerNormalization)):
+        gamma, beta = norm.get_weights()
+        at = [block.shape[-1] for block in blocks].index(len(gamma))
+        deviation = np.sqrt(pooled[at].var(axis=1, keepdims=True) + norm.epsilon)
+        x = (pooled[at] - pooled[at].mean(axis=1, keepdims=True)) / deviation
+        norms[at], pooled[at] = (gamma, x, deviation), gamma * x + beta
 
-    evidence = []
-    for start in range(0, len(images), BATCH_SIZE):
-        batch = slice(start, start + BATCH_SIZE)
-        blocks = tf.nest.flatten(compute_blocks(images[batch], training=False))
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(blocks)
-            score = log_odds(head, pool(blocks, training=False), class_index[batch])
-        gradients = tape.gradient(score, blocks)
-        finest = max(tuple(block.shape[1:3]) for block in blocks)
-        maps = []
-        for block, gradient in zip(blocks, gradients, strict=True):
-            # Equations 1 and 2 of the paper, times the number of cells, so that the mean over cells is in log-odds.
-            weights = tf.reduce_sum(tf.cast(gradient, tf.float32), axis=(1, 2), keepdims=True)
-            weighted = tf.reduce_sum(weights * tf.cast(block, tf.float32), axis=-1, keepdims=True)
-            maps.append(tf.image.resize(weighted, finest).numpy()[..., 0])
-        evidence.append(np.sum(maps, axis=0))
-    return np.concatenate(evidence)
+    # --- the derivative of the log-odds by each feature, back through the head and the normalisation ---
+    scale = np.maximum(np.sqrt(head.variance), 1e-7)  # as Keras standardises
+    logits = (np.concatenate(pooled, axis=1) - head.mean) / scale @ head.kernel + head.bias
+    # log(p / (1 - p)) is the logit of the class minus the log-sum-exp of the others.
+    is_class = np.arange(logits.shape[1]) == class_index[:, None]
+    by_logit = np.where(is_class, 1.0, -softmax(np.where(is_class, -np.inf, logits), axis=1))
+    gradients = np.split(by_logit @ head.kernel.T / scale, np.cumsum([one.shape[1] for one in pooled])[:-1], axis=1)
+    for at, (gamma, x, deviation) in norms.items():
+        passed = gradients[at] * gamma
+        along = np.mean(passed * x, axis=1, keepdims=True)
+        gradients[at] = (passed - passed.mean(axis=1, keepdims=True) - along * x) / deviation
 
-
-def log_odds(head: keras.Model, features: tf.Tensor, class_index: np.ndarray) -> tf.Tensor:
-    """(n, d) pooled features -> (n,) log(p / (1 - p)) of each row's class, float32, without computing p."""
-    for layer in head.layers[:-1]:
-        features = layer(features, training=False)
-    last = head.layers[-1]
-    # The last layer without its softmax, which saturates.
-    logits = tf.cast(features, tf.float32) @ last.kernel + last.bias
-    is_class = tf.one_hot(class_index, logits.shape[-1], on_value=True, off_value=False)
-    others = tf.reduce_logsumexp(tf.where(is_class, -np.inf, logits), axis=1)
-    return tf.reduce_sum(tf.where(is_class, logits, 0.0), axis=1) - others
+    # --- equations 1 and 2 of the paper, times the number of cells, so that the mean over cells is in log-odds ---
+    finest = max(block.shape[1:3] for block in blocks)
+    maps = []
+    for block, gradient in zip(blocks, gradients, strict=True):
+        weighted = np.einsum("nhwc,nc->nhw", block, gradient)
+        down, across = (
+            _interpolation_weights(*cells, cells[1]) for cells in zip(block.shape[1:3], finest, strict=True)
+        )
+        maps.append(down @ weighted @ across.T)
+    return np.sum(maps, axis=0).astype(np.float32)
 
 
 def upsample_heat(evidence: np.ndarray, size_px: tuple[int, int], image: config.Image | None = None) -> np.ndarray:

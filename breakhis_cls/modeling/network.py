@@ -12,8 +12,9 @@ from keras import layers, tree
 
 from .. import config
 from ..errors import ModelError
+from . import devices
 from .backbones import BACKBONES, stage_output
-from .features import BATCH_SIZE, BLOCKS, compile_forward
+from .features import BLOCKS, predict_rows
 from .head import LinearHead, check_reads_images, load_head
 from .weights import weights_identity
 
@@ -30,7 +31,7 @@ def build_backbone(model: config.Model, blocks: tuple[str, ...] | None = None) -
     """(n, h, w, 3) RGB in [0, 255] -> (n, d) pooled outputs of `blocks` side by side; d by `widths`.
 
     conv5 alone is what keras.applications gives with `pooling="avg"` on images that its own function preprocessed.
-    Random weights come from Keras's global seed: call `keras.utils.set_random_seed` first.
+    Random weights come from Keras's global seed: call `devices.backend().seed` first.
     Raises ModelError where the weights are missing or of another architecture.
     """
     kind, blocks = BACKBONES[model.backbone], blocks or model.features
@@ -115,11 +116,7 @@ def set_trainable(backbone: keras.Model, model: config.Model, part: str) -> None
 
 def predict_views(model: keras.Model, pixels: np.ndarray, index: np.ndarray, n_views: int) -> np.ndarray:
     """(n, n_classes) probabilities of rows `index` of (m, h, w, 3) uint8 pixels, the mean over the first views."""
-    from ..pipeline import batches
-
-    forward = compile_forward(model, {"p": model.output_shape[-1]})
-    views = [batches.ordered_batches(pixels, index, BATCH_SIZE, view) for view in range(n_views)]
-    return np.mean([np.concatenate([forward(batch)["p"].numpy() for batch in view]) for view in views], axis=0)
+    return np.mean([predict_rows(model, pixels, index, view) for view in range(n_views)], axis=0)
 
 
 def load_run_model(folder: Path) -> keras.Model:
@@ -133,7 +130,7 @@ def load_run_model(folder: Path) -> keras.Model:
     if (folder / "model.keras").is_file() or not (folder / "head.npz").is_file():
         return load_model(folder / "model.keras")
     trained = load_head(folder / "head.npz", settings)
-    keras.utils.set_random_seed(settings.run.seed)  # where the backbone's weights are random
+    devices.backend().seed(settings.run.seed)  # where the backbone's weights are random
     backbone = build_backbone(settings.model)
     head = build_head(len(trained.mean), len(trained.bias), settings.model.dropout, settings.run.seed)
     set_head_weights(head, trained)

@@ -78,13 +78,11 @@ class TrainingRun:
 
         # --- the whole model ---
         devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
-        import keras
-
         from ..pipeline import batches
         from . import fit, network
 
-        with devices.distribution_strategy().scope():
-            keras.utils.set_random_seed(seed)  # the only seed that keras.applications uses
+        with devices.training_scope():
+            devices.backend().seed(seed)
             backbone = network.build_backbone(settings.model)
             last = network.build_head(
                 backbone.output_shape[-1], len(self.dataset.classes), settings.model.dropout, seed

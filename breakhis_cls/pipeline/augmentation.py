@@ -1,4 +1,4 @@
-"""Augmentation of the pixels of training images: their H&E stains. Flips and turns are `batches.apply_views`."""
+"""Augmentation of the pixels of training images: their H&E stains. Flips and turns are `batches.read_rows`."""
 
 import numpy as np
 import tensorflow as tf
@@ -18,9 +18,3 @@ def draw_augmentations(n: int, seed: int, epoch: int, augment: config.Augment) -
 def augment_images(images: tf.Tensor, draws: tf.Tensor, augment: config.Augment) -> tf.Tensor:
     """(n, h, w, 3) uint8, (n, N_DRAWS) float32 -> (n, h, w, 3) uint8; with spread 0 the images themselves."""
     return stain_jitter.to_levels(stain_jitter.jitter_stains(images, draws)) if augment.stain else images
-
-
-def mirrored_index(length: int, wanted: int) -> np.ndarray:
-    """(wanted,) positions in 0...length - 1, the middle in order and mirrored outwards as often as it takes."""
-    at = (np.arange(wanted) - (wanted - length) // 2) % (2 * length)
-    return np.where(at < length, at, 2 * length - 1 - at)

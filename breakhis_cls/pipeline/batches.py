@@ -1,16 +1,18 @@
-"""Rows -> batches: the only file that builds a Dataset. Order, views and sampling: functions of (seed, epoch, row)."""
+"""Rows -> batches. Order, views and sampling are functions of (seed, epoch, row)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from .. import config
-from . import augmentation
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # A view is a number of 0...7: bit 0 mirrors left-right, bit 1 up-down, bit 2 swaps rows and columns.
 FLIPS, TURNS, ALL_VIEWS = (0, 1, 2, 3), (0, 3, 5, 6), tuple(range(8))
@@ -58,105 +60,127 @@ def count_batches(n_rows: int, batch_size: int, accumulate: int = 1) -> int:
     return accumulate * max(1, min(n_groups, n_rows // accumulate))  # a batch has one row at least
 
 
-def training_batches(
-    rows: TrainingRows, batch_size: int, seed: int, first_epoch: int, epochs: int, accumulate: int = 1
-) -> tf.data.Dataset:
-    """Batches (inputs, targets, weights) of epochs first_epoch ... epochs - 1 in one stream.
+def plan_batches(
+    rows: TrainingRows, batch_size: int, seed: int, accumulate: int = 1, multiple: int = 1
+) -> Callable[[int], tuple[np.ndarray, ...]]:
+    """A function of the step, counted from epoch 0 -> its inputs in their views, targets, weights, augmentation draws.
 
-    inputs: pixels (b, h, w, 3) uint8 in [0, 255], turned and augmented; or features (b, d) float32.
-    targets: (b, n_classes) float32 one-hot. weights: (b,) float32 above 0.
+    multiple: of devices that take equal shares: the last batch is filled up with the first rows of the epoch.
     """
-    n_steps = count_batches(len(rows), batch_size, accumulate)
+    n_steps, augment = count_batches(len(rows), batch_size, accumulate), rows.augment
     # The last batch may be smaller; batches of a group are of one size, give or take one image, to weigh the same.
     ends = [round(at * len(rows) / n_steps) if accumulate > 1 else at * batch_size for at in range(n_steps + 1)]
 
     @lru_cache(maxsize=2)  # prefetch asks for the next epoch before the last batches of this one
     def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        order = epoch_order(len(rows), seed, epoch, rows.probabilities)
-        views = epoch_views(len(rows), seed, epoch, rows.views)
-        return order, views, augmentation.draw_augmentations(len(rows), seed, epoch, rows.augment)
+        draws = np.zeros((len(rows), 0), np.float32)
+        if augment.stain:
+            from . import augmentation  # imports TensorFlow
 
-    def batch(step: np.int64):
+            draws = augmentation.draw_augmentations(len(rows), seed, epoch, augment)
+        order = epoch_order(len(rows), seed, epoch, rows.probabilities)
+        return order, epoch_views(len(rows), seed, epoch, rows.views), draws
+
+    def batch(step: int) -> tuple[np.ndarray, ...]:
         epoch, at = divmod(int(step), n_steps)
         order, views, draws = plan(epoch)
         chosen = order[ends[at] : ends[at + 1]]
-        return rows.index[chosen], views[chosen], rows.targets[chosen], rows.weights[chosen], draws[chosen]
+        chosen = np.append(chosen, order[: -len(chosen) % multiple])
+        inputs = read_rows(rows.source, rows.index[chosen], views[chosen])
+        return inputs, rows.targets[chosen], rows.weights[chosen], draws[chosen]
 
-    steps = tf.data.Dataset.range(first_epoch * n_steps, epochs * n_steps)
-    shapes = [(None, rows.targets.shape[1]), (None,), (None, augmentation.N_DRAWS)]
-    return _build_dataset(steps, batch, rows.source, shapes, rows.augment)
-
-
-def ordered_batches(source: np.ndarray, index: np.ndarray, batch_size: int, view: int = 0) -> tf.data.Dataset:
-    """Batches of inputs alone, (b, h, w, 3) or (b, d), in the order of `index`, all in one view; for prediction."""
-
-    def batch(step: np.int64):
-        chosen = index[int(step) * batch_size : (int(step) + 1) * batch_size]
-        return chosen, np.full(len(chosen), view)
-
-    return _build_dataset(tf.data.Dataset.range(math.ceil(len(index) / batch_size)), batch, source)
+    return batch
 
 
-def validation_batches(rows: TrainingRows, batch_size: int) -> tf.data.Dataset:
-    """Batches (inputs, targets) of all rows in order, in view 0, not augmented."""
-    targets = tf.data.Dataset.from_tensor_slices(rows.targets).batch(batch_size)
-    return tf.data.Dataset.zip((ordered_batches(rows.source, rows.index, batch_size), targets))
-
-
-def apply_views(images: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
-    """(n, h, w, 3) of any range and dtype, (n,) int64 in 0...7 -> the same shape, range and dtype.
-
-    Each image in its own view; pixels are moved and never changed. On a field that is not square a quarter turn keeps
-    the scale: its middle is kept and the sides are mirrored.
-    """
-    height, width = np.array(images.shape[1:3], int).tolist()  # static: the same for every batch
-
-    def swap_rows_and_columns(images: tf.Tensor) -> tf.Tensor:
-        # (n, w, h, 3) -> (n, h, w, 3): crop what is too long and mirror what is too short, both about the middle.
-        images = tf.transpose(images, (0, 2, 1, 3))
-        top, left = max(width - height, 0) // 2, max(height - width, 0) // 2
-        images = images[:, top : top + height, left : left + width]
-        images = tf.gather(images, augmentation.mirrored_index(min(height, width), height), axis=1)
-        return tf.gather(images, augmentation.mirrored_index(min(height, width), width), axis=2)
-
-    images = _change_where(tf.bitwise.bitwise_and(views, 4) > 0, images, swap_rows_and_columns)
-    images = _change_where(tf.bitwise.bitwise_and(views, 1) > 0, images, lambda images: tf.reverse(images, [2]))
-    return _change_where(tf.bitwise.bitwise_and(views, 2) > 0, images, lambda images: tf.reverse(images, [1]))
-
-
-def _change_where(flags: tf.Tensor, images: tf.Tensor, change: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-    """(n,) bool, (n, h, w, 3) of any range and dtype -> the same, with those images changed whose flag is set."""
-
-    def change_some() -> tf.Tensor:
-        # Select takes whole images; tf.where spreads the flags over their pixels, at three times the cost of a flip.
-        return tf.raw_ops.Select(condition=flags, x=change(images), y=images)
-
-    return tf.cond(tf.reduce_any(flags), change_some, lambda: images)  # costs nothing where no flag is set
-
-
-def _build_dataset(
-    steps: tf.data.Dataset, batch: Callable, source: np.ndarray, more_shapes=(), augment: config.Augment | None = None
+def training_batches(
+    rows: TrainingRows,
+    batch_size: int,
+    seed: int,
+    first_epoch: int,
+    epochs: int,
+    accumulate: int = 1,
+    multiple: int = 1,
 ) -> tf.data.Dataset:
-    """Inputs of the rows and views that `batch` returns for each step, and its float32 tensors of `more_shapes`.
+    """Batches (inputs, targets, weights) of epochs first_epoch ... epochs - 1 in one stream.
 
-    With augment, the last of them are the draws. Pixels are turned.
+    inputs: pixels (b, h, w, 3) uint8 in [0, 255], turned and augmented; or features (b, d) float32.
+    targets: (b, n_classes) float32 one-hot. weights: (b,) float32 above 0. multiple: see `plan_batches`.
     """
-    is_pixels = source.ndim == 4
+    from . import augmentation
 
-    def read(step: np.int64):
-        index, *rest = batch(step)
-        return source[index], *rest
+    def augment(inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, draws: tf.Tensor):
+        is_augmented = rows.source.ndim == 4 and draws.shape[1]
+        return augmentation.augment_images(inputs, draws, rows.augment) if is_augmented else inputs, targets, weights
+
+    n_steps = count_batches(len(rows), batch_size, accumulate)
+    batch = plan_batches(rows, batch_size, seed, accumulate, multiple)
+    return _build_dataset(batch, range(first_epoch * n_steps, epochs * n_steps), augment)
+
+
+def validation_batches(rows: TrainingRows, batch_size: int, multiple: int = 1) -> tf.data.Dataset:
+    """Batches (inputs, targets, weights) of all rows in order, in view 0, not augmented; the weights are 1.
+
+    With a `multiple` the last batch is filled up with rows of weight 0, and the others weigh the more.
+    """
+    batch_size += -batch_size % multiple
+    at = np.arange(len(rows) + -len(rows) % multiple)
+    weights = (at < len(rows)).astype(np.float32) * np.float32(len(at) / len(rows))
+    at %= len(rows)
+
+    def batch(step: int) -> tuple[np.ndarray, ...]:
+        chosen = slice(int(step) * batch_size, (int(step) + 1) * batch_size)
+        return rows.source[rows.index[at[chosen]]], rows.targets[at[chosen]], weights[chosen]
+
+    return _build_dataset(batch, range(math.ceil(len(at) / batch_size)))
+
+
+def ordered_batches(
+    source: np.ndarray, index: np.ndarray, batch_size: int, view: int = 0
+) -> Iterator[tuple[np.ndarray]]:
+    """Batches (inputs,) for `predict`, (b, h, w, 3) or (b, d), in the order of `index`, all in one view."""
+    for start in range(0, len(index), batch_size):
+        chosen = index[start : start + batch_size]
+        yield (read_rows(source, chosen, np.full(len(chosen), view)),)
+
+
+def read_rows(source: np.ndarray, index: np.ndarray, views: np.ndarray) -> np.ndarray:
+    """Rows of features as they are; (m, h, w, 3) pixels, of any range and dtype, each in its own view (n,) of 0...7.
+
+    Pixels are moved and never changed. On a field that is not square a quarter turn keeps the scale: its middle is kept
+    and the sides are mirrored.
+    """
+    if source.ndim != 4 or not views.any():
+        return source[index]
+    n, (height, width) = len(index), source.shape[1:3]
+    turned, top, left = np.empty((n, *source.shape[1:]), source.dtype), max(width - height, 0), max(height - width, 0)
+    across = mirrored_index(min(height, width), width)
+    down = mirrored_index(min(height, width), height)
+    for row, view, out in zip(index, views, turned, strict=True):
+        image = source[row]
+        if view & 4:
+            # (w, h, 3) -> (h, w, 3): crop what is too long and mirror what is too short, both about the middle.
+            image = image.transpose(1, 0, 2)[top // 2 + down, :][:, left // 2 + across]
+        out[...] = image[:: -1 if view & 2 else 1, :: -1 if view & 1 else 1]
+    return turned
+
+
+def mirrored_index(length: int, wanted: int) -> np.ndarray:
+    """(wanted,) positions in 0...length - 1, the middle in order and mirrored outwards as often as it takes."""
+    at = (np.arange(wanted) - (wanted - length) // 2) % (2 * length)
+    return np.where(at < length, at, 2 * length - 1 - at)
+
+
+def _build_dataset(batch: Callable, steps: range, change: Callable | None = None) -> tf.data.Dataset:
+    """What `batch` returns for each step, read ahead of the network; `change` is an op on its tensors."""
+    import tensorflow as tf
+
+    sample = batch(steps[0])
 
     def fetch(step: tf.Tensor):
-        dtypes = [source.dtype, tf.int64] + [tf.float32] * len(more_shapes)
-        inputs, views, *rest = tf.numpy_function(read, [step], dtypes, stateful=False)
-        inputs.set_shape((None, *source.shape[1:]))
-        for tensor, shape in zip([views, *rest], [(None,), *more_shapes], strict=True):
-            tensor.set_shape(shape)
-        inputs = apply_views(inputs, views) if is_pixels else inputs
-        if augment:
-            *rest, draws = rest
-            inputs = augmentation.augment_images(inputs, draws, augment) if is_pixels else inputs
-        return (inputs, *rest) if rest else inputs
+        tensors = tf.numpy_function(batch, [step], [one.dtype for one in sample], stateful=False)
+        for tensor, one in zip(tensors, sample, strict=True):
+            tensor.set_shape((None, *one.shape[1:]))
+        return change(*tensors) if change else tuple(tensors)
 
-    return steps.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    numbers = tf.data.Dataset.range(steps.start, steps.stop)
+    return numbers.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
