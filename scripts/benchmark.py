@@ -1,15 +1,21 @@
 """How fast the package is compared with stock Keras and with lower bounds: ratios, measured alternately in one run.
 
-python scripts/benchmark.py [--quick] [--data.root DIR] [--json FILE]     under 10 minutes on 2 cores; --quick under 1
+python scripts/benchmark.py [--quick] [--data.root DIR] [--json FILE]     some 20 minutes on 2 cores; --quick some 2
 Runs offline with random weights, which cost the same time as trained ones, from cold caches in a temporary folder. The
-protocol is measured on `data.root`, the rest on synthetic tissue under official names. A table (.md) and a figure lie
-beside the JSON file.
+protocol is measured on `data.root`, the rest on synthetic tissue under official names. A second table has what whole
+commands cost, start-ups included. Tables (.md) and a figure lie beside the JSON file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
+import itertools
+import json
+import math
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -82,10 +88,11 @@ class Sizes(NamedTuple):
     folds: int
     stock: int  # in one measured epoch of stock Keras
     image: config.Image = config.Image()
+    seeds: tuple[int, ...] = (0, 1, 2)  # of Keras's heads in the published protocol; none: five runs stand for it
 
 
 FULL = Sizes(3, 6, names.N_IMAGES, 384, 128, 628, 5, 256)
-QUICK = Sizes(1, 2, 400, 64, 32, 48, 1, 32)
+QUICK = Sizes(1, 2, 400, 64, 32, 48, 1, 32, seeds=())
 
 
 class Benchmark(config.Section):
@@ -93,7 +100,7 @@ class Benchmark(config.Section):
 
     data: config.Data = config.Data(root="synthetic", magnifications=(200,))
     quick: bool = False
-    """Fewer images, folds and rounds: under 60 s on 2 cores, and less precise."""
+    """Fewer images, folds and rounds: some 2 minutes on 2 cores, and less precise."""
     json_file: Path = Field(Path("reports/benchmark/benchmark.json"), alias="json")
     """Where the numbers go; table (.md) and figure (.png, .svg) lie beside it."""
 
@@ -124,6 +131,8 @@ def measure(asked: Benchmark, sizes: Sizes, scratch: Path) -> dict[str, Any]:
         "extraction_vs_forward": lambda folder: measure_extraction(sizes, pictures, folder),
         "epoch_vs_stock_keras": lambda folder: measure_epoch(sizes, pictures, folder),
         "protocol_vs_stock_keras": lambda folder: measure_protocol(asked, sizes, pictures, folder),
+        "extraction_by_arithmetic": lambda folder: measure_arithmetic(sizes),
+        "commands": lambda folder: measure_commands(sizes, pictures, folder),
     }
     for key, step in steps.items():
         print(f"{time.monotonic() - started:4.0f} s: {key}", file=sys.stderr)
@@ -153,15 +162,13 @@ def measure_index(sizes: Sizes, pictures: list[Path], scratch: Path) -> dict[str
 
 def measure_extraction(sizes: Sizes, pictures: list[Path], scratch: Path) -> dict[str, Any]:
     """Rate from PNG files, with neither store nor features yet, over that of the forward pass on a tensor."""
-    import tensorflow as tf
-
     from breakhis_cls.modeling import features, network
 
-    n, shape = sizes.extracted, (features.BATCH_SIZE, sizes.image.height_px, sizes.image.width_px, 3)
-    model, blocks = config.Model(weights="random"), features.BLOCKS
-    forward = features.compile_forward(network.build_backbone(model, blocks), network.widths(model))
-    batch = tf.cast(tf.random.stateless_uniform(shape, (0, 0), 0, 256, tf.int32), tf.uint8)
-    forward(batch)  # traces the graph
+    n, model = sizes.extracted, config.Model(weights="random")
+    backbone, widths = network.build_backbone(model, features.BLOCKS), network.widths(model)
+    shape = (features.BATCH_SIZE, sizes.image.height_px, sizes.image.width_px, 3)
+    batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    backbone.predict(batch, verbose=0)  # traces the graph
     data = linked_data(scratch, n, pictures)
     images, root = index.load_images(data), index.find_root(data)
     hashes = np.array([f"{at:064x}" for at in range(n)])  # all differ: none is spared as known
@@ -172,11 +179,9 @@ def measure_extraction(sizes: Sizes, pictures: list[Path], scratch: Path) -> dic
     store = PixelStore.open(images, root, sizes.image, new_cache())
     spent = measure_in_turns(
         sizes.rounds,
-        forward=lambda: [forward(batch)["conv4"].numpy() for _ in range(n // len(batch))],
+        forward=lambda: [backbone.predict_on_batch(batch) for _ in range(n // len(batch))],
         store=lambda: PixelStore.open(images, root, sizes.image, new_cache()),
-        features=lambda: features.cached_outputs(
-            lambda: forward, hashes, store.array, store.rows, new_cache(), blocks=blocks
-        ),
+        features=lambda: list(features.write_shards(backbone, widths, hashes, store.array, store.rows, new_cache())),
     )
     ours, bare = spent["store"] + spent["features"], spent["forward"]
     return {
@@ -230,7 +235,7 @@ def measure_protocol(asked: Benchmark, sizes: Sizes, pictures: list[Path], scrat
     settings = config.Config(
         name="benchmark", data=asked.data.model_copy(update=changes), image=sizes.image,
         model=config.Model(weights="random", features=("conv5",)),
-        run=config.Run(reports=scratch / "reports", deterministic=False),
+        run=config.Run(reports=scratch / "reports", deterministic=False, save_model=False),
     )  # fmt: skip
     dataset = load_dataset(settings)
     n = len(dataset.images)
@@ -256,7 +261,8 @@ def measure_protocol(asked: Benchmark, sizes: Sizes, pictures: list[Path], scrat
         for fold in range(sizes.folds):
             changes = {"data": cold_data, "run": run, "split": config.Split(fold=fold)}
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                train_run(settings.model_copy(update=changes), report=False)  # without its progress bars
+                # As a sweep does: a head alone, and intervals in the report of all runs. Without progress bars.
+                train_run(settings.model_copy(update=changes), report=False, intervals=False)
 
     before_s = seconds(epoch)
     cold_s = seconds(lambda: train_folds("runs"))
@@ -268,6 +274,89 @@ def measure_protocol(asked: Benchmark, sizes: Sizes, pictures: list[Path], scrat
         "stock_s_extrapolated": stock_s, "stock_ms_per_image": 1_000 * image_s, "n_folds": sizes.folds, "n_images": n,
         "data": "synthetic tissue" if asked.data.root == "synthetic" else dataset.name,
     }  # fmt: skip
+
+
+ARITHMETIC = {   # name -> precision, oneDNN, backend
+    "TensorFlow, oneDNN off, float32": ("float32", False, "tensorflow"),
+    "TensorFlow, oneDNN, float32": ("float32", True, "tensorflow"),
+    "TensorFlow, oneDNN, bfloat16": ("mixed_bfloat16", True, "tensorflow"),
+    "JAX, float32": ("float32", False, "jax"),
+}  # fmt: skip
+
+
+def measure_arithmetic(sizes: Sizes) -> dict[str, float]:
+    """Images a second of the forward pass in each arithmetic, each in fresh processes in turns: the median."""
+    code = (
+        "import json, sys, benchmark; precision, onednn, n, *shape = json.loads(sys.argv[1]); "
+        "print(benchmark.forward_rate(precision, onednn, n, shape))"
+    )
+    rates: dict[str, list[float]] = {name: [] for name in ARITHMETIC}
+    for _, (name, (precision, onednn, backend)) in itertools.product(range(sizes.rounds), ARITHMETIC.items()):
+        if backend == "jax" and importlib.util.find_spec("jax") is None:
+            continue
+        given = json.dumps([precision, onednn, sizes.extracted, sizes.image.height_px, sizes.image.width_px])
+        command, environment = [sys.executable, "-c", code, given], {**os.environ, "KERAS_BACKEND": backend}
+        places = {"cwd": Path(__file__).parent, "env": environment, "encoding": "utf-8"}
+        answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, **places)
+        rates[name].append(float(answer.stdout))
+    return {name: float(np.median(found)) for name, found in rates.items() if found}
+
+
+def forward_rate(precision: str, onednn: bool, n: int, size: tuple[int, int]) -> float:
+    """Images a second of all blocks of ResNet50, as extraction computes them."""
+    devices.prepare(deterministic=True, precision=precision, onednn=onednn)
+    from breakhis_cls.modeling import features, network
+
+    backbone = network.build_backbone(config.Model(weights="random"), features.BLOCKS)
+    pixels = np.random.default_rng(0).integers(0, 256, (features.BATCH_SIZE, *size, 3), dtype=np.uint8)
+    features.predict_rows(backbone, pixels, np.arange(len(pixels)))  # traces the graph
+    return n / seconds(lambda: features.predict_rows(backbone, pixels, np.arange(n) % len(pixels)))
+
+
+def measure_commands(sizes: Sizes, pictures: list[Path], scratch: Path) -> dict[str, dict[str, float]]:
+    """Wall and CPU seconds of whole commands, and the peak memory of the largest process that each started."""
+    data = linked_data(scratch, 1_000, pictures)
+    small = {"image.height_px": 64, "image.width_px": 96, "model.weights": "random", "data.root": data.root}
+    given = {**small, "data.cache": str(data.cache), "data.duplicates": "keep", "split.protocol": "spanhol"}
+    folds: dict[str, list[Any]] = {"split.fold": [*range(5)]}
+    published = folds | {
+        "data.task": ["binary", "subtype"],
+        "data.magnifications": [[40], [100], [200], [400], [40, 100, 200, 400]],
+    }
+    plans = {"sweep, first": ({}, folds)}
+    if sizes.seeds:
+        plans["sweep of logistic heads"] = {}, published
+        plans["sweep of heads by Keras"] = {"head.kind": "keras"}, published | {"run.seed": [*sizes.seeds]}
+    else:
+        plans["sweep of logistic heads"] = {"head.C": 0.1}, folds
+    found = {}
+    for name, (changes, axes) in plans.items():
+        n_runs = math.prod(map(len, axes.values()))
+        places = {key: str(scratch / name / key) for key in ("run.dir", "run.reports")}
+        write_text(scratch / f"{name}.yaml", json.dumps({"set": given | changes | places, "axes": axes}))
+        found[f"{name}, {n_runs} runs"] = {
+            "n_runs": n_runs,
+            **run_command("sweep", "--config", str(scratch / f"{name}.yaml")),
+        }
+    if sizes.seeds:
+        places = [f"--{key}={scratch / key}" for key in ("data.cache", "run.dir", "run.reports")]
+        found["make demo, after installation"] = {"n_runs": 1, **run_command("train", "--config", "demo", *places)}
+    return found
+
+
+def run_command(*arguments: str) -> dict[str, float]:
+    """Costs of a command of the package, with those of all processes that it started."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "breakhis_cls", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") as process:
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{printed}")
+    spent = {"seconds": time.perf_counter() - started, "cpu_s": used.ru_utime + used.ru_stime}
+    return spent | {"peak_gib": used.ru_maxrss / 2**20}
 
 
 def write_results(found: dict[str, Any], json_file: Path) -> None:
@@ -291,6 +380,12 @@ def write_results(found: dict[str, Any], json_file: Path) -> None:
         ax.plot([claim.limit, claim.limit], [at - 0.35, at + 0.35], color=plots.BLACK, linewidth=1.5)
         end = max(ratio, claim.limit), at
         ax.annotate(f"{ratio:.3g} ({required})", end, (5, 0), textcoords="offset points", va="center", fontsize=8)
+    lines += ["", "| forward pass, ResNet50 | images/s |", "|---|---|"]
+    lines += [f"| {name} | {rate:.1f} |" for name, rate in found["extraction_by_arithmetic"].items()]
+    lines += ["", "| command | s | CPU s | CPU s a run | peak GiB of a process |", "|---|---|---|---|---|"]
+    for name, cost in found["commands"].items():
+        cells = [f"{cost[key]:.0f}" for key in ("seconds", "cpu_s")] + [f"{cost['cpu_s'] / cost['n_runs']:.1f}"]
+        lines.append(f"| {' | '.join([name, *cells, format(cost['peak_gib'], '.2f')])} |")
     ax.set_yticks(range(len(CLAIMS)), [claim.title for claim in CLAIMS.values()])
     longest = max(max(found[key]["ratio"], claim.limit) for key, claim in CLAIMS.items())
     ax.set(xscale="log", xlim=(0.1, 6 * longest), ylim=(len(CLAIMS) - 0.5, -0.5), xlabel="Ratio (black line: limit)")

@@ -13,7 +13,7 @@ import benchmark
 
 TINY = benchmark.Sizes(
     rounds=1, slides=2, indexed=40, epoch=40, extracted=32, protocol=64, folds=1, stock=32,
-    image=config.Image(height_px=32, width_px=48),
+    image=config.Image(height_px=32, width_px=48), seeds=(),
 )  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:.*of BreakHis's:UserWarning")  # a part of the set is meant
 
@@ -25,6 +25,8 @@ def made_up() -> dict:
                "decode_s", "again_s", "n_images", "data")  # fmt: skip
     environment = {"devices": ["CPU"], "versions": {"tensorflow": "1.0", "keras": "1.0"}}
     about = {"date": "2026-01-01", "seconds": 9, "quick": False, "cores": 2, "environment": environment}
+    about["extraction_by_arithmetic"] = {"TensorFlow, oneDNN, float32": 12.34}
+    about["commands"] = {"sweep, 4 runs": {"n_runs": 4, "seconds": 9, "cpu_s": 10, "peak_gib": 1.5}}
     claims = {key: dict.fromkeys(numbers, 1) | {"ratio": claim.limit} for key, claim in benchmark.CLAIMS.items()}
     return about | claims
 
@@ -40,6 +42,8 @@ def test_every_claim_is_a_ratio_of_the_times_beside_it(tmp_path):
     assert epoch["ratio"] > 0 and epoch["stock_images_per_s"] > 0
     assert extraction["ratio"] == pytest.approx(extraction["images_per_s"] / extraction["bare_images_per_s"])
     assert protocol["ratio"] == pytest.approx(protocol["stock_s_extrapolated"] / protocol["cold_s"])
+    assert len(found["extraction_by_arithmetic"]) >= 3 and min(found["extraction_by_arithmetic"].values()) > 0
+    assert all(cost["n_runs"] == 5 and 0.1 < cost["peak_gib"] < 9 for cost in found["commands"].values())
     passes = 64 * (30 * 0.8 + 0.2)  # one fold: train and validation in each of 30 epochs, test once
     assert protocol["stock_s_extrapolated"] == pytest.approx(passes * protocol["stock_ms_per_image"] / 1_000)
 
@@ -53,6 +57,7 @@ def test_table_and_figure_say_which_claims_hold(tmp_path):
     lines = (tmp_path / "b.md").read_text().splitlines()
     assert any("| 1.31 | <= 1.3 | NO |" in line for line in lines)
     assert sum("| yes |" in line for line in lines) == 3
+    assert {"| TensorFlow, oneDNN, float32 | 12.3 |", "| sweep, 4 runs | 9 | 10 | 2.5 | 1.50 |"} <= set(lines)
     assert "Speed: 3 of 4 claims hold on 2 cores" in (tmp_path / "b.svg").read_text()
 
 

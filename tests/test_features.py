@@ -1,8 +1,10 @@
 """Features are computed once, survive kills and damage, and equal those of the backbone."""
 
+import contextlib
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -11,9 +13,11 @@ import pytest
 from conftest import needs_signals
 
 from breakhis_cls import config
-from breakhis_cls.modeling import features, fit, network
+from breakhis_cls.errors import ModelError
+from breakhis_cls.modeling import devices, features, fit, network
 from breakhis_cls.pipeline import batches
 
+EXTRACT_APART = features.extract_apart  # before conftest puts the extraction into this process
 HERE = Path(__file__).parent
 N, HEIGHT, WIDTH = 70, 32, 48
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -146,3 +150,81 @@ def test_the_bits_of_a_row_do_not_depend_on_the_other_rows(tmp_path):
     whole = features.backbone_features(settings, HASHES[:40], PIXELS, np.arange(40))
     apart = features.backbone_features(_settings(tmp_path / "apart"), HASHES[33:37], PIXELS, np.arange(33, 37))
     np.testing.assert_array_equal(whole[33:37], apart)
+
+
+# --- the process of their own ---
+
+
+def _extract_apart(cache, precision="float32", weights="random"):
+    """Features of 40 rows by a fresh process, and the bytes of its shards."""
+    changes = {"run.extraction_precision": precision, "model.weights": str(weights)}
+    given = config.change_settings(_settings(cache), changes)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(features, "extract_apart", EXTRACT_APART)
+        pooled = features.backbone_features(given, HASHES[:40], PIXELS, np.arange(40))
+    return pooled, [path.read_bytes() for path in sorted(cache.rglob("shard-*"))]
+
+
+def test_another_process_extracts_what_this_one_does(tmp_path):
+    here = features.backbone_features(_settings(tmp_path / "here"), HASHES[:40], PIXELS, np.arange(40))
+    apart, _ = _extract_apart(tmp_path / "apart")
+    np.testing.assert_allclose(apart, here, rtol=1e-3, atol=1e-4)  # by oneDNN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_fresh_processes_extract_equal_bytes(tmp_path, precision):
+    first, second = (_extract_apart(tmp_path / name, precision)[1] for name in ("one", "two"))
+    assert first == second and len(first) == 1
+
+
+def test_an_error_of_the_other_process_is_raised_here(tmp_path):
+    (tmp_path / "other.weights.h5").write_bytes(b"no weights")
+    with pytest.raises(ModelError, match="does not hold weights of ResNet50"):
+        _extract_apart(tmp_path, weights=tmp_path / "other.weights.h5")
+
+
+def _runs(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@needs_signals
+def test_the_other_process_ends_with_this_one(tmp_path):
+    """Killed while it waits for the first shard: what it started is gone soon after."""
+    child = (
+        "import sys, numpy as np, test_features as t\n"
+        "real = t.features.subprocess.Popen\n"
+        "def popen(*command, **options):\n"
+        "    process = real(*command, **options)\n"
+        "    print(process.pid, flush=True)\n"
+        "    return process\n"
+        "t.features.subprocess.Popen = popen\n"
+        "list(t.EXTRACT_APART(t._settings('.'), t.HASHES, t.PIXELS, np.arange(t.N), t.Path(sys.argv[1])))"
+    )
+    with subprocess.Popen([sys.executable, "-c", child, tmp_path], cwd=HERE, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        pid = int(run.stdout.readline())
+        assert _runs(pid)
+        run.kill()
+    deadline = time.monotonic() + 60
+    while _runs(pid):
+        assert time.monotonic() < deadline, "it still runs"
+        time.sleep(0.1)
+    assert not list(tmp_path.glob("shard-*"))
+
+
+def test_what_extraction_computes_in_is_part_of_the_key(monkeypatch):
+    run = config.Run()
+    apart = devices.extraction_numerics(run)
+    assert apart["onednn"] and not devices.numerics(run)["onednn"]
+    assert devices.extraction_numerics(config.Run(extraction_precision="bfloat16"))["precision"] == "mixed_bfloat16"
+    for has_it, precision in ((True, "mixed_bfloat16"), (False, "float32")):
+        monkeypatch.setattr(devices, "has_bfloat16", lambda has_it=has_it: has_it)
+        assert devices.extraction_numerics(run)["precision"] == precision
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert devices.extraction_numerics(run) | {"backend": ""} != apart | {"backend": ""}  # its version, and no oneDNN
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    with pytest.raises(ModelError, match="expected tensorflow or jax"):
+        devices.backend()

@@ -117,7 +117,8 @@ class Jax:
     def gpus(self) -> list[tuple[str, tuple[int, int]]]:
         """Name and compute capability of each GPU."""
         found = [device for device in self.replicas() if device.platform == "gpu"]
-        return [(one.device_kind, tuple(map(int, one.compute_capability.split(".")))) for one in found]
+        capabilities = [[int(part) for part in one.compute_capability.split(".")] for one in found]
+        return [(one.device_kind, (major, minor)) for one, (major, minor) in zip(found, capabilities, strict=True)]
 
     def replicas(self) -> list[Any]:
         """Devices that share a batch."""
