@@ -405,9 +405,9 @@ def read_options(
         prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    groups = {"": parser.add_argument_group("options")}
+    options = parser.add_argument_group("options")
     if default is not None:
-        groups[""].add_argument("--config", metavar="NAME_OR_FILE", help="YAML file, or name of a config that ships")
+        options.add_argument("--config", metavar="NAME_OR_FILE", help="YAML file, or name of a config that ships")
     words = []
     for word in sys.argv[1:] if argv is None else argv:
         flag, *value = word.split("=", 1)
@@ -432,26 +432,23 @@ def read_options(
         value = (defaults.get(section) or {}).get(key) if section else defaults.get(name)
         if value is True:
             text = f"Switch off: {text}"
-        elif value not in (None, False, ""):
+        elif value not in (None, "") and value is not False:
             text += f" (default: {' '.join(map(str, value)) if several else value})"
         text = argparse.SUPPRESS if name in hidden and not shows_all else text
-        title = section if shows_all else ""
-        if title not in groups:
-            groups[title] = parser.add_argument_group(f"settings: {title}")
         if field.annotation is bool:
             for switched, no in ((True, ""), (False, "no_")):
                 flag = f"--{section}.{no}{key}" if section else f"--{no}{key}".replace("_", "-")
                 shown = argparse.SUPPRESS if switched is bool(value) else text  # what changes the default
-                groups[title].add_argument(flag, dest=name, action="store_const", const=switched, help=shown)
+                options.add_argument(flag, dest=name, action="store_const", const=switched, help=shown)
         else:
             form, flag = _value_form(field.annotation), f"--{name}" if section else f"--{name.replace('_', '-')}"
             read = str if form in ("TEXT", "PATH") else _read_word
-            groups[title].add_argument(flag, dest=name, metavar=form, help=text, type=read, **several)
+            options.add_argument(flag, dest=name, metavar=form, help=text, type=read, **several)
 
     # --- help ---
     parser.usage = " ".join([prog, *places, "[options]"])
-    all_of_them = f"; --help-all: all {len(settings)} settings" if hidden else ""
-    groups[""].add_argument("-h", "--help", action="store_true", help=f"this list{all_of_them}")
+    more = f"; --help-all: all {len(settings)} settings" if hidden else ""
+    options.add_argument("-h", "--help", action="store_true", help=f"this list{more}")
     if {"-h", "--help", "--help-all"} & {*words}:
         print(parser.format_help(), end="")
         raise SystemExit(DONE)

@@ -255,5 +255,6 @@ def test_help_is_short_and_shows_the_defaults_of_the_chosen_yaml(capsys, tmp_pat
     assert settings["--help"] == ["--config", *(f"--{name}" for name in config.COMMON)]
     assert len(settings["--help-all"]) == 1 + len(config.list_settings(Config))
     assert "(default: 3)" in shown["--help"] and "(default: 4321)" in shown["--help-all"]
+    assert re.search(r"--head.shots N [^-]*\(default: 0\)", shown["--help-all"])
     assert "--split.no_allow_leaks" in shown["--help-all"]  # what changes the default
     assert "True" not in "".join(shown.values())
