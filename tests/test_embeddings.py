@@ -147,6 +147,15 @@ def test_mixed_widths_and_other_magnifications_are_named(extracted, tmp_path):
         embeddings.load_images(str(tmp_path / "good.npz"), (100, 200, 400))
 
 
+def test_several_patches_of_an_image_are_averaged_and_a_file_without_a_matrix_is_refused(tmp_path):
+    patches = {f"SOB_B_A-14-22549AB-40-00{at}.png": np.array([[at, 0], [at, 4]]) for at in (1, 2)}
+    np.savez(tmp_path / "patches.npz", **patches)
+    assert embeddings.load_embeddings(str(tmp_path / "patches.npz")).matrix.tolist() == [[1, 2], [2, 2]]
+    np.savez(tmp_path / "none.npz", filename=np.array(list(patches)), features=np.arange(2.0))
+    with pytest.raises(DataError, match="holds no matrix"):
+        embeddings.load_embeddings(str(tmp_path / "none.npz"))
+
+
 def test_nothing_is_unpickled(extracted, tmp_path):
     images = extracted[3]
     names = images["file"].to_numpy(object)

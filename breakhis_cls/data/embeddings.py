@@ -90,7 +90,8 @@ def _read(stamps: tuple[tuple[Path, int, int], ...]) -> Embeddings:
     found, official = table[column].astype(str), protocols.official_images()
     paths = found.map(lambda name: names.official_path(name) if names.official_name(name) else "")
     is_known = paths.isin(official["file"]) | (paths.ne("") & ~paths.str.split("/").str[-3].isin(official["slide"]))
-    vectors = [np.asarray(vector, dtype=np.float32).ravel() for vector in vectors]
+    arrays = [np.atleast_2d(np.asarray(vector, dtype=np.float32)) for vector in vectors]
+    vectors = [array.reshape(-1, array.shape[-1]).mean(axis=0) for array in arrays]  # of several patches
     widths = sorted({len(vector) for vector in vectors})
     is_finite = np.array([np.isfinite(vector).all() for vector in vectors], dtype=bool)
     for faults, what in (
@@ -141,7 +142,9 @@ def _read_rows(path: Path, beside: list[Path]) -> tuple[pd.DataFrame, list]:
         columns = {name: array for name, array in arrays.items() if name in (*FILE_COLUMNS, HASH)}
         if not beside and not columns:  # an array for each image
             return pd.DataFrame({"file": list(arrays)}), list(arrays.values())
-        matrix = next(array for array in arrays.values() if array.ndim == 2)
+        matrix = next((array for array in arrays.values() if array.ndim == 2), None)
+        if matrix is None:
+            raise ValueError("it holds no matrix of a row for each image")
         return pd.read_csv(beside[0]) if beside else pd.DataFrame(columns), list(matrix)
 
     # The quick parser of CSV loses a float's last bit.
