@@ -258,24 +258,6 @@ def test_without_credentials_every_place_is_named(kaggle, capsys, monkeypatch, t
     assert message.out == f"{kaggle_download.LICENCE}\n"  # and nothing of the client
 
 
-@pytest.mark.parametrize("place", ["access_token", "kaggle.json", "config_dir", "environment"])
-def test_credentials_are_taken_from_each_place(kaggle, monkeypatch, tmp_path, place) -> None:
-    monkeypatch.delenv("KAGGLE_API_TOKEN")
-    folder = tmp_path / ("elsewhere" if place == "config_dir" else "home/.kaggle")
-    folder.mkdir(parents=True)
-    if place == "config_dir":
-        monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(folder))
-    if place == "environment":
-        monkeypatch.setenv("KAGGLE_USERNAME", "me")
-        monkeypatch.setenv("KAGGLE_KEY", "key")
-    elif place == "access_token":
-        (folder / "access_token").write_text("token")
-    else:
-        (folder / "kaggle.json").write_text('{"username": "me", "key": "key"}')
-        (folder / "kaggle.json").chmod(0o600)
-    assert download.main([]) == 0
-
-
 def test_without_a_network_nothing_is_lost(kaggle, capsys, monkeypatch) -> None:
     from kagglesdk import kaggle_env
 
