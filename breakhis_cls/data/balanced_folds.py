@@ -4,7 +4,7 @@ scikit-learn's StratifiedGroupKFold balances images only and can leave a fold wi
 Here images, cases, labels, subtypes and magnifications count together, and a side without a label costs most.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,7 @@ ABSENCE = {"cases": 10.0, "cases_by_label": 10.0, "cases_by_subtype": 0.05}
 DECIMALS = 9
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """Counts of each group, (n_groups, n_columns), and the share of the columns' sums that each side should get."""
 
     counts: np.ndarray
@@ -32,9 +31,7 @@ class Problem:
     def cost(self, sums: np.ndarray, side: np.ndarray) -> np.ndarray:
         """(..., n_columns) sums of sides (...) -> (...) cost: chi-square-like, plus what is absent."""
         share = self.shares[side]
-        deviation = sums * (1 / self.counts.sum(axis=0))
-        deviation -= share[..., None]
-        np.square(deviation, out=deviation)
+        deviation = np.square(sums * (1 / self.counts.sum(axis=0)) - share[..., None])
         lacking = (sums < 0.5).astype(float)
         return deviation @ self.weights / share + lacking @ self.absence * self.urgency[side]
 

@@ -44,14 +44,14 @@ def fetch_archive(folder: Path, root: Path) -> Path:
             raise DownloadError(_credentials_help("No credentials for Kaggle")) from None
         api.dataset_download_files(NAME, folder, quiet=False)
     except requests.HTTPError as error:
-        status = error.response.status_code if error.response is not None else None
+        status = error.response.status_code if error.response is not None else 0
         known = {
             401: _credentials_help("Kaggle does not accept the credentials (401)"),
             403: f"Kaggle refuses (403); sign in, open {URL}, accept its terms",
             404: f"Kaggle has no {NAME} (404); {BY_HAND}",
         }
         other = f"Kaggle answers {status or error} to a request for {URL}; try again later"
-        raise DownloadError(known.get(status or 0, other)) from None
+        raise DownloadError(known.get(status, other)) from None
     except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:  # requests' errors are OSErrors
         found = f"the download of {URL} stopped ({error}); the same command continues it"
         raise DownloadError(f"{found}, or download the zip in a browser and name it with --from-zip") from None

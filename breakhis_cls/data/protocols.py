@@ -156,11 +156,8 @@ def protocol_name(protocol: str) -> str:
 def assign_parts(images: pd.DataFrame, protocol: str, fold: int) -> pd.Series:
     """The part of each image in one fold of a protocol that is a table; NaN where the protocol does not name it."""
     table, _ = read_protocol(protocol)
-    table = table.loc[table["fold"] == fold]
-    if "slide" in table.columns:
-        part = images["slide"].map(table.set_index("slide")["part"])
-    else:
-        part = images["file"].map(names.image_stem).map(table.set_index("file")["part"])
+    kind = "slide" if "slide" in table.columns else "file"
+    part = _names(images, kind).map(table.loc[table["fold"] == fold].set_index(kind)["part"])
     if protocol in LEADERBOARDS:  # whose tables name slides, of which they use one magnification
         part = part.where(images["magnification"] == 40)
     return part
@@ -173,10 +170,7 @@ def protocol_warnings(images: pd.DataFrame, protocol: str, fold: int) -> list[st
         return []
     table, messages = read_protocol(protocol)
     kind = "slide" if "slide" in table.columns else "file"
-    official, here = (
-        set(known["slide"] if kind == "slide" else known["file"].map(names.image_stem))
-        for known in (official_images(), images)
-    )
+    official, here = (set(_names(known, kind)) for known in (official_images(), images))
     named = set(table.loc[table["fold"] == fold, kind])
     if unknown := sorted(named - official - here):
         what = f"{protocol} names {len(unknown):,} {kind}s that BreakHis does not have"
@@ -186,3 +180,7 @@ def protocol_warnings(images: pd.DataFrame, protocol: str, fold: int) -> list[st
         f"leaves out {kind}s in fold {fold}": sorted(here - named),
     }
     return messages + [f"{protocol} {what}: {len(some):,}, such as {some[0]}" for what, some in found.items() if some]
+
+
+def _names(images: pd.DataFrame, kind: str) -> pd.Series:
+    return images["slide"] if kind == "slide" else images["file"].map(names.image_stem)
