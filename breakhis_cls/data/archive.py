@@ -50,8 +50,11 @@ def unpack(path: Path, root: Path) -> Path:
                 if (holder / TREE).is_dir():
                     kept.mkdir()
                     (holder / TREE).rename(kept / TREE)
-                    if folds := sorted(extracted.rglob(FOLDS), key=lambda path: -len(path.parts)):
-                        folds[0].rename(kept / FOLDS)
+                    places = [
+                        folder / FOLDS for folder in (holder, *holder.parents) if folder.is_relative_to(extracted)
+                    ]
+                    if folds := next(filter(Path.is_file, places), None):
+                        folds.rename(kept / FOLDS)
                 else:  # folders of another kind stay as they are
                     extracted.rename(kept)
                 kept.rename(target)
