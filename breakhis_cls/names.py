@@ -27,49 +27,17 @@ SUBTYPES = {  # code -> (folder name, label), in the order of the tables of Span
 TREE = "histology_slides"  # the folder of the official tree that holds all images
 FULL_PX = (700, 460)  # width, height; slide SOB_M_PC_14-12465 is 700x456 at 100X
 
-# Longest codes first: `TA` before `A`. Block letters, such as `AB`, tell the folders of one case number apart.
-_SUBTYPE = "|".join(sorted(SUBTYPES, key=len, reverse=True))
-_PARTS = rf"SOB_(?P<label>[BM])_(?P<subtype>{_SUBTYPE})[-_](?P<year>\d{{2}})-(?P<case>\d+)(?P<block>[A-Z]*)"
-SLIDE_NAME = re.compile(_PARTS.replace("[-_]", "_"))
-_STEM = _PARTS.replace("[-_]", "-") + r"-(?P<magnification>40|100|200|400)-(?P<sequence>\d+)"
-IMAGE_NAME = re.compile(_STEM + r"\.png")
+# Block letters, such as `AB`, tell the folders of one case number apart. Slides cut from file names have a hyphen.
+_SLIDE = rf"SOB_(?P<label>[BM])_(?P<subtype>{'|'.join(SUBTYPES)})[_-](?P<year>\d\d)-(?P<case>\d+)(?P<block>[A-Z]*)"
+SLIDE_NAME = re.compile(_SLIDE.replace("[_-]", "_"))
+_STEM = _SLIDE.replace("[_-]", "-") + r"-(?P<magnification>40|100|200|400)-(?P<sequence>\d+)"
+IMAGE_NAME = re.compile(rf"(?P<stem>{_STEM})(\.\w+)*")  # with any suffix, or none
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 # Left by operating systems, archivers and network disks, beside what begins with a dot.
 SYSTEM_FILES = {
     "thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information",
     "lost+found",
 }  # fmt: skip
-
-
-def is_system_file(name: str) -> bool:
-    """Whether a file or folder is hidden, or was left by an operating system, an editor or an archiver."""
-    # `._x.png` is what macOS keeps beside x.png on foreign disks: it has an image's suffix and is none.
-    return name.startswith(".") or name.lower() in SYSTEM_FILES
-
-
-@functools.lru_cache(maxsize=100_000)  # a sweep's worker asks for the same names in every run
-def official_name(path: str) -> str | None:
-    """The official file name that a path bears, in any folder, with any slashes and suffix or none; else None.
-    `C:\\x\\SOB_B_A-14-22549AB-40-001.JPG` -> `SOB_B_A-14-22549AB-40-001.png`."""
-    match = re.fullmatch(rf"({_STEM})(\.\w+)*", _last_part(path))
-    return f"{match[1]}.png" if match else None
-
-
-def image_stem(path: str) -> str:
-    """What tells images apart in tables of any origin: the name without folder and suffix."""
-    if official := official_name(path):
-        return official.removesuffix(".png")
-    stem, dot, suffix = _last_part(path).rpartition(".")
-    return stem if dot and suffix.isalnum() else _last_part(path)
-
-
-def official_slide(path: str) -> str:
-    """The last part of a path; of slides cut from file names, `SOB_B_A-14-22549AB`, as the folder is called."""
-    return re.sub(rf"^(SOB_[BM]_(?:{_SUBTYPE}))-(?=\d\d-\d+[A-Z]*$)", r"\1_", _last_part(path))
-
-
-def _last_part(path: str) -> str:
-    return re.split(r"[\\/]", path.strip().rstrip("\\/"))[-1]
 
 
 class ImageName(NamedTuple):
@@ -91,12 +59,38 @@ class SlideName(NamedTuple):
     case: str
 
 
-def parse_image_name(filename: str) -> ImageName:
-    """The parts of `SOB_B_A-14-22549AB-40-001.png`; DataError if the name is invalid or contradicts itself."""
-    label, match = _match(IMAGE_NAME, filename, "image", "SOB_B_A-14-22549AB-40-001.png")
-    slide = f"SOB_{match['label']}_{match['subtype']}_{match['year']}-{match['case']}{match['block']}"
-    magnification, sequence = int(match["magnification"]), int(match["sequence"])
-    return ImageName(label, match["subtype"], slide, match["case"], magnification, sequence)
+def is_system_file(name: str) -> bool:
+    """Whether a file or folder is hidden, or was left by an operating system, an editor or an archiver."""
+    # `._x.png` is what macOS keeps beside x.png on foreign disks: it has an image's suffix and is none.
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
+
+
+@functools.lru_cache(maxsize=100_000)  # a sweep's worker asks for the same names in every run
+def official_name(path: str) -> str | None:
+    """The official file name that a path bears, in any folder, with any slashes and suffix or none; else None.
+    `C:\\x\\SOB_B_A-14-22549AB-40-001.JPG` -> `SOB_B_A-14-22549AB-40-001.png`."""
+    match = IMAGE_NAME.fullmatch(_last_part(path))
+    return f"{match['stem']}.png" if match else None
+
+
+def image_stem(path: str) -> str:
+    """What tells images apart in tables of any origin: the name without folder and suffix."""
+    if official := official_name(path):
+        return official.removesuffix(".png")
+    return re.sub(r"\.[^\W_]+$", "", _last_part(path))
+
+
+def official_slide(path: str) -> str:
+    """The last part of a path; of slides cut from file names, `SOB_B_A-14-22549AB`, as the folder is called."""
+    match = re.fullmatch(_SLIDE, _last_part(path))
+    return _slide_of(match) if match else _last_part(path)
+
+
+def parse_image_name(path: str) -> ImageName:
+    """The parts of `SOB_B_A-14-22549AB-40-001.png`, in any folder; DataError if it is invalid or contradicts itself."""
+    label, match = _match(IMAGE_NAME, path, "image", "SOB_B_A-14-22549AB-40-001.png")
+    numbers = int(match["magnification"]), int(match["sequence"])
+    return ImageName(label, match["subtype"], _slide_of(match), match["case"], *numbers)
 
 
 def parse_slide_name(slide: str) -> SlideName:
@@ -108,10 +102,9 @@ def parse_slide_name(slide: str) -> SlideName:
 def official_path(path: str) -> str:
     """Where an image lies in the official tree, relative to the folder that contains `histology_slides`, POSIX; for a
     file name or a path of any other tree. DataError if the name is not official."""
-    filename = official_name(path) or path
-    name = parse_image_name(filename)
+    name = parse_image_name(path)
     folder, label = SUBTYPES[name.subtype]
-    return f"{TREE}/breast/{label}/SOB/{folder}/{name.slide}/{name.magnification}X/{filename}"
+    return f"{TREE}/breast/{label}/SOB/{folder}/{name.slide}/{name.magnification}X/{official_name(path)}"
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -122,25 +115,28 @@ def canonical_path(path: str) -> str:
 
 def contradicts_folders(path: str) -> bool:
     """Whether a folder of a relative POSIX path names another label, subtype, slide or magnification than its file."""
-    name = parse_image_name(official_name(path) or path)
+    name, folders = parse_image_name(path), path.split("/")[:-1]
     others = {*LABELS, *(folder for folder, _ in SUBTYPES.values())} - {name.label, SUBTYPES[name.subtype][0]}
-    for folder in path.split("/")[:-1]:
-        slide, magnified = official_slide(folder), re.findall(r"(?<!\d)(40|100|200|400)x(?![a-z\d])", folder.lower())
-        if (
-            folder.lower().replace(" ", "_").replace("-", "_") in others
-            or (SLIDE_NAME.fullmatch(slide) and slide != name.slide)
-            or {*magnified} - {str(name.magnification)}
-        ):
-            return True
-    return False
+    slides = {official_slide(folder) for folder in folders if re.fullmatch(_SLIDE, folder)}
+    shown = {*re.findall(r"(?<!\d)(40|100|200|400)x(?![a-z\d])", "/".join(folders).lower())}
+    words = {re.sub("[ -]", "_", folder.lower()) for folder in folders}
+    return bool(words & others or slides - {name.slide} or shown - {str(name.magnification)})
 
 
-def _match(grammar: re.Pattern[str], name: str, kind: str, example: str) -> tuple[str, re.Match[str]]:
-    match = grammar.fullmatch(name)
+def _last_part(path: str) -> str:
+    return re.split(r"[\\/]", path.strip().rstrip("\\/"))[-1]
+
+
+def _slide_of(match: re.Match[str]) -> str:
+    return "SOB_{label}_{subtype}_{year}-{case}{block}".format(**match.groupdict())
+
+
+def _match(grammar: re.Pattern[str], path: str, kind: str, example: str) -> tuple[str, re.Match[str]]:
+    match = grammar.fullmatch(_last_part(path))
     if match is None:
-        raise DataError(f"'{name}' is not a BreakHis {kind} name; expected one like {example}")
+        raise DataError(f"'{path}' is not a BreakHis {kind} name; expected one like {example}")
     # The name says the label twice: by its B or M, and by its subtype.
     label, expected = LABELS["BM".index(match["label"])], SUBTYPES[match["subtype"]][1]
     if label != expected:
-        raise DataError(f"'{name}' says {label}, but subtype {match['subtype']} is {expected}; rename or remove it")
+        raise DataError(f"'{path}' says {label}, but subtype {match['subtype']} is {expected}; rename or remove it")
     return label, match

@@ -57,9 +57,8 @@ def test_a_label_that_contradicts_the_subtype_is_refused(filename):
 
 
 @pytest.mark.parametrize("filename", [
-    "", "SOB_B_A_14-22549AB-40-001.png", "SOB_B_A-14-22549AB-50-001.png", "SOB_B_A-14-22549AB-40-001.PNG",
-    "SOB_B_A-14-22549ab-40-001.png", "SOB_B_A-14-22549AB-40-001.png ", "x/SOB_B_A-14-22549AB-40-001.png",
-    "SOB_B_TAA-14-1-40-001.png", "SOB_B_A-14--40-001.png",
+    "", "SOB_B_A_14-22549AB-40-001.png", "SOB_B_A-14-22549AB-50-001.png", "SOB_B_A-14-22549ab-40-001.png",
+    "SOB_B_TAA-14-1-40-001.png", "SOB_B_A-14--40-001.png", "SOB_B_A-14-22549AB-40-001_mask.png",
 ])  # fmt: skip
 def test_similar_names_are_refused(filename):
     with pytest.raises(DataError, match="expected one like"):

@@ -44,8 +44,6 @@ TRUE_16_BIT = with_chunks(  # Pillow cannot write it: a header of depth 16 over 
     written(Image.fromarray(np.zeros((46, 140, 3), np.uint8))),
     lambda kind, body: (70).to_bytes(4) + body[4:8] + b"\x10" + body[9:] if kind == b"IHDR" else body,
 )
-SHORT = zlib.compress(bytes([0, *[99] * 210]) * 20)  # 20 rows: filter 0, then 70 RGB pixels
-SHORT_4_BIT = zlib.compress(bytes([0, *[17] * 35]) * 20)
 BOMB = with_chunks(RGB, lambda kind, body: (60_000).to_bytes(4) * 2 + body[8:] if kind == b"IHDR" else body)
 
 CANNOT = {
@@ -58,32 +56,28 @@ CANNOT = {
     "one byte short": (RGB[:-1], "truncated after"),
     "flipped bit": (RGB[:2_000] + bytes([RGB[2_000] ^ 1]) + RGB[2_001:], "checksum in b'IDAT'"),
     "zeros inside": (RGB[:3_000] + bytes(500) + RGB[3_500:], "checksum in b'IDAT'"),
-    "20 rows": (with_chunks(RGB, lambda kind, body: SHORT if kind == b"IDAT" else body), "20 of 46 rows"),
-    "20 palette rows": (
-        with_chunks(written(PALETTE), lambda kind, body: SHORT_4_BIT if kind == b"IDAT" else body), "20 of 46",
-    ),
     "no pixels": (with_chunks(RGB, lambda kind, body: None if kind == b"IDAT" else body), "damaged"),
-    "no header": (with_chunks(RGB, lambda kind, body: None if kind == b"IHDR" else body), "with a header"),
+    "no header": (with_chunks(RGB, lambda kind, body: None if kind == b"IHDR" else body), "header cannot be read"),
     "damaged header": (RGB[:20] + b"\0\0\0\1" + RGB[24:], "header cannot be read"),
-    "bomb": (BOMB, "60,000 x 60,000 pixels; refused"),
-    "16-bit grey": (written(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200)), "16-bit grey"),
-    "16-bit RGB": (TRUE_16_BIT, "16-bit RGB"),
+    "bomb": (BOMB, "3600000000 pixels"),
+    "16-bit grey": (written(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200)), "16 bits"),
+    "16-bit RGB": (TRUE_16_BIT, "16 bits"),
     "clear": (written(HALF_CLEAR), "3,220 transparent pixels"),
     "clear grey": (written(HALF_CLEAR.convert("LA")), "transparent pixels"),
     "clear palette": (written(PALETTE, transparency=3), "transparent pixels"),
     "clear colour": (written(Image.fromarray(PIXELS), transparency=(*PIXELS[0, 0].tolist(),)), "1 transp"),
-    "animated": (written(OPAQUE, save_all=True, append_images=[OPAQUE.rotate(180)]), "animated"),
+    "animated": (written(OPAQUE, save_all=True, append_images=[OPAQUE.rotate(180)]), "2 pages"),
 }  # fmt: skip
 CAN = {
-    "RGB": (RGB, "", PIXELS),
-    "grey": (written(GREY), "8-bit grey", np.asarray(GREY.convert("RGB"))),
-    "two greys": (written(GREY.convert("1")), "1-bit grey", np.asarray(GREY.convert("1").convert("RGB"))),
-    "black": (written(Image.new("RGB", (70, 46))), "", np.zeros_like(PIXELS)),
-    "black grey": (written(Image.new("1", (70, 46))), "1-bit grey", np.zeros_like(PIXELS)),
-    "palette": (written(PALETTE), "4-bit palette", np.asarray(PALETTE.convert("RGB"))),
-    "opaque": (written(OPAQUE), "8-bit RGB with alpha", PIXELS),
-    "opaque grey": (written(GREY.convert("LA")), "8-bit grey with alpha", np.asarray(GREY.convert("RGB"))),
-    "junk after the end": (RGB + b"junk", "", PIXELS),
+    "RGB": (RGB, PIXELS),
+    "grey": (written(GREY), np.asarray(GREY.convert("RGB"))),
+    "two greys": (written(GREY.convert("1")), np.asarray(GREY.convert("1").convert("RGB"))),
+    "black": (written(Image.new("RGB", (70, 46))), np.zeros_like(PIXELS)),
+    "black grey": (written(Image.new("1", (70, 46))), np.zeros_like(PIXELS)),
+    "palette": (written(PALETTE), np.asarray(PALETTE.convert("RGB"))),
+    "opaque": (written(OPAQUE), PIXELS),
+    "opaque grey": (written(GREY.convert("LA")), np.asarray(GREY.convert("RGB"))),
+    "junk after the end": (RGB + b"junk", PIXELS),
 }  # fmt: skip
 
 
@@ -99,7 +93,7 @@ def test_what_cannot_be_rgb_is_refused_with_the_reason(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", CAN)
 def test_what_can_be_rgb_is_converted_exactly(kind, tmp_path):
-    content, _, pixels = CAN[kind]
+    content, pixels = CAN[kind]
     (tmp_path / "image.png").write_bytes(content)
     decoded = png.decode(tmp_path / "image.png")
     assert decoded.dtype == np.uint8

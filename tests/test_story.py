@@ -151,7 +151,7 @@ def test_predict_refuses_what_eight_bits_cannot_hold(story, tmp_path, capsys):
     [
         ("tiny.png", lambda path: picture(1).save(path), "1x1 px; expected a field of 32 px"),
         ("pages.tif", lambda path: picture().save(path, save_all=True, append_images=[picture()]), "2 pages or levels"),
-        ("deep.png", lambda path: path.write_bytes(TRUE_16_BIT), "16-bit RGB"),
+        ("deep.png", lambda path: path.write_bytes(TRUE_16_BIT), "16 bits"),
         ("clear.png", lambda path: Image.new("RGBA", (70, 46), (200, 100, 150, 9)).save(path), "transparent pixels"),
     ],
 )
