@@ -13,7 +13,7 @@ from test_metrics import subtypes
 from test_predictions import made
 
 from breakhis_cls import config
-from breakhis_cls.evaluation import metrics, participants
+from breakhis_cls.evaluation import experiments, metrics
 from breakhis_cls.evaluation.experiments import Experiment, Source
 
 
@@ -28,31 +28,31 @@ def test_the_flow_adds_up_to_breakhis() -> None:
         "name": "sample-1a2b", "n_images": 1_900, "n_slides": 80, "n_cases": 69, "broken": [{"file": "x"}],
         "dropped_duplicates": ["a", "b"],
     }  # fmt: skip
-    boxes, excluded = participants.count_flow(experiment(made(), **described))
+    boxes, excluded = experiments.count_flow(experiment(made(), **described))
     assert boxes[0] == ("BreakHis", {"n_images": 7_909, "n_slides": 82, "n_cases": 70})
     assert boxes[1][1] == {"n_images": 1_900, "n_slides": 80, "n_cases": 69}
     assert sum(n for _, n in excluded) == 7_909 - 1_900
     assert dict(excluded)["other magnifications"] == 7_909 - 1_995  # at 40X, of the 82-row table
-    drawn, left_out = participants.count_flow(experiment(made(), **described | {"name": "synthetic-1a2b"}))
+    drawn, left_out = experiments.count_flow(experiment(made(), **described | {"name": "synthetic-1a2b"}))
     assert drawn[0][1]["n_images"] - drawn[1][1]["n_images"] == sum(n for _, n in left_out) == 3
-    assert participants.count_flow(experiment(made())) == ([], [])
+    assert experiments.count_flow(experiment(made())) == ([], [])
 
 
 def test_parts_are_those_of_the_split_or_of_the_folds(tmp_path: Path) -> None:
     table = made()
     split = pd.concat([table, table.assign(part="train", file="t" + table["file"], case="9")])
     split.to_csv(tmp_path / "split.csv", index=False)
-    train, _, test = participants.describe_parts(experiment(table, tmp_path))
+    train, _, test = experiments.describe_parts(experiment(table, tmp_path))
     assert (train["part"], train["n_cases"], train["cases_by_class"]) == ("train", 1, {"benign": 1, "malignant": 1})
     assert (test["n_images"], test["n_cases"]) == (60, 13)
     assert test["share_malignant"] == pytest.approx((table["label"] == "malignant").mean())
     assert sum(test["images_by_magnification"].values()) == 60
     folds = table.assign(fold=np.arange(60) % 2)
-    parts = participants.describe_parts(experiment(folds, tmp_path))
+    parts = experiments.describe_parts(experiment(folds, tmp_path))
     assert [(row["part"], row["n_images"]) for row in parts] == [
         ("test, fold 0", 30), ("test, fold 1", 30), ("test, all folds", 60),
     ]  # fmt: skip
-    assert participants.describe_parts(experiment(subtypes()))[0]["cases_by_class"]["DC"] >= 1
+    assert experiments.describe_parts(experiment(subtypes()))[0]["cases_by_class"]["DC"] >= 1
 
 
 def test_case_level_metrics_are_those_of_mean_probabilities() -> None:

@@ -14,7 +14,7 @@ from test_metrics import subtypes
 from test_predictions import made
 
 from breakhis_cls.evaluation import calibration, error_analysis, predictions
-from breakhis_cls.evaluation.net_benefit import net_benefit_curve
+from breakhis_cls.evaluation.thresholds import net_benefit_curve
 from breakhis_cls.reports import plots, plots_clinical
 from breakhis_cls.reports.text import percent_of_row
 

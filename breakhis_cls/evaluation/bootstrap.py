@@ -5,10 +5,8 @@ benign cases, percentile intervals are too narrow, since they know neither Stude
 and no resampling knows of a case that fails as a whole and was not sampled.
 """
 
-from __future__ import annotations
-
 import zlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,8 +26,7 @@ METHOD = "logit_t"  # as metrics.json names it
 Range = tuple[float, float]  # lowest and highest possible value of a metric
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """Bounds of a metric; None where there are too few cases, with the reason."""
 
     low: float | None
@@ -44,8 +41,7 @@ def case_weights(n_cases: int, n_resamples: int, seed: int) -> np.ndarray:
 
 
 def named_seed(name: str, seed: int) -> int:
-    """A stratum's own seed, the same on every machine."""
-    # Not hash(): Python salts it anew in every process.
+    """A stratum's own seed, the same on every machine: not hash(), which Python salts anew in every process."""
     return zlib.crc32(f"{seed}/{name}".encode())
 
 
@@ -54,8 +50,7 @@ def case_classes(rows: pd.DataFrame, cases: pd.Index) -> np.ndarray:
     within each class."""
     # By label alone, the sensitivity of four LC cases would have the freedom of all 54 malignant ones.
     column = "label" if predictions.is_binary(rows) else "subtype"
-    counts = pd.crosstab(rows["case"], rows[column]).loc[cases]
-    return counts.to_numpy().argmax(axis=1)
+    return pd.crosstab(rows["case"], rows[column]).loc[cases].to_numpy().argmax(axis=1)
 
 
 def statistic_value(statistic: Statistic, n_cases: int) -> float:

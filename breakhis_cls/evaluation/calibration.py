@@ -1,7 +1,5 @@
 """Do predicted probabilities match observed frequencies? Slope, smooth curve, and a temperature from validation."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any
 
@@ -25,18 +23,17 @@ def smooth_curve(table: pd.DataFrame) -> pd.DataFrame:
     """
     pieces, cases = case_statistics.score_images(table)
     weights = np.vstack([np.ones(len(cases)), bootstrap.case_weights(len(cases), 1_000, 0)])
-    pairs = [case_statistics.predicted_and_observed(piece.scores, piece.true) for piece in pieces]
-    everything = np.concatenate([predicted for predicted, _ in pairs])
+    everything = np.concatenate([piece.predicted_and_observed()[0] for piece in pieces])
     grid = np.linspace(everything.min(), everything.max(), N_CURVE)
     curves = np.zeros((len(weights), N_CURVE))
-    for piece, (predicted, observed) in zip(pieces, pairs, strict=True):
+    for piece in pieces:
         # --- sums of each case at each point, so that a resample is a matrix product ---
-        offset = predicted - grid[:, None]
-        reach = np.maximum(np.quantile(np.abs(offset), SPAN, axis=1), 1e-3)[:, None]
-        kernel = np.clip(1 - np.abs(offset / reach) ** 3, 0, None) ** 3  # tricube
-        terms = (kernel, kernel * offset, kernel * offset**2, kernel * observed, kernel * offset * observed)
-        member = (piece.case[:, None] == np.arange(len(cases))).astype(float)
-        s0, s1, s2, t0, t1 = (weights @ (term @ member).T for term in terms)
+        predicted, observed = (column[:, None] for column in piece.predicted_and_observed())
+        offset = predicted - grid
+        kernel = np.clip(1 - np.abs(offset / np.maximum(np.quantile(np.abs(offset), SPAN, axis=0), 1e-3)) ** 3, 0, None)
+        kernel **= 3  # tricube
+        terms = kernel, kernel * offset, kernel * offset**2, kernel * observed, kernel * offset * observed
+        s0, s1, s2, t0, t1 = (weights @ piece.sum_by_case(term) for term in terms)
         # --- the line through the neighbours, read at the point; their mean where they have one abscissa ---
         spread = s0 * s2 - s1**2
         line = case_statistics.divide(s2 * t0 - s1 * t1, np.where(spread > 1e-9 * s0**2, spread, 0))
@@ -55,9 +52,9 @@ def noise_floor(table: pd.DataFrame) -> dict[str, float]:
     uniform = np.random.default_rng(0).random((500, len(cases)))
     draws = []
     for piece in pieces:
-        predicted, _ = case_statistics.predicted_and_observed(piece.scores, piece.true)
-        bins = np.eye(case_statistics.N_BINS)[case_statistics.equal_mass_bins(predicted)]
-        draws.append(np.abs(((uniform[:, piece.case] < predicted) - predicted) @ bins).sum(axis=1) / len(predicted))
+        predicted, _ = piece.predicted_and_observed()
+        gaps = ((uniform[:, piece.case] < predicted) - predicted) @ case_statistics.equal_mass_bins(predicted)
+        draws.append(np.abs(gaps).sum(axis=1) / len(predicted))
     ece = np.mean(draws, axis=0)
     return {"mean": float(ece.mean()), "high": float(np.quantile(ece, bootstrap.LEVEL))}
 
@@ -70,39 +67,33 @@ def calibration_line(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     classes of the top probability. None where there is no finite answer, or an outcome has fewer than five cases.
     """
     pieces, cases = case_statistics.score_images(table)
-    groups = bootstrap.case_classes(table, cases)
-    observed = [case_statistics.predicted_and_observed(piece.scores, piece.true)[1] for piece in pieces]
+    groups, found = bootstrap.case_classes(table, cases), {}
     few = any(
-        len(set(piece.case[outcome == value])) < bootstrap.MIN_CASES
-        for piece, outcome in zip(pieces, observed, strict=True)
+        len(set(piece.case[piece.predicted_and_observed()[1] == value])) < bootstrap.MIN_CASES
+        for piece in pieces
         for value in (0, 1)
     )
-
-    def fitted(with_slope: bool) -> case_statistics.Statistic:
-        return case_statistics.mean_statistic([_logistic_line(piece, with_slope) for piece in pieces])
-
-    found = {}
-    for name, perfect, statistic in (("in_the_large", 0, fitted(False)), ("slope", 1, fitted(True))):
+    for name, perfect in (("in_the_large", 0), ("slope", 1)):
+        statistic = case_statistics.mean_statistic([logistic_line(piece, name == "slope") for piece in pieces])
         value = bootstrap.statistic_value(statistic, len(cases))
-        found[name] = {"value": None if few or np.isnan(value) else value, "low": None, "high": None}
-        if found[name]["value"] is None:
-            continue
-        error, freedom = bootstrap.jackknife_error(statistic, groups)
-        reach = float(stats.t.ppf(1 - bootstrap.TAIL, freedom) * error)
-        found[name] |= {"low": value - reach, "high": value + reach, "perfect": perfect}
+        found[name] = {"value": None, "low": None, "high": None}
+        if not few and not np.isnan(value):
+            error, freedom = bootstrap.jackknife_error(statistic, groups)
+            reach = float(stats.t.ppf(1 - bootstrap.TAIL, freedom) * error)
+            found[name] = {"value": value, "low": value - reach, "high": value + reach, "perfect": perfect}
     return found
 
 
-def _logistic_line(images: case_statistics.ScoredImages, with_slope: bool) -> case_statistics.Statistic:
+def logistic_line(images: case_statistics.ScoredImages, with_slope: bool) -> case_statistics.Statistic:
     """The slope, or with slope 1 the intercept, of a logistic regression of the outcome on the predicted log odds."""
-    predicted, observed = case_statistics.predicted_and_observed(images.scores, images.true)
+    predicted, observed = images.predicted_and_observed()
     x = special.logit(np.clip(predicted, 1e-6, 1 - 1e-6))  # a probability of 0 would decide the line alone
     columns = np.stack([np.ones_like(x), x], axis=1) if with_slope else np.ones((len(x), 1))
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         values = []
         for drawn in weights[:, images.case]:
-            line, step = np.zeros(columns.shape[1]), 1.0
+            line, step = np.zeros(columns.shape[1]), np.ones(1)
             for _ in range(50):  # Newton's method
                 p = special.expit(columns @ line + (0 if with_slope else x))
                 hessian = (columns * (drawn * p * (1 - p))[:, None]).T @ columns
@@ -126,7 +117,7 @@ def fit_temperature(validation: pd.DataFrame, classes: Collection[str]) -> tuple
     test rises. `classes` are those that the temperature is for.
     """
     scores, true = predictions.probabilities(validation), predictions.true_labels(validation)
-    names, logits = predictions.class_names(validation), _logits(validation)
+    names, logits = predictions.class_names(validation), log_probabilities(validation)
 
     # --- validation that says nothing about calibration ---
     n_cases = {name: validation.loc[true == names.index(name), "case"].nunique() for name in classes}
@@ -141,9 +132,8 @@ def fit_temperature(validation: pd.DataFrame, classes: Collection[str]) -> tuple
     weights = 1 / validation.groupby("case")["file"].transform("size").to_numpy()
 
     def loss(log_t: float) -> float:
-        scaled = logits / np.exp(log_t)
-        losses = special.logsumexp(scaled, axis=1) - scaled[np.arange(len(true)), true]
-        return float(np.average(losses, weights=weights))
+        scaled = special.log_softmax(logits / np.exp(log_t), axis=1)
+        return float(np.average(-scaled[np.arange(len(true)), true], weights=weights))
 
     fitted = float(np.exp(optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
     at_bound = np.isclose(fitted, TEMPERATURES, rtol=0.01).any()
@@ -152,12 +142,13 @@ def fit_temperature(validation: pd.DataFrame, classes: Collection[str]) -> tuple
 
 def apply_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
     """The table with softmax(log p / T) as probabilities; the ranking of images stays, for two classes."""
-    scaled = special.softmax(_logits(table) / temperature, axis=1)
+    scaled = special.softmax(log_probabilities(table) / temperature, axis=1)
     return table.assign(**{f"p_{name}": scaled[:, at] for at, name in enumerate(predictions.class_names(table))})
 
 
-def _logits(table: pd.DataFrame) -> np.ndarray:
-    return np.log(np.clip(predictions.probabilities(table), 1e-12, 1))  # log 0 has no multiple
+def log_probabilities(table: pd.DataFrame) -> np.ndarray:
+    """(n, n_classes), above -28: log 0 has no multiple."""
+    return np.log(np.clip(predictions.probabilities(table), 1e-12, 1))
 
 
 def compare_calibration(table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
@@ -169,22 +160,21 @@ def compare_calibration(table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
     pieces, temperatures, refused = [], [], []
     for (fold, model_seed), rows in table.groupby(MODEL, sort=True):
         test, validation = predictions.select_part(rows, "test"), predictions.select_part(rows, "validation")
-        model = {"fold": int(fold), "seed": int(model_seed)}
         if len(test) and len(validation):
             present = [predictions.class_names(rows)[at] for at in np.unique(predictions.true_labels(rows))]
             fitted, reason = fit_temperature(validation, present)
+            model = {"fold": int(fold), "seed": int(model_seed)}
             if reason:
                 refused.append(model | {"reason": reason})
             else:
                 test = apply_temperature(test, fitted)
                 temperatures.append(model | {"temperature": fitted, "n_images": len(validation)})
         pieces.append(test)
-    if not temperatures:
-        return {"temperatures": [], "refused": refused}
-    # The metrics that a temperature changes: it keeps the order of two classes' images, and so ROC AUC.
-    changed, n_resamples = ("ece", "brier", "log_loss"), bootstrap.N_RESAMPLES // 5
-    compared = {"raw": predictions.select_part(table, "test"), "with_temperature": pd.concat(pieces, ignore_index=True)}
-    return {"temperatures": temperatures, "refused": refused} | {
-        name: metrics.compute_stratum(rows, "calibration", n_resamples, seed, changed)
-        for name, rows in compared.items()
-    }
+    content: dict[str, Any] = {"temperatures": temperatures, "refused": refused}
+    if temperatures:
+        # The metrics that a temperature changes: it keeps the order of two classes' images, and so ROC AUC.
+        changed, n_resamples = ("ece", "brier", "log_loss"), bootstrap.N_RESAMPLES // 5
+        scaled = pd.concat(pieces, ignore_index=True)
+        for name, rows in {"raw": predictions.select_part(table, "test"), "with_temperature": scaled}.items():
+            content[name] = metrics.compute_stratum(rows, "calibration", n_resamples, seed, changed)
+    return content

@@ -5,8 +5,6 @@ resamples of 7,909 images are a few matrix products. A statistic maps weights (n
 how often each case was drawn, to values (n_resamples,), NaN where undefined.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,23 +34,30 @@ class ScoredImages:
     scores: np.ndarray  # (n, n_classes) predicted probabilities
     is_binary: bool  # class 1 is positive; otherwise statistics are macro averages
 
-    @cached_property
-    def confusion_by_case(self) -> np.ndarray:
-        """(n_cases, n_classes, n_classes) counts of each case's images: true, predicted."""
-        counts = np.zeros((self.n_cases, self.scores.shape[1], self.scores.shape[1]))
-        np.add.at(counts, (self.case, self.true, self.predicted), 1)
-        return counts
-
-    def confusion(self, weights: np.ndarray) -> np.ndarray:
-        """(n_resamples, n_classes, n_classes) weighted counts."""
-        n_classes = self.scores.shape[1]
-        return (weights @ self.confusion_by_case.reshape(self.n_cases, -1)).reshape(-1, n_classes, n_classes)
-
-    def one_against_rest(self, at: int) -> ScoredImages:
+    def one_against_rest(self, at: int) -> "ScoredImages":
         """The binary task of one class against all others."""
         scores = np.stack([1 - self.scores[:, at], self.scores[:, at]], axis=1)
         true, predicted = ((labels == at).astype(int) for labels in (self.true, self.predicted))
         return replace(self, true=true, predicted=predicted, scores=scores, is_binary=True)
+
+    def predicted_and_observed(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) predicted probability and (n,) outcome, 0 or 1: p_malignant and malignant for two classes; for more
+        the top probability and whether that class is correct."""
+        if self.scores.shape[1] == 2:
+            return self.scores[:, 1], (self.true == 1).astype(float)
+        return self.scores.max(axis=1), (self.scores.argmax(axis=1) == self.true).astype(float)
+
+    @cached_property
+    def confusion_by_case(self) -> np.ndarray:
+        """(n_cases, n_classes, n_classes) counts of each case's images: true, predicted."""
+        one_hot = np.eye(self.scores.shape[1])
+        return self.sum_by_case(one_hot[self.true][:, :, None] * one_hot[self.predicted][:, None])
+
+    def sum_by_case(self, values: np.ndarray) -> np.ndarray:
+        """(n_cases, ...) sums of values (n, ...) of images."""
+        sums = np.zeros((self.n_cases, *values.shape[1:]))
+        np.add.at(sums, self.case, values)
+        return sums
 
 
 def score_images(table: pd.DataFrame) -> tuple[list[ScoredImages], pd.Index]:
@@ -80,11 +85,11 @@ def mean_over_rows(values: np.ndarray, case: np.ndarray, n_cases: int) -> Statis
 
 def mean_statistic(statistics: list[Statistic]) -> Statistic:
     """The mean of several statistics under the same weights, over those that are defined."""
-    return lambda weights: _nanmean(np.stack([statistic(weights) for statistic in statistics]))
+    return lambda weights: nanmean(np.stack([statistic(weights) for statistic in statistics]))
 
 
-def _nanmean(stacked: np.ndarray) -> np.ndarray:
-    # np.nanmean, without its warning where all are NaN.
+def nanmean(stacked: np.ndarray) -> np.ndarray:
+    """np.nanmean over the first axis, without its warning where all are NaN."""
     return divide(np.nansum(stacked, axis=0), (~np.isnan(stacked)).sum(axis=0))
 
 
@@ -156,10 +161,9 @@ def class_metric(
     """
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        counts = images.confusion(weights)
+        counts = np.tensordot(weights, images.confusion_by_case, axes=1)
         values, present = by_class(counts), counts.sum(axis=2) > 0
-        macro_average = _nanmean(np.where(present, values, np.nan).T)  # absent classes are left out
-        value = values[:, 1] if images.is_binary and not macro else macro_average
+        value = values[:, 1] if images.is_binary and not macro else nanmean(np.where(present, values, np.nan).T)
         return np.where(present.sum(axis=1) > 1, value, np.nan) if several else value
 
     return statistic
@@ -169,7 +173,7 @@ def matthews_correlation(images: ScoredImages) -> Statistic:
     """MCC in [-1, 1] (Gorodkin 2004 for more than two classes); undefined where only one class is present."""
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        counts = images.confusion(weights)
+        counts = np.tensordot(weights, images.confusion_by_case, axes=1)
         total, correct = counts.sum(axis=(1, 2)), np.einsum("bkk->b", counts)
         true, predicted = counts.sum(axis=2), counts.sum(axis=1)
         spread_true, spread_predicted = total**2 - (true**2).sum(axis=1), total**2 - (predicted**2).sum(axis=1)
@@ -187,9 +191,9 @@ def matthews_correlation(images: ScoredImages) -> Statistic:
 def ranking_metric(of_class: Callable[..., Statistic], images: ScoredImages) -> Statistic:
     """ROC AUC or average precision of the positive class, or the mean over the classes present."""
     classes = [1] if images.is_binary else range(images.scores.shape[1])
-    ranked = [(images.scores[:, at], images.true == at) for at in classes]
-    present = [of_class(score, is_class, images) for score, is_class in ranked if is_class.any()]
-    return mean_statistic(present or [undefined])
+    present = [at for at in classes if (images.true == at).any()]
+    parts = [of_class(images.scores[:, at], images.true == at, images) for at in present]
+    return mean_statistic(parts or [undefined])
 
 
 def roc_auc(score: np.ndarray, is_class: np.ndarray, images: ScoredImages) -> Statistic:
@@ -220,8 +224,8 @@ def roc_auc_within_folds(score: np.ndarray, is_class: np.ndarray, images: Scored
         at = folds == fold
         members, case = np.unique(images.case[at], return_inverse=True)
         auc = roc_auc(score[at], is_class[at], replace(images, case=case, n_cases=len(members)))
-        carries = [np.bincount(case[mask[at]], None, len(members)) > 0 for mask in (is_class, ~is_class)]
-        parts.append((members, auc, *carries))
+        parts.append((members, auc, *(np.bincount(case[mask[at]], None, len(members)) > 0
+                                      for mask in (is_class, ~is_class))))  # fmt: skip
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         top, bottom = np.zeros((2, len(weights)))
@@ -252,11 +256,9 @@ def average_precision(score: np.ndarray, is_class: np.ndarray, images: ScoredIma
         cumulative.append(counts.cumsum(axis=1)[:, : len(steps)])
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        used = few if len(weights) > CHUNK else slice(None)
-        positives, everything = (counts[:, used] for counts in cumulative)
+        positives, everything = (counts[:, few] if len(weights) > CHUNK else counts for counts in cumulative)
         values = []
-        for at in range(0, len(weights), CHUNK):
-            drawn = weights[at : at + CHUNK].astype(np.float32)
+        for drawn in np.split(weights.astype(np.float32), range(CHUNK, len(weights), CHUNK)):
             hits = drawn @ positives
             precision = hits / np.maximum(drawn @ everything, 1)
             sums = np.einsum("bt,bt->b", np.diff(hits, axis=1, prepend=np.float32(0)), precision)
@@ -287,30 +289,16 @@ def negative_log(probability: np.ndarray) -> np.ndarray:
     return -np.log(np.clip(probability, EPSILON, 1 - EPSILON))
 
 
-def failing_log_loss(scores: np.ndarray) -> float:
-    """Log loss if the true class of every image were the least probable one: of probabilities (n, n_classes)."""
-    return float(negative_log(scores.min(axis=1)).mean())
-
-
 def expected_calibration_error(images: ScoredImages) -> Statistic:
     """Mean gap between predicted probability and observed frequency over bins of equal mass, in [0, 1]."""
     # Bins of equal width would leave most bins empty: good models predict near 0 and 1. Resamples keep these bins.
-    predicted, observed = predicted_and_observed(images.scores, images.true)
-    gaps = np.zeros((images.n_cases, N_BINS))
-    np.add.at(gaps, (images.case, equal_mass_bins(predicted)), observed - predicted)
+    predicted, observed = images.predicted_and_observed()
+    gaps = images.sum_by_case(equal_mass_bins(predicted) * (observed - predicted)[:, None])
     n_images = np.bincount(images.case, None, images.n_cases)
     return lambda weights: divide(np.abs(weights @ gaps).sum(axis=1), weights @ n_images)
 
 
-def predicted_and_observed(scores: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) predicted probability and (n,) outcome, 0 or 1: p_malignant and malignant for two classes; for more
-    the top probability and whether that class is correct."""
-    if scores.shape[1] == 2:
-        return scores[:, 1], (true == 1).astype(float)
-    return scores.max(axis=1), (scores.argmax(axis=1) == true).astype(float)
-
-
-def equal_mass_bins(values: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
-    """(n,) bin of each value by its rank; equal values share a bin, so that the order of rows does not matter."""
+def equal_mass_bins(values: np.ndarray) -> np.ndarray:
+    """(n, 15) one-hot bin of each value by its rank; equal values share a bin, so that the order of rows is nothing."""
     rank = np.searchsorted(np.sort(values), values, "left")
-    return (rank * n_bins // len(values)).astype(int)
+    return np.eye(N_BINS)[rank * N_BINS // len(values)]

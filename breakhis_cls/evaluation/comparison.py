@@ -1,7 +1,5 @@
 """Is one model better than another? Paired over cases, with the smallest difference that so few cases could show."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -82,18 +80,15 @@ def compare_experiments(experiments: list[Experiment], tables: list[pd.DataFrame
             return entry | {"no_test": "too few cases: the interval would leave the metric's range"}
         return entry | {**bounds, "p": p, "detectable": detectable}
 
-    return _compare_pairs(experiments, "metric", COMPARED, compare)
+    return compare_pairs(experiments, "metric", COMPARED, compare)
 
 
 def compare_votes(experiments: list[Experiment], tables: list[pd.DataFrame]) -> list[dict[str, Any]]:
     """McNemar's exact test of each pair's slide votes and, of the binary task, case votes; Holm over the pairs."""
     groups = ("slide", "case") if predictions.is_binary(tables[0]) else ("slide",)
     untested = {"p": None} if few_cases(tables[0], "image_accuracy") else {}
-
-    def compare(group: str, a: int, b: int) -> dict[str, Any]:
-        return mcnemar(tables[a], tables[b], group) | untested
-
-    return _compare_pairs(experiments, "votes", groups, compare)
+    compare = lambda group, a, b: mcnemar(tables[a], tables[b], group) | untested  # noqa: E731
+    return compare_pairs(experiments, "votes", groups, compare)
 
 
 def few_cases(table: pd.DataFrame, metric: str) -> str:
@@ -102,7 +97,8 @@ def few_cases(table: pd.DataFrame, metric: str) -> str:
     return f"too few cases: {rarest}" if rarest < bootstrap.MIN_CASES else ""
 
 
-def _compare_pairs(experiments: list[Experiment], kind: str, names: Sequence[str], compare) -> list[dict[str, Any]]:
+def compare_pairs(experiments: list[Experiment], kind: str, names: Sequence[str], compare) -> list[dict[str, Any]]:
+    """An entry of `compare(name, a, b)` for each name and pair, with Holm's correction over the pairs of a name."""
     entries, pairs = [], list(combinations(range(len(experiments)), 2))
     for name in names:
         compared = [compare(name, a, b) for a, b in pairs]
@@ -126,20 +122,16 @@ def permutation_p_value(by_case: np.ndarray) -> float:
 
 def holm_adjust(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's (1979) step-down correction; None stays None."""
-    known = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    highest = 0.0
-    for rank, (p, at) in enumerate(known):  # smallest first, and never below the one before
-        highest = max(highest, min(1.0, p * (len(known) - rank)))
-        adjusted[at] = highest
-    return adjusted
+    known = pd.Series(p_values, dtype=float).dropna().sort_values()
+    # The smallest times their number, the next times one less, and never below the one before.
+    adjusted = (known * np.arange(len(known), 0, -1)).clip(upper=1).cummax()
+    return [adjusted.get(at) for at in range(len(p_values))]
 
 
 def mcnemar(a: pd.DataFrame, b: pd.DataFrame, group: str) -> dict[str, Any]:
     """Exact McNemar test of slide or case votes: only_a and only_b (correct with one model alone), n and p."""
     correct = [case_statistics.vote_by(table, group)["correct"] for table in (a, b)]
     only_a, only_b = int((correct[0] & ~correct[1]).sum()), int((correct[1] & ~correct[0]).sum())
-    differ = only_a + only_b
     # Exact, since few slides differ: the chi-square form needs some 25 of them.
-    p = float(stats.binomtest(only_a, differ, 0.5).pvalue) if differ else 1.0
+    p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return {"only_a": only_a, "only_b": only_b, "n": len(correct[0]), "p": p}

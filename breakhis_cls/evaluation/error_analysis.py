@@ -1,7 +1,5 @@
 """Where a model fails: by subtype and magnification, case by case, and with which confidence."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
@@ -15,8 +13,7 @@ def errors_by_stratum(table: pd.DataFrame) -> pd.DataFrame:
     Empty where a table of the binary task says no subtypes.
     """
     wrong = predictions.predicted_labels(table) != predictions.true_labels(table)
-    known = table.assign(wrong=wrong)[table["subtype"] != ""]
-    grouped = known.groupby(["subtype", "magnification"])
+    grouped = table.assign(wrong=wrong)[table["subtype"] != ""].groupby(["subtype", "magnification"])
     rows = grouped.agg(n_images=("file", "nunique"), n_cases=("case", "nunique"), error=("wrong", "mean"))
     order = {name: at for at, name in enumerate(names.SUBTYPES)}  # other names come last
     return rows.sort_index(key=lambda level: level.map(order) if level.name == "subtype" else level).reset_index()
@@ -34,8 +31,7 @@ def add_predictions(test: pd.DataFrame) -> pd.DataFrame:
 
 def most_confident_errors(table: pd.DataFrame, n: int = 12) -> pd.DataFrame:
     """Misclassified rows of `add_predictions`, highest p first, at most two of one slide."""
-    rows = add_predictions(table)
-    rows = rows[rows["true_label"] != rows["predicted_label"]]
+    rows = add_predictions(table).query("true_label != predicted_label")
     # Several seeds misclassify the same image, and one difficult slide could fill the whole sheet.
     rows = rows.sort_values(["p", "file"], ascending=[False, True]).drop_duplicates("file")
     return rows[rows.groupby("slide").cumcount() < 2].head(n)
@@ -49,24 +45,18 @@ def case_table(table: pd.DataFrame) -> pd.DataFrame:
     where the metric is undefined without the case. `vote` is empty for the subtype task, whose votes are of slides.
     """
     correct = predictions.predicted_labels(table) == predictions.true_labels(table)
-    grouped = table.assign(correct=correct).groupby("case", sort=True)
-    rows = grouped.agg(
-        label=("label", _joined), subtypes=("subtype", _joined), n_slides=("slide", "nunique"),
+    join = lambda values: "+".join(sorted(values.unique()))  # noqa: E731
+    rows = table.assign(correct=correct).groupby("case", sort=True).agg(
+        label=("label", join), subtypes=("subtype", join), n_slides=("slide", "nunique"),
         n_images=("file", "nunique"), image_accuracy=("correct", "mean"),
     )  # fmt: skip
-    voted = case_statistics.vote_by(table, "case")
-    binary = predictions.is_binary(table)
+    voted, binary = case_statistics.vote_by(table, "case"), predictions.is_binary(table)
     rows = rows.join(voted[[f"p_{name}" for name in predictions.class_names(table)]])
     # cases.csv has the same columns for both tasks: empty where there is no vote.
     rows["vote"] = [names.LABELS[at] if binary else "" for at in voted["voted"]]
     rows["vote_correct"] = voted["correct"] if binary else ""
     statistics, cases = metrics.compute_statistics(table, ("roc_auc", "balanced_accuracy"))
     for name, statistic in statistics.items():
-        # All jackknife values at once: weights of 1 but for one 0.
         without = bootstrap.jackknife_values(statistic, len(cases))
         rows[f"influence_{name}"] = pd.Series(bootstrap.statistic_value(statistic, len(cases)) - without, index=cases)
     return rows.reset_index().sort_values(["image_accuracy", "case"], ignore_index=True)
-
-
-def _joined(values: pd.Series) -> str:
-    return "+".join(sorted(values.unique()))

@@ -1,9 +1,7 @@
 """What is evaluated: run folders and tables, grouped into experiments (one model, one protocol, one data set)."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from ..files import sha256_of_values
 from . import predictions
 
 KEY = ["file", "fold", "seed"]  # an experiment has one row for each
+UNITS = ("n_images", "n_slides", "n_cases")
 
 
 @dataclass(frozen=True)
@@ -92,55 +91,56 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
                 key += "+"
             seen[key] = [*seen.get(key, []), *index]
             groups.setdefault(key, []).append(replace(source, table=rows))
-
-    experiments = []
-    for group, name in zip(groups.values(), _name_groups([*groups.values()]), strict=True):
-        table = pd.concat([source.table for source in group], ignore_index=True)
+    for group in groups.values():
         check_agreement([source.table for source in group], [source.name for source in group])
-        experiments.append(Experiment(name, tuple(group), table))
 
     # Names that differ: by the parent folder where all tables are called predictions.csv, else by number.
-    names = [one.name for one in experiments]
+    names = name_groups([*groups.values()])
     if len(set(names)) < len(names):
-        parents = [f"{one.sources[0].path.resolve().parent.name}-{one.name}" for one in experiments]
+        first = [group[0].path.resolve().parent.name for group in groups.values()]
+        parents = [f"{parent}-{name}" for parent, name in zip(first, names, strict=True)]
         numbered = [f"{name}-{at}" for at, name in enumerate(names, 1)]
         names = parents if len(set(parents)) == len(names) else numbered
-    return [replace(one, name=name) for one, name in zip(experiments, names, strict=True)]
+    return [
+        Experiment(name, tuple(group), pd.concat([source.table for source in group], ignore_index=True))
+        for name, group in zip(names, groups.values(), strict=True)
+    ]
 
 
-def _name_groups(groups: list[list[Source]]) -> list[str]:
+def name_groups(groups: list[list[Source]]) -> list[str]:
     """`binary_200x-0-0-1234abcd` of one run, `protocol_case-5-folds`, or `leak_penalty-image` where settings differ."""
+    outside = ("data.root", "data.cache", "split.fold", "split.allow_leaks", "run")
+    flat = [group[0].settings and flat_settings(group[0].settings, outside) for group in groups]
     found = []
-    settings = [group[0].settings for group in groups]
-    for group, mine in zip(groups, settings, strict=True):
-        if len(group) == 1 or mine is None:
+    for group, mine in zip(groups, flat, strict=True):
+        settings = group[0].settings
+        if len(group) == 1 or mine is None or settings is None:
             found.append(group[0].name + (f"-{len(group)}-runs" if len(group) > 1 else ""))
             continue
-        same = [_flat_settings(one) for one in settings if one is not None and one.name == mine.name]
+        pairs = zip(groups, flat, strict=True)
+        same = [one for other, one in pairs if one and other[0].settings and other[0].settings.name == settings.name]
         words = []
-        for name, value in sorted(_flat_settings(mine).items(), key=lambda item: item[0] == "data.magnifications"):
+        for name, value in sorted(mine.items(), key=lambda item: item[0] == "data.magnifications"):
             if any(other[name] != value for other in same):
                 key, values = name.rpartition(".")[2], value if isinstance(value, list) else [value]
-                unit = "X" if key == "magnifications" else ""
-                shown = "-".join(f"{one}{unit}" for one in values)
+                shown = "-".join(f"{one}X" if key == "magnifications" else f"{one}" for one in values)
                 words.append(shown if isinstance(value, (str, list)) else f"{key}-{shown}")  # C-0.1
-        folds = {fold for source in group for fold in source.table["fold"]}
-        n = f"{len(folds)}-folds" if len(folds) > 1 else f"{len(group)}-seeds"
-        found.append("-".join([mine.name, *(words or [n])]).replace("/", "-"))
+        n_folds = len({fold for source in group for fold in source.table["fold"]})
+        counted = f"{n_folds}-folds" if n_folds > 1 else f"{len(group)}-seeds"
+        found.append("-".join([settings.name, *(words or [counted])]).replace("/", "-"))
     return found
 
 
-def _flat_settings(settings: config.Config) -> dict[str, Any]:
-    nested = config.settings_without(
-        settings, ("name", "data.root", "data.cache", "split.fold", "split.allow_leaks", "run")
-    )
-    return {f"{section}.{key}": value for section, values in nested.items() for key, value in values.items()}
+def flat_settings(settings: config.Config, outside: Iterable[str]) -> dict[str, Any]:
+    """Settings by their dotted names, without those `outside`."""
+    nested = config.settings_without(settings, outside)
+    sections = [(section, values) for section, values in nested.items() if isinstance(values, dict)]
+    return {f"{section}.{key}": value for section, values in sections for key, value in values.items()}
 
 
 def check_agreement(tables: Sequence[pd.DataFrame], sources: Sequence[str]) -> None:
     """DataError where tables disagree on label, case, slide, subtype or magnification of an image, or on a slide."""
-    named = [table.assign(source=source) for table, source in zip(tables, sources, strict=True)]
-    rows = pd.concat(named, ignore_index=True)
+    rows = pd.concat([one.assign(source=name) for one, name in zip(tables, sources, strict=True)], ignore_index=True)
     for what, groups in (("image", predictions.image_keys(rows)), ("slide", rows["slide"])):
         columns = predictions.NAMED if what == "image" else ("case", "label", "subtype")
         differs = predictions.differs_within(rows, groups, columns)
@@ -166,10 +166,9 @@ def split_contradictions(experiment: Experiment) -> list[str]:
     if unit := "case" if protocol in by_case else "slide" if protocol in by_slide else None:
         n_leaks = 0
         for (seed, _), fold in table.groupby(["seed", "fold"]):
-            tested = table[is_test & (table["seed"] == seed)]
             test, others = fold[fold["part"] == "test"], fold[fold["part"] != "test"]
-            seen = {*others[unit], *tested.loc[~tested["image"].isin(test["image"]), unit]}
-            n_leaks += test[unit].isin(seen).sum()
+            elsewhere = table[is_test & (table["seed"] == seed) & ~table["image"].isin(test["image"])]
+            n_leaks += test[unit].isin({*others[unit], *elsewhere[unit]}).sum()
         if n_leaks:
             shared = f"{n_leaks:,} of {is_test.sum():,} test images share their {unit} with images that were seen"
             found.append(f"The table says protocol {protocol}, but {shared}.")
@@ -182,3 +181,53 @@ def split_contradictions(experiment: Experiment) -> list[str]:
             where = f"protocol {protocol} (folds count from 0)"
             found.append(f"{faults.sum():,} of {len(table):,} rows are in another part than {where} says.")
     return found
+
+
+# --- who is behind the numbers: images, slides and cases of each part, and what was left out on the way ---
+
+
+def describe_parts(experiment: Experiment) -> list[dict[str, Any]]:
+    """A row for each part of one run, or for the test part of each fold and of all: part, n_images, n_slides, n_cases,
+    share_malignant (of images), cases_by_class and images_by_magnification."""
+    column = "label" if predictions.is_binary(experiment.table) else "subtype"
+    folds = experiment.test.groupby("fold")
+    split = experiment.sources[0].path / "split.csv"
+    if len(folds) == 1 and split.is_file():  # predictions.csv has no train part
+        rows = pd.read_csv(split, dtype={"case": str})
+        parts = [(part, rows[rows["part"] == part]) for part in ("train", "validation", "test")]
+    else:
+        parts = [(f"test, fold {fold}", rows) for fold, rows in folds if len(folds) > 1]
+        parts.append(("test, all folds" if parts else "test", experiment.test))
+    return [
+        {
+            "part": part,
+            **predictions.count_units(rows),
+            "share_malignant": float((rows["label"] == "malignant").mean()) if len(rows) else None,
+            "cases_by_class": rows.groupby(column)["case"].nunique().to_dict(),
+            "images_by_magnification": rows["magnification"].value_counts().sort_index().to_dict(),
+        }
+        for part, rows in [(part, rows.drop_duplicates("file")) for part, rows in parts]
+    ]
+
+
+def count_flow(experiment: Experiment) -> tuple[list[tuple[str, dict[str, int]]], list[tuple[str, int]]]:
+    """Boxes of a flow chart, (title, n_images, n_slides, n_cases), and (reason, images) of what was left out before the
+    second box; both empty for a table whose run is not recorded."""
+    source = experiment.sources[0]
+    data = (source.environment or {}).get("data")
+    if not data or source.settings is None:
+        return [], []
+    used, n_broken, n_equal = {unit: data[unit] for unit in UNITS}, len(data["broken"]), len(data["dropped_duplicates"])
+    n_read, excluded = data["n_images"] + n_broken + n_equal, {}
+    if data["name"].startswith(("synthetic", "own")):
+        boxes = [("Images at these magnifications", used | {"n_images": n_read})]
+    else:
+        official = protocols.official_images()
+        n_wanted = official["magnification"].isin(source.settings.data.magnifications).sum()
+        boxes = [("BreakHis", predictions.count_units(official))]
+        excluded = {"other magnifications": len(official) - n_wanted,
+                    "outside the protocol, or not in this copy": n_wanted - n_read}  # fmt: skip
+    excluded |= {"cannot be read": n_broken, "equal pixels under another name": n_equal}
+    boxes.append(("In the experiment", used))
+    boxes += [(row["part"].capitalize(), {unit: row[unit] for unit in UNITS}) for row in describe_parts(experiment)]
+    return boxes, [(reason, n) for reason, n in excluded.items() if n]

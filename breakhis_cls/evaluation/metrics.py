@@ -1,7 +1,5 @@
 """The table of metrics, and the numbers of metrics.json: pooled, by magnification, by subtype and by class."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -79,7 +77,7 @@ METRICS = {
         subtypes={"reading": f"squared error summed over classes, 0 to 2; {LOWER}", "range": (0, 2), "failing": 2}),
     "log_loss": Metric(
         cs.log_loss, "Log loss", f"mean negative log probability of the true class, in nats; {LOWER}",
-        range=(0, cs.LARGEST_LOSS), failing=cs.failing_log_loss),
+        range=(0, cs.LARGEST_LOSS), failing=lambda scores: float(cs.negative_log(scores.min(axis=1)).mean())),
     "ece": Metric(
         cs.expected_calibration_error, "ECE",
         f"gap between predicted probability and observed frequency, {cs.N_BINS} bins of equal mass; {LOWER}",
@@ -120,6 +118,12 @@ def compute_statistics(
     return {name: cs.mean_statistic([METRICS[name].statistic(piece) for piece in pieces]) for name in only}, cases
 
 
+def compute_values(table: pd.DataFrame, only: Iterable[str] = METRICS) -> dict[str, float]:
+    """Metrics of a table by name, without intervals; NaN where undefined."""
+    statistics, cases = compute_statistics(table, only)
+    return {name: bootstrap.statistic_value(statistic, len(cases)) for name, statistic in statistics.items()}
+
+
 def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """metrics.json of a predictions table's test rows: raw probabilities, malignant from 0.5 on.
 
@@ -131,6 +135,7 @@ def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLE
     `confusion_matrix` counts images: true label -> predicted label -> number.
     """
     test = predictions.select_part(table, "test")
+    binary = predictions.is_binary(test)
     content: dict[str, Any] = {"pooled": compute_stratum(test, "pooled", n_resamples, seed)}
     content["confusion_matrix"] = predictions.count_confusions(test).to_dict("index")
 
@@ -139,22 +144,21 @@ def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLE
     n_groups = min(N_GROUPS, len(files))
     group = np.random.default_rng((seed, len(files))).permutation(len(files)) % n_groups
     regrouped = test.assign(case=test["file"].map(dict(zip(files, group.astype(str), strict=True))))
-    table_of_task = metrics_for(predictions.is_binary(test))
     by_image = [name for name, metric in METRICS.items() if metric.unit == "image"]
     weights = bootstrap.case_weights(n_groups, min(n_resamples, 2_000), bootstrap.named_seed("images", seed))
     for name, statistic in compute_statistics(regrouped, by_image)[0].items():
-        limits = table_of_task[name].range
+        limits = metrics_for(binary)[name].range
         interval = bootstrap.bootstrap_interval(statistic, weights, np.zeros(n_groups, int), n_groups, limits)
         content["pooled"][name] |= {"image_low": interval.low, "image_high": interval.high}
 
-    for column, order in (("magnification", names.MAGNIFICATIONS), ("subtype", tuple(names.SUBTYPES))):
-        present = set(test[column])
+    for column, order in (("magnification", names.MAGNIFICATIONS), ("subtype", names.SUBTYPES)):
+        known = dict.fromkeys([*order, *sorted(set(test[column]))])  # other values come last
         content[f"by_{column}"] = {
-            str(value): compute_stratum(test[test[column] == value], f"{column}-{value}", n_resamples, seed)
-            for value in [*(value for value in order if value in present), *sorted(present - set(order))]
+            str(value): compute_stratum(rows, f"{column}-{value}", n_resamples, seed)
+            for value in known
+            if len(rows := test[test[column] == value])
         }
-
-    if not predictions.is_binary(test):
+    if not binary:
         content["by_class"] = {
             name: compute_stratum(test, "class", n_resamples, seed, BY_CLASS, name)
             for name in predictions.class_names(test)
@@ -162,8 +166,7 @@ def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLE
     elif len(cases := average_by_case(test)):
         content["case_level"] = compute_stratum(cases, "case_level", n_resamples, seed, BY_CASE)
     about = {"level": bootstrap.LEVEL, "method": bootstrap.METHOD, "resampled": "cases"}
-    content["intervals"] = about | {"n_resamples": n_resamples, "seed": seed}
-    return content
+    return content | {"intervals": about | {"n_resamples": n_resamples, "seed": seed}}
 
 
 def average_by_case(test: pd.DataFrame) -> pd.DataFrame:
@@ -175,16 +178,15 @@ def average_by_case(test: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(file=rows["case"], slide=rows["case"], magnification=0, part="test")
 
 
-def expected_widths(result: dict[str, Any], n_cases: Iterable[int], limits: Range = (0, 1)) -> list[float | None]:
-    """Width that a metric's interval would have with so many cases like these: on the logit scale it shrinks with the
-    square root of their number. None where the metric has no interval, or reaches a bound."""
-    low, high = limits
-    bounds = [result["low"], result["high"]]
-    if None in bounds or not low < bounds[0] <= bounds[1] < high or not low < result["value"] < high:
+def expected_widths(result: dict[str, Any], n_cases: Iterable[int]) -> list[float | None]:
+    """Width that the interval of a metric in [0, 1] would have with so many cases like these: on the logit scale it
+    shrinks with the square root of their number. None where the metric has no interval, or reaches a bound."""
+    ends = [result["low"], result["value"], result["high"]]
+    if None in ends or not 0 < min(ends) <= max(ends) < 1:
         return [None for _ in n_cases]
-    middle, *ends = special.logit((np.array([result["value"], *bounds]) - low) / (high - low))
-    scaled = [middle + (np.array(ends) - middle) * np.sqrt(result["n_cases"] / n) for n in n_cases]
-    return [float((high - low) * np.ptp(special.expit(each))) for each in scaled]
+    low, middle, high = special.logit(ends)
+    scaled = [middle + (np.array([low, high]) - middle) * np.sqrt(result["n_cases"] / n) for n in n_cases]
+    return [float(np.ptp(special.expit(each))) for each in scaled]
 
 
 def compute_stratum(
@@ -195,24 +197,22 @@ def compute_stratum(
     # Each stratum draws its own resamples: with one seed for all, the errors of equally many cases would be linked.
     weights = bootstrap.case_weights(len(cases), n_resamples, bootstrap.named_seed(stratum, seed))
     groups, counts = bootstrap.case_classes(rows, cases), predictions.count_units(rows)
-    binary, n_cases, results = predictions.is_binary(rows), count_cases(rows, against), {}
+    n_cases, results = count_cases(rows, against), {}
     for name, statistic in statistics.items():
         value = bootstrap.statistic_value(statistic, len(cases))
         if np.isfinite(value):
-            interval = compute_interval(name, statistic, weights, groups, rows, n_cases)
-            reason = {"no_interval": interval.reason} if interval.reason else {}
-            results[name] = {"value": value, "low": interval.low, "high": interval.high, **counts, **reason}
+            low, high, reason = compute_interval(name, statistic, weights, groups, rows, n_cases)
+            why = {"no_interval": reason} if reason else {}
+            results[name] = {"value": value, "low": low, "high": high, **counts, **why}
             continue
-
-        # --- why it is undefined ---
         present = [predictions.class_names(rows)[at] for at in np.unique(predictions.true_labels(rows))]
-        reason = f"only {' and '.join(present)} images here"
+        why = f"only {' and '.join(present)} images here"
         if name == "case_vote_accuracy":
-            two = "a case carries both labels" if binary else "a case may carry two subtypes"
-            reason = f"{two}: it has no single truth to vote on"
+            carries = "carries both labels" if predictions.is_binary(rows) else "may carry two subtypes"
+            why = f"a case {carries}: it has no single truth to vote on"
         elif against:
-            reason = f"no test image of {against}" if against not in present else f"every test image is of {against}"
-        results[name] = {"value": None, "low": None, "high": None, **counts, "undefined": reason}
+            why = f"no test image of {against}" if against not in present else f"every test image is of {against}"
+        results[name] = {"value": None, "low": None, "high": None, **counts, "undefined": why}
     return results
 
 
@@ -239,17 +239,13 @@ def count_cases(rows: pd.DataFrame, against: str = "") -> dict[str, int]:
     against: a subtype, which then counts as malignant and all others as benign.
     """
     labels = np.where(rows["subtype"] == against, "malignant", "benign") if against else rows["label"]
-    counts = {"all": rows["case"].nunique()}
-    if against or predictions.is_binary(rows):
-        counts |= rows.groupby(labels)["case"].nunique().to_dict()
-    return counts
+    by_label = rows.groupby(labels)["case"].nunique().to_dict() if against or predictions.is_binary(rows) else {}
+    return {"all": rows["case"].nunique(), **by_label}
 
 
 def cases_behind(name: str, n_cases: dict[str, int]) -> tuple[int, int]:
     """Cases that the metric is about (of the rarest class where it needs both), and cases of the rarest class that it
     mixes, of `count_cases`; macro metrics, over classes of a few cases, count all twice."""
     needs, classes = METRICS[name].needs, [label for label in n_cases if label != "all"]
-    if not classes:
-        return n_cases["all"], n_cases["all"]
-    rarest = min(n_cases.get(label, 0) for label in needs or classes)
+    rarest = min((n_cases.get(label, 0) for label in needs or classes), default=0) if classes else n_cases["all"]
     return rarest if needs else n_cases["all"], rarest

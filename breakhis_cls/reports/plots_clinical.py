@@ -26,8 +26,8 @@ def calibration(curve: pd.DataFrame, test: pd.DataFrame, title: str) -> Figure:
     above.plot(curve["predicted"], curve["observed"], color=BLUE, linewidth=1.4)
     above.set(xlim=(0, 1), ylim=(0, 1), ylabel="Observed frequency")
 
-    scores, true = predictions.probabilities(test), predictions.true_labels(test)
-    predicted, observed = case_statistics.predicted_and_observed(scores, true)
+    pairs = [piece.predicted_and_observed() for piece in case_statistics.score_images(test)[0]]
+    predicted, observed = (np.concatenate(side) for side in zip(*pairs, strict=True))
     kinds = ("benign", "malignant") if predictions.is_binary(test) else ("misclassified", "correct")
     for value, kind, colour, fill in ((0, kinds[0], BLUE, True), (1, kinds[1], VERMILION, False)):
         histogram = {"bins": np.linspace(0, 1, 26).tolist(), "color": colour, "linewidth": 1.2}

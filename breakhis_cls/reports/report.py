@@ -1,25 +1,22 @@
-"""One self-contained HTML page about one experiment, its figures, its tables, and a model card."""
-
-from __future__ import annotations
+"""One self-contained HTML page about one experiment, its figures, its tables, a checklist and a model card."""
 
 import base64
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..evaluation import calibration, error_analysis, net_benefit, participants, predictions, thresholds
+from ..evaluation import calibration, error_analysis, experiments, predictions, thresholds
 from ..evaluation.experiments import Experiment
 from ..evaluation.metrics import expected_widths, metric_words
-from ..evaluation.net_benefit import PREVALENCES
 from ..files import write_csv, write_json, write_text
-from . import checklist, plots, plots_clinical, plots_images, text
+from . import plots, plots_clinical, plots_images, text
 
 PHOTOGRAPHS = ("confident_errors", "sample_sheet", "heat_")  # how the names of sheets of tissue begin
 N_RESAMPLES = 2_000  # for operating points; the headline has 10,000
@@ -34,9 +31,9 @@ def analyze_experiment(
     prevalences: of malignant, in (0, 1), for PPV and NPV; the first also for the decision curve, else the test's own.
     """
     table, test, pooled = experiment.table, experiment.test, metrics["pooled"]
-    binary = predictions.is_binary(table)
+    binary, stated = predictions.is_binary(table), prevalences[0] if prevalences else None
     chosen = thresholds.choose_thresholds(table) if binary else []
-    stated = prevalences[0] if prevalences else None
+    shown = prevalences or thresholds.PREVALENCES
     return {
         "curve": calibration.smooth_curve(test),
         "line": calibration.calibration_line(test),
@@ -45,10 +42,10 @@ def analyze_experiment(
         "thresholds": chosen,
         "operating_points": thresholds.operating_points(table, chosen, N_RESAMPLES, seed),
         "prevalence": stated or float((test["label"] == "malignant").mean()),
-        "net_benefit": net_benefit.net_benefit_curve(test, stated) if binary else None,
-        "predictive_values": net_benefit.predictive_values(pooled, prevalences or PREVALENCES) if binary else [],
-        "parts": participants.describe_parts(experiment),
-        "flow": participants.count_flow(experiment),
+        "net_benefit": thresholds.net_benefit_curve(test, stated) if binary else pd.DataFrame(),
+        "predictive_values": thresholds.predictive_values(pooled, shown) if binary else [],
+        "parts": experiments.describe_parts(experiment),
+        "flow": experiments.count_flow(experiment),
         "widths": {name: expected_widths(pooled[name], N_CASES) for name in ("roc_auc", "image_accuracy")},
         "errors": error_analysis.errors_by_stratum(test),
         "cases": error_analysis.case_table(test),
@@ -66,45 +63,49 @@ def write_report(
     """
     analysis = analyze_experiment(experiment, metrics, prevalences)
     figures = save_figures(draw_figures(experiment, metrics, analysis, images_root), folder)
+    binary, pooled = predictions.is_binary(experiment.table), metrics["pooled"]
+    words, banners, sizes = metric_words(binary), text.experiment_banners(experiment), text.sizes(pooled["roc_auc"])
+    model, data, protocol = (experiment.meta(column) for column in ("model", "data", "protocol"))
 
     # --- tables for a spreadsheet, for another program, and for a paper ---
     for name in ("cases", "errors", "net_benefit"):
-        if analysis[name] is not None:
+        if len(analysis[name].columns):
             write_csv(folder / f"{name}.csv", analysis[name])
     fitted = {name: analysis[name] for name in ("line", "noise_floor")} | {"temperature": analysis["calibration"]}
     write_json(folder / "calibration.json", fitted | {"curve": analysis["curve"].to_dict("records")})
     if analysis["thresholds"]:
         write_json(folder / "thresholds.json", analysis["thresholds"])
-    markdown = text.write_tables(folder, "table", *_paper_table(experiment, metrics))
+    strata = {f"{key}X": results for key, results in metrics["by_magnification"].items()}
+    strata = {"all": pooled} | (strata if len(strata) > 1 else {})
+    table = pd.DataFrame({"Metric": [label for label, _ in words.values()]} | {
+        stratum: [text.estimate(results[name], digits=2).replace(" to ", "–") for name in words]
+        for stratum, results in strata.items()
+    })  # fmt: skip
+    caption = f"{model} on {data}, protocol {protocol}, {text.folds(experiment)}; {sizes}. 95 % intervals by bootstrap "
+    caption = " ".join([f"{caption}over cases.", *(sentence for _, sentence in banners)])
+    markdown = text.write_tables(folder, "table", table, caption)
 
-    # --- the page and the model card ---
-    binary = predictions.is_binary(experiment.table)
-    files = ["metrics.json", "table.md", "table.tex", "model_card.md", "checklist.md", "calibration.json", "cases.csv",
-             "errors.csv"]  # fmt: skip
+    # --- the page, the model card and the checklist ---
+    seeds = ", ".join(map(str, sorted(experiment.test["seed"].unique())))
     content = {
         "headline": text.headline(experiment, metrics), "name": experiment.name, "binary": binary, "metrics": metrics,
-        "words": metric_words(binary), "zooms": [f"{value}X" for value in metrics["by_magnification"]],
+        "words": words, "zooms": [f"{value}X" for value in metrics["by_magnification"]], "banners": banners,
         "finding": text.finding(experiment, metrics), "caveats": text.caveats(experiment),
-        "banners": text.experiment_banners(experiment),
         "about": {
-            "Protocol": text.split_claim(experiment),
-            "Folds, seeds": f"{text.folds(experiment)}; seed {text.seeds(experiment)}",
-            "Data": experiment.meta("data"),
-            "Test set": text.sizes(metrics["pooled"]["image_accuracy"]),
-            "Model": experiment.meta("model"),
-            "Weights": text.weights(experiment),
+            "Protocol": text.split_claim(experiment), "Folds, seeds": f"{text.folds(experiment)}; seed {seeds}",
+            "Data": data, "Test set": sizes, "Model": model, "Weights": text.weights(experiment),
         },
-        "verdict": text.calibration_verdict(analysis, metrics["pooled"]["ece"]["value"]),
+        "verdict": text.calibration_verdict(analysis, pooled["ece"]["value"]),
         "n_cases": [f"{n} cases" for n in N_CASES], "several_folds": experiment.test["fold"].nunique() > 1,
         "analysis": analysis, "cases": analysis["cases"].to_dict("records"),
         "confident_errors": error_analysis.most_confident_errors(experiment.test).to_dict("records"),
         "chosen_on": sorted({entry["chosen_on"] for entry in analysis["thresholds"]}), "settings": experiment.settings,
         "runs": [(run, relative_link(run.path, folder)) for run in experiment.sources], "table": markdown,
-        "figures": figures, "files": files,
+        "figures": figures,
     }  # fmt: skip
     write_text(folder / "model_card.md", text.render("model_card.md", content))
     page = text.render("report.html", content)
-    write_text(folder / "checklist.md", checklist.write_checklist(page))
+    write_text(folder / "checklist.md", fill_checklist(page))
     write_text(folder / "index.html", page)
     return folder / "index.html"
 
@@ -121,19 +122,18 @@ def draw_figures(
     experiment: Experiment, metrics: dict[str, Any], analysis: dict[str, Any], images_root: Path | None
 ) -> dict[str, Figure]:
     """Figures by file name."""
-    test, pooled, binary = experiment.test, metrics["pooled"], predictions.is_binary(experiment.table)
+    test, auc, ece = experiment.test, metrics["pooled"]["roc_auc"], metrics["pooled"]["ece"]
+    scaled = analysis["calibration"].get("with_temperature")
+    area = f"is undefined ({auc['undefined']})" if auc["value"] is None else text.estimate(auc, 2)
+    fit = f", {text.number(scaled['ece']['value'])} with temperature scaling" if scaled else ""
     figures: dict[str, Figure | None] = {"confusion_matrix": plots.confusion_matrix(test)}
     for magnification, rows in test.groupby("magnification"):
         figures[f"confusion_matrix_{magnification}x"] = plots.confusion_matrix(rows)
-    auc = pooled["roc_auc"]
-    area = f"is undefined ({auc['undefined']})" if auc["value"] is None else text.estimate(auc, 2)
     figures["roc"] = plots.roc(test, f"ROC curve: AUC {area}")
-    title = f"Calibration: ECE {text.number(pooled['ece']['value'])}"
-    if scaled := analysis["calibration"].get("with_temperature"):
-        title += f", {text.number(scaled['ece']['value'])} with temperature scaling"
+    title = f"Calibration: ECE {text.number(ece['value'])}{fit}"
     figures["calibration"] = plots_clinical.calibration(analysis["curve"], test, title)
-    if binary:
-        figures["decision_curve"] = plots_clinical.decision_curve(analysis["net_benefit"], analysis["prevalence"])
+    if len(curve := analysis["net_benefit"]):
+        figures["decision_curve"] = plots_clinical.decision_curve(curve, analysis["prevalence"])
     if (flow := analysis["flow"])[0]:  # a table alone says nothing of what was left out
         figures["flow"] = plots_clinical.flow(*flow)
     if len(analysis["errors"]):  # a binary table may lack subtypes
@@ -147,24 +147,6 @@ def draw_figures(
         figures["confident_errors"] = plots_images.confident_errors(test, images_root)
         figures["sample_sheet"] = plots_images.sample_sheet(test, images_root)
     return {name: figure for name, figure in figures.items() if figure is not None}
-
-
-def _paper_table(experiment: Experiment, metrics: dict[str, Any]) -> tuple[pd.DataFrame, str]:
-    """Metrics by magnification as text, and the caption that says what they were measured on."""
-    strata = {"all": metrics["pooled"]}
-    if len(metrics["by_magnification"]) > 1:
-        strata |= {f"{key}X": results for key, results in metrics["by_magnification"].items()}
-    rows = [
-        [label, *(text.estimate(results[name], digits=2).replace(" to ", "–") for results in strata.values())]
-        for name, (label, _) in metric_words(predictions.is_binary(experiment.table)).items()
-    ]
-    sizes = text.sizes(metrics["pooled"]["image_accuracy"])
-    model, data, protocol = (experiment.meta(column) for column in ("model", "data", "protocol"))
-    caption = f"{model} on {data}, protocol {protocol}, {text.folds(experiment)}; {sizes}. "
-    caption += "95 % intervals by bootstrap over cases. " + " ".join(
-        line for _, line in text.experiment_banners(experiment)
-    )
-    return pd.DataFrame(rows, columns=np.array(["Metric", *strata])), caption.strip()
 
 
 def save_figures(figures: dict[str, Figure], folder: Path) -> dict[str, dict[str, Any]]:
@@ -184,3 +166,18 @@ def save_figures(figures: dict[str, Figure], folder: Path) -> dict[str, dict[str
         uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
         shown[name] = {"uri": uri, "alt": " ".join(figure.get_suptitle().split()), "name": name, "kinds": kinds}
     return shown
+
+
+def fill_checklist(page: str) -> str:
+    """The checklist of CLAIM 2024 and TRIPOD+AI 2024 in Markdown, filled for a report's page (HTML): a link where the
+    page has the section, else "not applicable" with the reason, or "missing"."""
+    titles = dict(re.findall(r'<h2 id="([\w-]+)"[^>]*>(.*?)</h2>', page))
+    items = pd.read_csv(text.HERE / "checklist.csv", dtype=str, keep_default_na=False)
+    linked = items["section"].map(lambda section: f"[{titles.get(section)}](index.html#{section})")
+    missing = items["note"].replace("", "missing: this report has no such section")
+    items["answer"] = linked.where(items["section"].isin(titles), missing)
+    guidelines = [
+        (guideline, (~rows["answer"].str.startswith("missing")).sum(), rows.to_dict("records"))
+        for guideline, rows in items.groupby("guideline", sort=False)
+    ]
+    return text.render("checklist.md", {"guidelines": guidelines})

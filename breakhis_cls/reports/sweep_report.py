@@ -1,14 +1,12 @@
 """The report of a sweep: any number of runs as one table beside published results, in CSV, Markdown, LaTeX and HTML."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
 
 from .. import config, names
 from ..evaluation import bootstrap, metrics, predictions
-from ..evaluation.experiments import Experiment, group_experiments, read_source
+from ..evaluation.experiments import Experiment, flat_settings, group_experiments, read_source
 from ..files import sha256_of_values, write_csv, write_text
 from . import plots_sweep, report, text
 from .plots_sweep import OURS, where
@@ -51,14 +49,12 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
         caption = " ".join([f"{title}, {task}.", *warnings, *notes(lines), *sources])
         text.write_tables(out, f"table{suffix}", both[(both != "").any(axis=1)], caption, 3, "llp{4.2cm}")
         files += [f"table{suffix}.md", f"table{suffix}.tex"]
-
         labels = dict(zip(printed_metrics(lines), first.columns[3:], strict=True))
         figure = plots_sweep.sweep_figure(lines, labels, f"Scores by protocol and magnification, {task}")
-        shown = report.save_figures({f"paper{suffix}": figure}, out)[f"paper{suffix}"]
         pairs = list(zip(first.to_numpy().tolist(), second.to_numpy().tolist(), strict=True))
+        [shown] = report.save_figures({f"paper{suffix}": figure}, out).values()
         sections.append({"task": task, "figure": shown, "header": list(first.columns), "lines": pairs})
 
-    # --- the page ---
     headline = f"{finding(table)}: {title}"
     content = {
         "headline": headline, "banners": contradictions + banners(table), "notes": notes(table), "sections": sections,
@@ -77,11 +73,7 @@ def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RE
     """
     # --- what distinguishes experiments beyond protocol, task and magnification: `head.peak_lr 0.001` ---
     elsewhere = (*config.PLACES, "data.task", "data.magnifications", "split.allow_leaks", "split.fold", "run.seed")
-    flat = []
-    for one in experiments:
-        nested = config.settings_without(one.settings, elsewhere) if one.settings else {}
-        flat.append({f"{section}.{key}": value for section, each in nested.items() if isinstance(each, dict)
-                     for key, value in each.items()})  # fmt: skip
+    flat = [flat_settings(one.settings, elsewhere) if one.settings else {} for one in experiments]
     varied = sorted({key for one in flat for key in one if len({str(each.get(key)) for each in flat}) > 1})
 
     # --- the null: the same heads on randomly initialised backbones, whose range stands behind a result of ours ---
@@ -99,8 +91,8 @@ def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RE
         if null:
             continue
         test, classes = experiment.test, predictions.class_names(experiment.table)
-        task = "subtype" if set(classes) == set(names.SUBTYPES) else " ".join(classes)
-        task, protocol = "binary" if classes == names.LABELS else task, experiment.meta("protocol")
+        task = {frozenset(names.LABELS): "binary", frozenset(names.SUBTYPES): "subtype"}.get(frozenset(classes))
+        task, protocol, same_head = task or " ".join(classes), experiment.meta("protocol"), _conditions(experiment)
         strata = {str(value): part for value, part in test.groupby("magnification")}
         is_joint = len(strata) > 1
         model = [experiment.meta("model"), f"one model for {' '.join(f'{one}X' for one in strata)}" if is_joint else "",
@@ -109,17 +101,22 @@ def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RE
             # The seed's name is that of the experiment's own report, so that the intervals are equal.
             name = f"magnification-{magnification}" if len(part) < len(test) else "pooled"
             pooled = metrics.compute_stratum(part, name, n_resamples, 0, only=IN_CSV)
-            folds = mean_over_folds(part)
+            # Seeds are averaged within a fold, over those in which the metric is defined.
+            values = {key: metrics.compute_values(rows, IN_CSV) for key, rows in part.groupby(["fold", "seed"])}
+            folds = pd.DataFrame(values).T.groupby(level=0).mean()
             over_folds = pd.DataFrame({"mean": folds.mean(), "sd": folds.std(), "n_folds": folds.notna().sum()})
             over_folds["n_seeds"] = part["seed"].nunique()
             row = {
                 "task": task, "protocol": protocol, "magnification": magnification, "by": OURS,
                 "model": "; ".join(filter(None, model)), "data": experiment.meta("data"),
             }  # fmt: skip
-            worth = null_range(nulls.get(_conditions(experiment)), part)
+            worth: dict[str, dict[str, float]] = {name: {} for name in IN_CSV}
+            if same_head in nulls:
+                seeds = nulls[same_head][nulls[same_head]["file"].isin(part["file"])].groupby("seed")
+                table = pd.DataFrame([metrics.compute_values(rows, IN_CSV) for _, rows in seeds])
+                worth = {name: {"null_low": table[name].min(), "null_high": table[name].max()} for name in IN_CSV}
             scores = [
-                {"metric": name} | over_folds.loc[name].to_dict() | pooled[name] | worth.get(name, {})
-                for name in IN_CSV
+                {"metric": name, **over_folds.loc[name].to_dict(), **pooled[name], **worth[name]} for name in IN_CSV
             ]
             # Custom tasks and protocols come last, by name.
             order = (
@@ -153,60 +150,38 @@ def _conditions(experiment: Experiment) -> str:
     return sha256_of_values(experiment.meta("protocol"), experiment.meta("data"), settings)
 
 
-def null_range(null: pd.DataFrame | None, part: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Metric -> null_low and null_high: over the seeds of the null's rows of the images of a part."""
-    if null is None:
-        return {}
-    values = []
-    for _, rows in null[null["file"].isin(part["file"])].groupby("seed"):
-        statistics, cases = metrics.compute_statistics(rows, IN_CSV)
-        values.append({name: bootstrap.statistic_value(statistics[name], len(cases)) for name in IN_CSV})
-    table = pd.DataFrame(values)
-    return {name: {"null_low": table[name].min(), "null_high": table[name].max()} for name in IN_CSV}
-
-
-def mean_over_folds(rows: pd.DataFrame) -> pd.DataFrame:
-    """(fold, metric) values; seeds are averaged within a fold, over those in which the metric is defined."""
-    values = []
-    for (fold, _), part in rows.groupby(["fold", "seed"]):
-        # All cases with weight 1: no resampling here.
-        statistics, cases = metrics.compute_statistics(part, IN_CSV)
-        values.append(
-            {"fold": fold} | {name: bootstrap.statistic_value(statistics[name], len(cases)) for name in IN_CSV}
-        )
-    return pd.DataFrame(values).groupby("fold").mean()
-
-
 def published_results() -> pd.DataFrame:
     """literature.csv: published results whose source was read, in the columns of `sweep_table`.
 
     Subtypes in `task` are sorted. `magnification` all is one model of all magnifications and its pooled score. `sd` is
     missing where the source gives a mean alone.
     """
-    path, types = Path(__file__).with_name("literature.csv"), {"magnification": str}
-    return pd.read_csv(path, comment="#", dtype=types, keep_default_na=False, na_values={"sd": [""]})
+    na, types = {"sd": [""]}, {"magnification": str}
+    path = text.HERE / "literature.csv"
+    return pd.read_csv(path, comment="#", dtype=types, keep_default_na=False, na_values=na)
 
 
 def printed_rows(lines: pd.DataFrame, cited: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One task's table as text, and what is printed below each cell: sizes, pooled values and intervals."""
     first, second, shown = [], [], printed_metrics(lines)
-    for (_, by, _), part in lines.groupby(["row", "by", "model"], sort=False):
+    for (_, by, model), part in lines.groupby(["row", "by", "model"], sort=False):
         about, scores = part.iloc[0], part.set_index("metric").reindex(shown).to_dict("records")
         means = [text.number(one["mean"]) + ("" if pd.isna(one["sd"]) else f" ± {one['sd']:.3f}") for one in scores]
         if by == OURS:
-            model = f"ours: {about['model']}"
-            sizes = [text.count(int(about[f"n_{unit}s"]), unit) for unit in ("fold", "seed", "image", "case")]
+            named = f"ours: {model}"
             nulls = [text.interval(score, "null_low", "null_high") for score in scores]
             below = [
+                ", ".join(text.count(int(about[f"n_{unit}s"]), unit) for unit in ("fold", "seed", "image", "case"))
+            ]
+            below += [
                 text.estimate(score) + (f"; null {null}" if null else "")
                 for score, null in zip(scores, nulls, strict=True)
             ]
-            below = [", ".join(sizes), *below]
         else:
-            model = f"{by}, {about['model']} [{cited.index(citations(part)[0]) + 1}]"
+            named = f"{by}, {model} [{cited.index(citations(part)[0]) + 1}]"
             means = [mean.replace("–", "") for mean in means]  # not published, which is not undefined
             below = [""] * (1 + len(shown))
-        first.append([about["protocol"], where(about["magnification"]), model, *means])
+        first.append([about["protocol"], where(about["magnification"]), named, *means])
         second.append(["", "", *below])
     labels = [metrics.metric_words(lines["task"].iloc[0] == "binary")[name][0] for name in shown]
     header = ["Protocol", "Magnification", "Model", *labels]
@@ -247,13 +222,17 @@ def notes(lines: pd.DataFrame) -> list[str]:
 
 def finding(lines: pd.DataFrame) -> str:
     """ROC AUC under each protocol, over the magnifications; of the full data set beside what was published."""
+
+    def span(values: pd.Series) -> str:
+        low, high = f"{values.min():.2f}", f"{values.max():.2f}"
+        return "undefined" if values.isna().all() else low + (f" to {high}" if low < high else "")
+
     sentences = []
     for task, inside in lines.groupby("task", sort=False):
         ours, published = inside[inside["by"] == OURS], inside[inside["by"] != OURS]
-        auc = ours[ours["metric"] == "roc_auc"].groupby("protocol", sort=False)
         spans = [
-            f"{_range(rows['value']) if len(rows) > 1 else text.estimate(rows.iloc[0].to_dict(), 2)} by {protocol}"
-            for protocol, rows in auc
+            f"{span(rows['value']) if len(rows) > 1 else text.estimate(rows.iloc[0].to_dict(), 2)} by {protocol}"
+            for protocol, rows in ours[ours["metric"] == "roc_auc"].groupby("protocol", sort=False)
         ]
         sentences.append(f"{str(task)[0].upper()}{str(task)[1:]}: ROC AUC {', '.join(spans)}")
         if len(published) and ours["data"].str.startswith("breakhis").all():
@@ -261,32 +240,25 @@ def finding(lines: pd.DataFrame) -> str:
             name = published["metric"].value_counts().index[0]
             theirs = published[published["metric"] == name]
             same = ours[(ours["metric"] == name) & ours["row"].isin(theirs["row"])]
-            label = metrics.METRICS[name].label
-            sentences.append(f"{label} {_range(same['mean'])}, published {_range(theirs['mean'])}")
+            sentences.append(f"{metrics.METRICS[name].label} {span(same['mean'])}, published {span(theirs['mean'])}")
     return ". ".join(sentences)
-
-
-def _range(values: pd.Series) -> str:
-    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
-    return "undefined" if values.isna().all() else low + (f" to {high}" if low < high else "")
 
 
 def leak_penalties(table: pd.DataFrame) -> list[str]:
     """A sentence for each model, data and magnification that ran under two or more of image, slide and case: ROC AUC
     under each, and by how much the split by image flatters."""
-    ours, sentences = table[table["by"] == OURS], []
+    ours, sentences = table[table["by"] == OURS].drop_duplicates(["row", "metric"]), []
     for (model, data, magnification), rows in ours.groupby(["model", "data", "magnification"], sort=False):
-        scores = rows.drop_duplicates(["metric", "protocol"]).set_index(["metric", "protocol"])
-        tried = [name for name in LEAKY_PROTOCOLS if name in set(rows["protocol"])]
-        if len(tried) < 2:
-            continue
-        auc = scores.loc["roc_auc"]
-        spans = [f"{text.estimate(auc.loc[name].to_dict(), 2)} with the split by {name}" for name in tried]
-        sentence = f"{model}, {data}, {where(magnification)}: ROC AUC {', '.join(spans)}."
-        if {"image", "case"} <= set(tried):
-            accuracy = scores["value"]["image_accuracy"]
-            gap = 100 * (accuracy["image"] - accuracy["case"])
-            sentence += f" The split by image scores {abs(gap):.1f} points {'higher' if gap >= 0 else 'lower'} in"
-            sentence += " accuracy than the split by case."
-        sentences.append(sentence)
+        auc, accuracy = (
+            rows[rows["metric"] == name].drop_duplicates("protocol").set_index("protocol")
+            for name in ("roc_auc", "image_accuracy")
+        )
+        if len(tried := [name for name in LEAKY_PROTOCOLS if name in auc.index]) > 1:
+            spans = [f"{text.estimate(auc.loc[name].to_dict(), 2)} with the split by {name}" for name in tried]
+            sentence = f"{model}, {data}, {where(magnification)}: ROC AUC {', '.join(spans)}."
+            if {"image", "case"} <= set(tried):
+                gap = 100 * (accuracy["value"]["image"] - accuracy["value"]["case"])
+                sentence += f" The split by image scores {abs(gap):.1f} points {'higher' if gap >= 0 else 'lower'} in"
+                sentence += " accuracy than the split by case."
+            sentences.append(sentence)
     return sentences

@@ -1,7 +1,5 @@
 """What reports say in words, and the forms of a table: numbers as text, sentences, templates, Markdown, LaTeX."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,25 +17,23 @@ from ..evaluation.experiments import Experiment, split_contradictions
 from ..evaluation.metrics import LEADING, SWAPPED, SWAPPED_AUC, metric_words
 from ..files import write_text
 
-PROTOCOLS = {  # from the strictest to the leaky one; the order of a table's rows
-    "case": "split by case number: no case has images in training and in test",
-    "slide": "split by slide folder: folders of one case number may be on both sides",
-    "spanhol": "the published folds of Spanhol et al. 2016: split by folder, so that 27-39 % of the test images are of "
-    "case numbers that are also in training",
-    "kaiko_eva": "the fixed split of kaiko-eva (40X, four subtypes): split by folder, so that 27 % of the test images "
-    "are of case numbers that are also in training",
-    "thunder": "the fixed split of THUNDER (40X, four subtypes): kaiko-eva's test part and its leaks, with validation "
-    "folders of its own",
-    "nanopath": "the fixed split of nanopath (40X, four subtypes): THUNDER's train and validation parts alone, which "
-    "share no case number",
-    "image": "split by image: images of one slide are in training and in test, so that the scores are too high",
-}
+HERE = Path(__file__).parent
+# What each means for a score, from the strictest to the leaky one, which is the order of a table's rows.
+PROTOCOLS: dict[str, str] = pd.read_csv(HERE / "protocols.csv", index_col="protocol")["meaning"].to_dict()
+BANNERS = (  # column, how its value begins, kind of banner, what no reader may miss
+    ("protocol", "image", "leaky", "Leaky protocol: images of one slide are in training and in test. These scores do "
+     "not say how well new patients would be classified."),
+    ("data", "synthetic", "synthetic", "Synthetic tissue: drawn by a program to try the software. These scores say "
+     "nothing about real tissue."),
+    ("data", "own", "sample", "Own slides are among these images. These scores do not compare with scores on BreakHis "
+     "alone."),
+    ("data", "sample", "sample", "Sample: a part of BreakHis. These scores do not compare with scores on the full "
+     "set."),
+)  # fmt: skip
 LATEX = str.maketrans({
-    "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "–": "--", "\u00a0": "~", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "…": r"\ldots{}",
+    **{letter: f"\\{letter}" for letter in "%&_#${}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "–": "--", "\u00a0": "~", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "…": r"\ldots{}",
 })  # fmt: skip
-
 
 # --- numbers as text ---
 
@@ -106,12 +102,6 @@ def headline_table(metrics: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def confusion_matrix(metrics: dict[str, Any]) -> pd.DataFrame:
-    """Numbers of test images of a metrics.json by true label (rows) and predicted label (columns)."""
-    table = pd.DataFrame(metrics["confusion_matrix"]).T
-    return table.rename_axis(index="True label", columns="Predicted label")
-
-
 def summary(metrics: dict[str, Any], title: str) -> str:
     """What a command prints of a metrics.json: some ten lines of main metrics, intervals and confusion matrix."""
     pooled, table = metrics["pooled"], headline_table(metrics)
@@ -119,11 +109,12 @@ def summary(metrics: dict[str, Any], title: str) -> str:
     lines += [f"warning: {sentence}" for sentence in metrics.get("contradictions", [])]
     spans, n = table["95 % interval"], max(map(len, table.index))
     common = spans.iloc[0] if spans.nunique() == 1 else ""  # no metric has one: say it once
-    for label, value, span in zip(table.index, table["Value"], spans, strict=True):
+    for label, value, span in table.itertuples():
         shown = f"({span})" if span[:1].isdigit() or span[:1] == "-" else f"(no interval: {span})"
         lines.append(f"  {label:<{n}}  {value}" + ("" if span == common else f"  {shown}"))
     lines.append(f"  no 95 % intervals ({common})" if common else "  (95 % intervals by bootstrap over cases)")
-    lines += [f"  {line}".rstrip() for line in confusion_matrix(metrics).to_string().splitlines()]
+    confusions = pd.DataFrame(metrics["confusion_matrix"]).T.rename_axis(index="True label", columns="Predicted label")
+    lines += [f"  {line}".rstrip() for line in confusions.to_string().splitlines()]
     if (auc := pooled["roc_auc"])["value"] is not None and auc["value"] < SWAPPED_AUC and auc["n_cases"] >= 10:
         lines.append(f"hint: {SWAPPED}")
     return "\n".join(lines)
@@ -144,42 +135,37 @@ def headline(experiment: Experiment, metrics: dict[str, Any]) -> str:
 
 def finding(experiment: Experiment, metrics: dict[str, Any]) -> str:
     """The result in one sentence, with what it was measured on and by which split."""
-    pooled = metrics["pooled"]
+    pooled, is_binary = metrics["pooled"], predictions.is_binary(experiment.table)
     accuracy, auc = pooled["image_accuracy"], pooled["roc_auc"]
-    data, protocol, model = (experiment.meta(column) for column in ("data", "protocol", "model"))
     tested = f"{count(accuracy['n_images'], 'test image')} of {count(accuracy['n_cases'], 'case')}"
-    where = f"On {tested} ({data}, protocol {protocol}), {model}"
+    where = f"On {tested} ({experiment.meta('data')}, protocol {experiment.meta('protocol')}), "
+    where += experiment.meta("model")
     correct = f"classifies {percent(accuracy['value'])} of images correctly"
     if auc["value"] is None:
         return f"{where} {correct}; ROC AUC is undefined: {auc['undefined'].replace(' here', ' in test')}."
-    reached = f"ROC AUC {auc['value']:.2f} "
-    reached += (
-        f"(no interval: {auc['no_interval']})" if auc["low"] is None else f"(95 % interval {interval(auc, digits=2)})"
-    )
-    swapped = f" {SWAPPED}" if auc["value"] < SWAPPED_AUC else ""
-    if predictions.is_binary(experiment.table):
-        missed = percent(1 - pooled["sensitivity"]["value"])
-        return f"{where} reaches {reached}, {correct} and misses {missed} of the malignant ones.{swapped}"
-    balanced = pooled["balanced_accuracy"]["value"]
-    return f"{where} reaches macro {reached}, balanced accuracy {balanced:.2f}, and {correct}.{swapped}"
+    why = auc.get("no_interval")
+    span = f"no interval: {why}" if auc["low"] is None else f"95 % interval {interval(auc, digits=2)}"
+    balanced = "" if is_binary else f"balanced accuracy {pooled['balanced_accuracy']['value']:.2f}, and "
+    missed = f" and misses {percent(1 - pooled['sensitivity']['value'])} of the malignant ones" if is_binary else ""
+    reached = f"reaches {'' if is_binary else 'macro '}ROC AUC {auc['value']:.2f} ({span}), {balanced}{correct}{missed}"
+    return f"{where} {reached}." + (f" {SWAPPED}" if auc["value"] < SWAPPED_AUC else "")
 
 
 def calibration_verdict(analysis: dict[str, Any], ece: float | None) -> str:
     """Whether the intervals of slope and calibration in the large hold the perfect values, and ECE beside its noise."""
-    line, floor = analysis["line"], analysis["noise_floor"]
+    slope, large, floor = analysis["line"]["slope"], analysis["line"]["in_the_large"], analysis["noise_floor"]
     noise = f"ECE is {number(ece)}; a perfectly calibrated model of these cases would show {floor['mean']:.3f}"
     noise += f" (up to {floor['high']:.3f} in 95 % of samples)."
-    slope, large = line["slope"], line["in_the_large"]
     if slope["value"] is None or large["value"] is None:
         return f"Too few cases, or separated classes: slope and calibration in the large are not given. {noise}"
-    found = {
+    faults = {
         "probabilities are too extreme (slope below 1)": slope["high"] < 1,
         "probabilities are not extreme enough (slope above 1)": slope["low"] > 1,
         "probabilities are too high on average": large["high"] < 0,
         "probabilities are too low on average": large["low"] > 0,
     }
-    faults = [what for what, is_so in found.items() if is_so]
-    verdict = f"Miscalibrated: {' and '.join(faults)}" if faults else "No miscalibration shown"
+    found = " and ".join(what for what, is_so in faults.items() if is_so)
+    verdict = f"Miscalibrated: {found}" if found else "No miscalibration shown"
     perfect = f"Slope {estimate(slope, 2)}, 1 is perfect; in the large {estimate(large, 2)}, 0 is perfect."
     return f"{verdict}. {perfect} {noise}"
 
@@ -195,9 +181,10 @@ def split_claim(experiment: Experiment) -> str:
     return f"{claim}, which is not true of these rows" if contradictions(experiment) else protocol(claim)
 
 
-def experiment_banners(experiment: Experiment) -> list[tuple[str, str]]:
-    """Of `banners`, and first what the rows say against the split that they claim."""
-    return contradictions(experiment) + banners(experiment.meta("protocol"), experiment.meta("data"))
+def banners(protocol: str, data: str) -> list[tuple[str, str]]:
+    """(kind, sentence) of what no reader may miss: leaky protocol, synthetic tissue, sample."""
+    found = {"protocol": protocol, "data": data}
+    return [(kind, sentence) for column, begins, kind, sentence in BANNERS if found[column].startswith(begins)]
 
 
 def contradictions(experiment: Experiment) -> list[tuple[str, str]]:
@@ -205,34 +192,31 @@ def contradictions(experiment: Experiment) -> list[tuple[str, str]]:
     return [("leaky", f"Contradiction: {sentence}") for sentence in split_contradictions(experiment)]
 
 
+def experiment_banners(experiment: Experiment) -> list[tuple[str, str]]:
+    """Of `banners`, and first what the rows say against the split that they claim."""
+    return contradictions(experiment) + banners(experiment.meta("protocol"), experiment.meta("data"))
+
+
 def folds(experiment: Experiment) -> str:
     """`fold 0`; the published folds, which count from 1, in both ways."""
     tested = sorted(experiment.test["fold"].unique())
     counted = f"fold{'s' if len(tested) > 1 else ''} {', '.join(map(str, tested))} (counted from 0)"
-    if experiment.meta("protocol") == "spanhol":
-        return f"{counted}; as published: {', '.join(str(fold + 1) for fold in tested)}"
-    return counted
-
-
-def seeds(experiment: Experiment) -> str:
-    """`0, 1, 2`."""
-    return ", ".join(str(seed) for seed in sorted(experiment.test["seed"].unique()))
+    published = f"; as published: {', '.join(str(fold + 1) for fold in tested)}"
+    return counted + (published if experiment.meta("protocol") == "spanhol" else "")
 
 
 def half_done_seeds(experiment: Experiment) -> str:
     """Which seeds lack folds that other seeds have, or an empty string."""
     tested = experiment.test.groupby("seed")["fold"].unique().map(set)
     missing = {seed: sorted(set.union(*tested) - done) for seed, done in tested.items()}
-    lacking = [f"seed {seed} lacks fold {', '.join(map(str, folds))}" for seed, folds in missing.items() if folds]
-    if not lacking:
-        return ""
-    return f"{experiment.name}: {'; '.join(lacking)}. The mean is over seeds that were tested on different images."
+    lacking = "; ".join(f"seed {seed} lacks fold {', '.join(map(str, one))}" for seed, one in missing.items() if one)
+    mixed = "The mean is over seeds that were tested on different images."
+    return f"{experiment.name}: {lacking}. {mixed}" if lacking else ""
 
 
 def weights(experiment: Experiment) -> str:
     """Which weights the backbone began with, and their hash where the run recorded it."""
-    recorded = (experiment.sources[0].environment or {}).get("weights", {})
-    settings = experiment.settings
+    recorded, settings = (experiment.sources[0].environment or {}).get("weights", {}), experiment.settings
     name = recorded.get("name") or (settings.model.weights if settings else "not recorded")
     return f"{name} (SHA-256 {recorded['sha256'][:12]}…)" if recorded.get("sha256") else str(name)
 
@@ -243,52 +227,30 @@ def coverage() -> str:
     return f"In simulations, the worst of these 95 % intervals hold the true value in {worst}."
 
 
-def banners(protocol: str, data: str) -> list[tuple[str, str]]:
-    """(kind, sentence) of what no reader may miss: leaky protocol, synthetic tissue, sample."""
-    shown = []
-    if protocol == "image":
-        shown.append(("leaky", "Leaky protocol: images of one slide are in training and in test. These scores do not "
-                               "say how well new patients would be classified."))  # fmt: skip
-    if data.startswith("synthetic"):
-        shown.append(("synthetic", "Synthetic tissue: drawn by a program to try the software. These scores say "
-                                   "nothing about real tissue."))  # fmt: skip
-    if data.startswith("own"):
-        shown.append(("sample", "Own slides are among these images. These scores do not compare with scores on "
-                                "BreakHis alone."))  # fmt: skip
-    if data.startswith("sample"):
-        shown.append(("sample", "Sample: a part of BreakHis. These scores do not compare with scores on the full set."))
-    return shown
-
-
 def caveats(experiment: Experiment) -> list[str]:
     """What limits the result, most important first."""
     test, settings, name = experiment.test, experiment.settings, experiment.meta("protocol")
     classes = "label" if predictions.is_binary(experiment.table) else "subtype"
-    sentences = []
-    if name in ("slide", "spanhol", "kaiko_eva", "thunder"):
-        sentences.append(f"Folders of one case number may be on both sides ({name} splits by folder).")
-
     # Ten cases are where the bootstrap's coverage stops being close to 95 % (docs/statistics.md).
     n_cases = test.groupby(classes)["case"].nunique()
-    if few := ", ".join(f"{kind} {n}" for kind, n in n_cases.items() if n < 10):
-        sentences.append(f"Few test cases: {few}. Intervals from so few cases are rough.")
-
+    few = ", ".join(f"{kind} {n}" for kind, n in n_cases.items() if n < 10)
     # A leaderboard's is one fixed split; a bare table says nothing about the folds that it lacks.
-    n_folds = 5 if name == "spanhol" else settings.split.n_folds if settings else 0
-    if test["fold"].nunique() < n_folds and name not in protocols.LEADERBOARDS:
-        sentences.append(f"{test['fold'].nunique()} of {n_folds} folds: other folds may give other scores.")
-
-    if half_done := half_done_seeds(experiment):
-        sentences.append(half_done)
+    n_tested, n_folds = test["fold"].nunique(), 5 if name == "spanhol" else settings.split.n_folds if settings else 0
     majority, share = next(test[classes].value_counts(normalize=True).items())
-    sentences.append(f"Predicting {majority} for every image would classify {percent(share)} correctly.")
-    if test.duplicated(["file"]).any():
-        sentences.append("Images are tested more than once (seeds or overlapping folds): numbers are means over them, "
-                         "and intervals resample cases, not repetitions.")  # fmt: skip
-    data = (experiment.sources[0].environment or {}).get("data", {})
-    if dropped := len(data.get("dropped_duplicates", [])):
-        sentences.append(f"{count(dropped, 'image')} left out: the same pixels exist under another name.")
-    return sentences
+    dropped = len((experiment.sources[0].environment or {}).get("data", {}).get("dropped_duplicates", []))
+    found = {
+        f"Folders of one case number may be on both sides ({name} splits by folder).":
+            name in ("slide", "spanhol", "kaiko_eva", "thunder"),
+        f"Few test cases: {few}. Intervals from so few cases are rough.": few,
+        f"{n_tested} of {n_folds} folds: other folds may give other scores.":
+            n_tested < n_folds and name not in protocols.LEADERBOARDS,
+        (seeds := half_done_seeds(experiment)): seeds,
+        f"Predicting {majority} for every image would classify {percent(share)} correctly.": True,
+        "Images are tested more than once (seeds or overlapping folds): numbers are means over them, and intervals "
+        "resample cases, not repetitions.": test.duplicated(["file"]).any(),
+        f"{count(dropped, 'image')} left out: the same pixels exist under another name.": dropped,
+    }  # fmt: skip
+    return [sentence for sentence, is_so in found.items() if is_so]
 
 
 # --- templates and tables ---
@@ -297,13 +259,12 @@ def caveats(experiment: Experiment) -> list[str]:
 def render(template: str, content: dict[str, Any]) -> str:
     """A filled template of this room; HTML is escaped, an unknown name is an error. A page gets its contents."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(HERE / "templates"), trim_blocks=True, lstrip_blocks=True,
         autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     # Every form is a filter under its own name: {{ result.value|number }}.
-    for form in (number, percent, p_value, interval, count, subtype, split_claim, folds, seeds, weights):
+    for form in (number, percent, p_value, interval, count, subtype, split_claim, folds, weights, dump_config):
         environment.filters[form.__name__] = form
-    environment.filters["settings_yaml"] = dump_config
     environment.globals |= {"version": __version__, "coverage": coverage}
     page = environment.get_template(template).render(content)
     sections = re.findall(r'<h2 id="(.+?)">(.+?)</h2>', page)
