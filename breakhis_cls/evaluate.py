@@ -5,8 +5,6 @@ examples:
   breakhis evaluate mine.csv theirs.csv    two tables of predictions, compared
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sys
@@ -50,13 +48,11 @@ def evaluate_runs(
     sources: Sequence[Path | str], out: Path | str | None = None, images_root: Path | None = None,
     common: bool = False, prevalences: Sequence[float] = (),
 ) -> Path:  # fmt: skip
-    """Score run folders or tables of predictions and write the report; returns its folder.
-
-    Folds and seeds of one experiment are pooled; several experiments are compared, each with a report of its own in a
-    subfolder. `images_root` is the folder that the tables' files are relative to, by default the one in the run's
-    config; without images the report has no pictures of them. `prevalences` of malignant are for PPV and NPV. Raises
-    DataError for tables that cannot be scored or compared.
-    """
+    """Score run folders or tables of predictions and write the report; returns its folder. Folds and seeds of one
+    experiment are pooled; several experiments are compared, each with a report of its own in a subfolder. `images_root`
+    is the folder that the tables' files are relative to, by default the one in the run's config; without images the
+    report has no pictures of them. `prevalences` of malignant are for PPV and NPV. Raises DataError for tables that
+    cannot be scored or compared."""
     from .evaluation import comparison
     from .evaluation.experiments import group_experiments, read_source
     from .files import check_folder
@@ -67,27 +63,24 @@ def evaluate_runs(
     experiments = group_experiments([read_source(Path(source)) for source in sources])
     compares = len(experiments) > 1
     tables = comparison.align_experiments(experiments, common) if compares else []  # fails before anything is written
-
-    if out is None:
-        settings, name = experiments[0].settings, experiments[0].name
-        if compares:
-            name = "-vs-".join(one.name for one in experiments).replace(" ", "-")
-        # file systems limit a name to 255 bytes
-        out = (settings.run.reports if settings else Path("reports")) / name[:120]
-    folder = Path(out)
+    settings, name = experiments[0].settings, experiments[0].name
+    if compares:
+        name = "-vs-".join(one.name for one in experiments).replace(" ", "-")
+    reports = settings.run.reports if settings else Path("reports")
+    folder = Path(out) if out is not None else reports / name[:120]  # file systems limit a name to 255 bytes
     check_folder(folder, "--out")
 
-    numbers = {}
-    for one in experiments:
-        subfolder = folder / one.name if compares else folder
-        numbers[one.name] = write_experiment(one, subfolder, images_root, prevalences)
+    numbers = {
+        one.name: write_experiment(one, folder / one.name if compares else folder, images_root, prevalences)
+        for one in experiments
+    }
     if compares:
         comparison_report.write_comparison(experiments, tables, numbers, folder)
     return folder
 
 
 def write_experiment(
-    experiment: Experiment, folder: Path, images_root: Path | None = None, prevalences: Sequence[float] = ()
+    experiment: "Experiment", folder: Path, images_root: Path | None = None, prevalences: Sequence[float] = ()
 ) -> dict[str, Any]:
     """Write metrics.json and the report of one experiment, its folds and seeds pooled; returns its metrics."""
     from .data import index
@@ -102,20 +95,19 @@ def write_experiment(
     if images_root is None and experiment.settings:
         with contextlib.suppress(DataError):  # the images are not on this machine
             images_root = index.find_root(experiment.settings.data)
-    numbers = compute_metrics(experiment.table)
-    if contradictions := split_contradictions(experiment):
-        numbers["contradictions"] = contradictions
+    contradictions = split_contradictions(experiment)
+    numbers = compute_metrics(experiment.table) | ({"contradictions": contradictions} if contradictions else {})
     write_json(folder / "metrics.json", numbers)
     write_report(experiment, numbers, folder, images_root, prevalences)
     return numbers
 
 
-def print_headline(folder: Path, title: str = "") -> None:
+def print_headline(folder: Path) -> None:
     """Print the main metrics and the confusion matrix of a folder's metrics.json, for each experiment in it."""
     from .reports import text
 
     content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    for name, metrics in content.get("experiments", {title or folder.name: content}).items():
+    for name, metrics in content.get("experiments", {folder.name: content}).items():
         print(text.summary(metrics, name))
 
 

@@ -5,8 +5,6 @@ examples:
   breakhis explain runs/binary_200x-0-0-1234abcd --n 8 --data.root FOLDER
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,10 +42,8 @@ def main(argv: list[str] | None = None) -> int:
 def explain_run(
     run: Path, out: Path | None = None, n: int = 4, data_root: str | None = None
 ) -> tuple[Path, dict[str, Any]]:
-    """Write index.html, explain.json and the figures of a finished run; returns their folder and explain.json.
-
-    Raises RunError if the folder is not a finished run, DataError if its images are not where its config says.
-    """
+    """Write index.html, explain.json and the figures of a finished run; returns their folder and explain.json. Raises
+    RunError if the folder is not a finished run, DataError if its images are not where its config says."""
     from .data import dataset as datasets
     from .evaluation import error_analysis, experiments
     from .modeling import devices, head
@@ -57,15 +53,13 @@ def explain_run(
         files.check_folder(out, "--out")
     if (run / "config.yaml").is_file():
         head.check_reads_images(config.load_config(run / "config.yaml"), run)
-    model_file = "head.npz" if (run / "head.npz").is_file() else "model.keras"
-    for name in ("config.yaml", "predictions.csv", model_file):
+    for name in ("config.yaml", "predictions.csv", "head.npz" if (run / "head.npz").is_file() else "model.keras"):
         if not (run / name).is_file():
             advice = "finish it with its train command" if run.is_dir() else "name the folder that train printed"
             raise RunError(f"{run} holds no {name}; expected a finished run; {advice}")
     experiment = experiments.group_experiments([experiments.read_source(run)])[0]
-    settings = config.load_config(run / "config.yaml")
-    if data_root:
-        settings = config.change_settings(settings, {"data.root": data_root})
+    changes = {"data.root": data_root} if data_root else {}
+    settings = config.load_config(run / "config.yaml", **changes)
     try:
         dataset = datasets.load_dataset(settings)
     except DataError as error:
@@ -77,7 +71,7 @@ def explain_run(
     from PIL import Image
 
     from .data.png import decode
-    from .modeling import features, gradcam, network
+    from .modeling import gradcam, network
     from .names import FULL_PX
     from .pipeline.pixel_store import PixelStore
     from .reports import plots_images, saliency_report
@@ -113,15 +107,8 @@ def explain_run(
     checked = saliency_report.spread_over_cases(test, N_CHECKED)
     check = gradcam.randomization_check(model, store.array[stored[checked]], predicted[checked], settings.run.seed)
 
-    # --- features of all test images: cached ones of a frozen backbone, else those of the run's own backbone ---
-    if not settings.fine_tunes:
-        hashes = dataset.images["pixel_sha256"].to_numpy()[rows]
-        pooled = features.backbone_features(settings, hashes, store.array, stored)
-    else:
-        pooled = features.predict_rows(model.get_layer("backbone"), store.array, stored)
-
     folder = out or settings.run.reports / run.name / "explain"
-    return folder, saliency_report.write_saliency_report(folder, experiment, examples, images, check, pooled)
+    return folder, saliency_report.write_saliency_report(folder, experiment, examples, images, check)
 
 
 if __name__ == "__main__":

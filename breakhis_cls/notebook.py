@@ -1,7 +1,5 @@
 """The first cell of every notebook in notebooks/."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

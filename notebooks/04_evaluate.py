@@ -140,11 +140,8 @@ for entry in calibrated["temperatures"]:
 # %% [markdown]
 # ## Errors
 #
-# The errors by subtype and magnification, by case, and by image. The influence of a case is the
-# change of the ROC AUC that is due to this case: it is negative if the case lowers the ROC AUC.
-
-# %%
-plots.errors(analysis["errors"])
+# The errors by case and by image. The influence of a case is the change of the ROC AUC that is
+# due to this case: it is negative if the case lowers the ROC AUC.
 
 # %%
 shown = ["case", "label", "subtypes", "n_images", "image_accuracy", "vote", "influence_roc_auc"]

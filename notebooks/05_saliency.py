@@ -142,18 +142,5 @@ truth.describe().loc[["count", "mean", "min", "max"]].round(2)
 # Images of two cases are too few for a conclusion; the table only shows the method.
 # `scripts/saliency_truth.py` measures the same on new cases, with an interval.
 #
-# ## The features of the test set
-#
-# The pooled features of each image, on their first two principal components. If images of one
-# case or of one magnification form a cluster, the features contain more than the label. This is
-# called a batch effect.
-
-# %%
-pooled = model.get_layer("backbone").predict(pixels, verbose=0)
-groups = plots_saliency.GROUPS
-shares = {name: plots_saliency.variance_between(pooled, test[name]) for name in groups}
-plots_saliency.embedding(pooled, test, shares)
-
-# %% [markdown]
 # In a terminal, `breakhis explain RUN` writes all this as a page, with heat maps by subtype.
 # Next: [6. Your own model](06_your_own_model.ipynb).

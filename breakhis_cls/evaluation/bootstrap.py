@@ -67,12 +67,10 @@ def bootstrap_interval(
     statistic: Statistic, weights: np.ndarray, groups: np.ndarray, n_behind: int, limits: Range = (0, 1),
     failing: float | None = None, share: float = 1,
 ) -> Interval:  # fmt: skip
-    """Interval of a statistic under resampled case weights (n_resamples, n_cases).
-
-    `groups` (n_cases,) are kinds of cases, `n_behind` is how many cases the metric is about, `limits` its range.
-    `failing` is the metric of a case that fails as a whole, `share` how much of the metric is lost where all cases that
-    it is about fail (half of balanced accuracy). Resamples in which the metric is undefined are left out.
-    """
+    """Interval of a statistic under resampled case weights (n_resamples, n_cases). `groups` (n_cases,) are kinds of
+    cases, `n_behind` is how many cases the metric is about, `limits` its range. `failing` is the metric of a case that
+    fails as a whole, `share` how much of the metric is lost where all cases that it is about fail (half of balanced
+    accuracy). Resamples in which the metric is undefined are left out."""
     if n_behind < MIN_CASES:
         return Interval(None, None, f"too few cases: {n_behind}")
     if not len(weights):
@@ -119,10 +117,8 @@ def jackknife_error(statistic: Statistic, groups: np.ndarray) -> tuple[float, fl
 
 def degrees_of_freedom(left_out: np.ndarray, groups: np.ndarray) -> float:
     """Satterthwaite's (1946), of the variance that the jackknife (n_cases,) finds within each group of cases.
-
     Specificity varies with benign cases alone, and so has as many degrees of freedom as they allow; ROC AUC has
-    something between the smaller class's and all.
-    """
+    something between the smaller class's and all."""
     known = [left_out[(groups == group) & np.isfinite(left_out)] for group in np.unique(groups)]
     parts = [(len(values) * np.var(values, ddof=1), len(values) - 1) for values in known if len(values) > 1]
     variances, freedoms = np.array(parts or [(0, 1)], float).T

@@ -17,10 +17,8 @@ MODEL = ["fold", "seed"]  # each pair is a model of its own, with its own valida
 
 def smooth_curve(table: pd.DataFrame) -> pd.DataFrame:
     """The observed frequency at each predicted probability: predicted, observed, low, high; 41 rows, all in [0, 1].
-
     Local linear regression (loess, degree 1, span 0.75: Van Calster et al. 2016) of the mean over replicates; low and
-    high are the 95 % percentile interval over 1,000 samples of cases.
-    """
+    high are the 95 % percentile interval over 1,000 samples of cases."""
     pieces, cases = case_statistics.score_images(table)
     weights = np.vstack([np.ones(len(cases)), bootstrap.case_weights(len(cases), 1_000, 0)])
     everything = np.concatenate([piece.predicted_and_observed()[0] for piece in pieces])
@@ -44,10 +42,8 @@ def smooth_curve(table: pd.DataFrame) -> pd.DataFrame:
 
 def noise_floor(table: pd.DataFrame) -> dict[str, float]:
     """ECE that a perfectly calibrated model with these probabilities and cases would show: mean and 95th percentile.
-
-    Each image is of the class with its own predicted probability; images of one case are drawn together, by one
-    uniform number, as they share one truth. 500 draws.
-    """
+    Each image is of the class with its own predicted probability; images of one case are drawn together, by one uniform
+    number, as they share one truth. 500 draws."""
     pieces, cases = case_statistics.score_images(table)
     uniform = np.random.default_rng(0).random((500, len(cases)))
     draws = []
@@ -60,12 +56,10 @@ def noise_floor(table: pd.DataFrame) -> dict[str, float]:
 
 
 def calibration_line(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Calibration in the large and slope of the log odds (Cox 1958), each with value, low and high over cases.
-
-    In the large: what is added to the log odds so that the mean is right; 0 is perfect, below 0 predicted
-    probabilities are too high. Slope: 1 is perfect, below 1 they are too extreme. Of p_malignant; for more than two
-    classes of the top probability. None where there is no finite answer, or an outcome has fewer than five cases.
-    """
+    """Calibration in the large and slope of the log odds (Cox 1958), each with value, low and high over cases. In the
+    large: what is added to the log odds so that the mean is right; 0 is perfect, below 0 predicted probabilities are
+    too high. Slope: 1 is perfect, below 1 they are too extreme. Of p_malignant; for more than two classes of the top
+    probability. None where there is no finite answer, or an outcome has fewer than five cases."""
     pieces, cases = case_statistics.score_images(table)
     groups, found = bootstrap.case_classes(table, cases), {}
     few = any(
@@ -112,10 +106,8 @@ def logistic_line(images: case_statistics.ScoredImages, with_slope: bool) -> cas
 
 def fit_temperature(validation: pd.DataFrame, classes: Collection[str]) -> tuple[float, str]:
     """The T in [0.05, 20] of lowest log loss of softmax(log p / T) (Guo et al. 2017), and why not to use it, or "".
-
     Above 1 the model is overconfident. Every case weighs the same: else one case of many images sets T, and log loss on
-    test rises. `classes` are those that the temperature is for.
-    """
+    test rises. `classes` are those that the temperature is for."""
     scores, true = predictions.probabilities(validation), predictions.true_labels(validation)
     names, logits = predictions.class_names(validation), log_probabilities(validation)
 
@@ -152,11 +144,9 @@ def log_probabilities(table: pd.DataFrame) -> np.ndarray:
 
 
 def compare_calibration(table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
-    """calibration.json: ECE, Brier score and log loss of the test rows, raw and with each model's temperature.
-
-    A model (fold and seed) is calibrated on its own validation rows. One that cannot be keeps its raw probabilities and
-    is listed under `refused` with the reason. Without any `temperatures` there is nothing to compare.
-    """
+    """calibration.json: ECE, Brier score and log loss of the test rows, raw and with each model's temperature. A model
+    (fold and seed) is calibrated on its own validation rows. One that cannot be keeps its raw probabilities and is
+    listed under `refused` with the reason. Without any `temperatures` there is nothing to compare."""
     pieces, temperatures, refused = [], [], []
     for (fold, model_seed), rows in table.groupby(MODEL, sort=True):
         test, validation = predictions.select_part(rows, "test"), predictions.select_part(rows, "validation")

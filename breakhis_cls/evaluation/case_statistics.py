@@ -155,10 +155,8 @@ def f1(counts: np.ndarray) -> np.ndarray:
 def class_metric(
     by_class: Callable[[np.ndarray], np.ndarray], images: ScoredImages, macro: bool = False, several: bool = False
 ) -> Statistic:
-    """A metric of the positive class, or the mean over the classes present (always, if `macro`).
-
-    Undefined where only one class is present, if `several`.
-    """
+    """A metric of the positive class, or the mean over the classes present (always, if `macro`). Undefined where only
+    one class is present, if `several`."""
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         counts = np.tensordot(weights, images.confusion_by_case, axes=1)
@@ -214,10 +212,8 @@ def roc_auc(score: np.ndarray, is_class: np.ndarray, images: ScoredImages) -> St
 
 
 def roc_auc_within_folds(score: np.ndarray, is_class: np.ndarray, images: ScoredImages) -> Statistic:
-    """Mean of `roc_auc` over folds, weighted by their pairs of a case with positives and a case with negatives.
-
-    A fold without one of the classes has no pairs, and does not count.
-    """
+    """Mean of `roc_auc` over folds, weighted by their pairs of a case with positives and a case with negatives. A fold
+    without one of the classes has no pairs, and does not count."""
     # Each fold has a model of its own, and pooled scores also compare the levels of different models.
     folds, parts = images.rows["fold"].to_numpy(), []
     for fold in np.unique(folds):
@@ -240,10 +236,8 @@ def roc_auc_within_folds(score: np.ndarray, is_class: np.ndarray, images: Scored
 
 
 def average_precision(score: np.ndarray, is_class: np.ndarray, images: ScoredImages) -> Statistic:
-    """Sum of precision times the step in recall over distinct scores, uninterpolated, as scikit-learn defines it.
-
-    Exact for up to 500 weightings; under more, which are only used for a spread, 500 of the steps stand for all.
-    """
+    """Sum of precision times the step in recall over distinct scores, uninterpolated, as scikit-learn defines it. Exact
+    for up to 500 weightings; under more, which are only used for a spread, 500 of the steps stand for all."""
     if is_class.all() or not is_class.any():
         return undefined
     steps = np.unique(score[is_class])[::-1]  # recall moves only at the scores of positives

@@ -41,12 +41,10 @@ def align_experiments(experiments: list[Experiment], common: bool = False) -> li
 
 def compare_experiments(experiments: list[Experiment], tables: list[pd.DataFrame]) -> list[dict[str, Any]]:
     """An entry for each metric and pair of `tables`, as align_experiments returns them: a, b, metric, difference (b
-    minus a), low, high, p, detectable, p_holm; None where undefined, and without a test `no_test` says why.
-
-    `p` is by exchanging whole cases between the models where the metric is a sum over images, else by Student's t of
-    the jackknife over cases; Holm's correction runs over the pairs of one metric. `detectable` is the smallest
-    difference that this many cases show with 80 % power at 5 %: a smaller one would mostly have been missed.
-    """
+    minus a), low, high, p, detectable, p_holm; None where undefined, and without a test `no_test` says why. `p` is by
+    exchanging whole cases between the models where the metric is a sum over images, else by Student's t of the
+    jackknife over cases; Holm's correction runs over the pairs of one metric. `detectable` is the smallest difference
+    that this many cases show with 80 % power at 5 %: a smaller one would mostly have been missed."""
     computed = [metrics.compute_statistics(table, COMPARED) for table in tables]
     cases = computed[0][1]
     # A case alone gives its own mean; times its share of the images these add up to the difference.
@@ -109,9 +107,7 @@ def compare_pairs(experiments: list[Experiment], kind: str, names: Sequence[str]
 
 def permutation_p_value(by_case: np.ndarray) -> float:
     """Two-sided p of a difference that is a sum over cases (n_cases,), under exchanging each case between the models.
-
-    Exact up to 14 cases; beyond, of 19,999 random exchanges and the sample itself.
-    """
+    Exact up to 14 cases; beyond, of 19,999 random exchanges and the sample itself."""
     # Of one sample, SciPy's paired permutation changes signs. The absolute sum makes the test two-sided.
     test = stats.permutation_test(
         (by_case,), lambda signed, axis: np.abs(signed.sum(axis=axis)), permutation_type="samples", vectorized=True,

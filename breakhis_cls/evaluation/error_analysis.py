@@ -8,10 +8,8 @@ from . import bootstrap, case_statistics, metrics, predictions
 
 
 def errors_by_stratum(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each subtype and magnification present: n_images, n_cases, error (share of images misclassified).
-
-    Empty where a table of the binary task says no subtypes.
-    """
+    """A row for each subtype and magnification present: n_images, n_cases, error (share of images misclassified). Empty
+    where a table of the binary task says no subtypes."""
     wrong = predictions.predicted_labels(table) != predictions.true_labels(table)
     grouped = table.assign(wrong=wrong)[table["subtype"] != ""].groupby(["subtype", "magnification"])
     rows = grouped.agg(n_images=("file", "nunique"), n_cases=("case", "nunique"), error=("wrong", "mean"))
@@ -38,12 +36,10 @@ def most_confident_errors(table: pd.DataFrame, n: int = 12) -> pd.DataFrame:
 
 
 def case_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each case, most errors first: label, subtypes, n_slides, n_images, image_accuracy, p_<class>
-    (means), vote, vote_correct, influence_roc_auc, influence_balanced_accuracy.
-
-    Influence is the metric with all cases minus the metric without this one: negative where the case lowers it. NaN
-    where the metric is undefined without the case. `vote` is empty for the subtype task, whose votes are of slides.
-    """
+    """A row for each case, most errors first: label, subtypes, n_slides, n_images, image_accuracy, p_<class> (means),
+    vote, vote_correct, influence_roc_auc, influence_balanced_accuracy. Influence is the metric with all cases minus the
+    metric without this one: negative where the case lowers it. NaN where the metric is undefined without the case.
+    `vote` is empty for the subtype task, whose votes are of slides."""
     correct = predictions.predicted_labels(table) == predictions.true_labels(table)
     join = lambda values: "+".join(sorted(values.unique()))  # noqa: E731
     rows = table.assign(correct=correct).groupby("case", sort=True).agg(

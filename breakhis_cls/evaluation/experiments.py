@@ -110,16 +110,14 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
 def name_groups(groups: list[list[Source]]) -> list[str]:
     """`binary_200x-0-0-1234abcd` of one run, `protocol_case-5-folds`, or `leak_penalty-image` where settings differ."""
     outside = ("data.root", "data.cache", "split.fold", "split.allow_leaks", "run")
-    flat = [group[0].settings and flat_settings(group[0].settings, outside) for group in groups]
+    first = [group[0].settings for group in groups]
+    flat = [flat_settings(one, outside) | {"name": one.name} if one else {} for one in first]
     found = []
     for group, mine in zip(groups, flat, strict=True):
-        settings = group[0].settings
-        if len(group) == 1 or mine is None or settings is None:
+        if len(group) == 1 or not mine:
             found.append(group[0].name + (f"-{len(group)}-runs" if len(group) > 1 else ""))
             continue
-        pairs = zip(groups, flat, strict=True)
-        same = [one for other, one in pairs if one and other[0].settings and other[0].settings.name == settings.name]
-        words = []
+        words, same = [], [one for one in flat if one.get("name") == mine["name"]]
         for name, value in sorted(mine.items(), key=lambda item: item[0] == "data.magnifications"):
             if any(other[name] != value for other in same):
                 key, values = name.rpartition(".")[2], value if isinstance(value, list) else [value]
@@ -127,7 +125,7 @@ def name_groups(groups: list[list[Source]]) -> list[str]:
                 words.append(shown if isinstance(value, (str, list)) else f"{key}-{shown}")  # C-0.1
         n_folds = len({fold for source in group for fold in source.table["fold"]})
         counted = f"{n_folds}-folds" if n_folds > 1 else f"{len(group)}-seeds"
-        found.append("-".join([settings.name, *(words or [counted])]).replace("/", "-"))
+        found.append("-".join([mine["name"], *(words or [counted])]).replace("/", "-"))
     return found
 
 

@@ -108,10 +108,8 @@ def metric_words(binary: bool) -> dict[str, tuple[str, str]]:
 def compute_statistics(
     table: pd.DataFrame, only: Iterable[str] = METRICS, against: str = ""
 ) -> tuple[dict[str, cs.Statistic], pd.Index]:
-    """Metrics of a table by name, averaged over its replicates, and the cases that weights refer to.
-
-    against: a class; the metrics are then those of this class against the rest.
-    """
+    """Metrics of a table by name, averaged over its replicates, and the cases that weights refer to. against: a class;
+    the metrics are then those of this class against the rest."""
     pieces, cases = cs.score_images(table)
     if against:
         pieces = [piece.one_against_rest(predictions.class_names(table).index(against)) for piece in pieces]
@@ -125,15 +123,12 @@ def compute_values(table: pd.DataFrame, only: Iterable[str] = METRICS) -> dict[s
 
 
 def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLES, seed: int = 0) -> dict[str, Any]:
-    """metrics.json of a predictions table's test rows: raw probabilities, malignant from 0.5 on.
-
-    `{"pooled": {name: {"value", "low", "high", "n_images", "n_slides", "n_cases"}}, "by_magnification": {"40": ...},
-    "by_subtype": ...}`; the subtype task adds `by_class`, each class against the rest, the binary task `case_level`.
-    An undefined metric has value None and says why under "undefined". Several seeds, or folds that test an image twice,
-    give the mean over them.
-    `image_low` and `image_high` resample images as if they were independent: too narrow, for comparison.
-    `confusion_matrix` counts images: true label -> predicted label -> number.
-    """
+    """metrics.json of a predictions table's test rows: raw probabilities, malignant from 0.5 on. `{"pooled": {name:
+    {"value", "low", "high", "n_images", "n_slides", "n_cases"}}, "by_magnification": {"40": ...}, "by_subtype": ...}`;
+    the subtype task adds `by_class`, each class against the rest, the binary task `case_level`. An undefined metric has
+    value None and says why under "undefined". Several seeds, or folds that test an image twice, give the mean over
+    them. `image_low` and `image_high` resample images as if they were independent: too narrow, for comparison.
+    `confusion_matrix` counts images: true label -> predicted label -> number."""
     test = predictions.select_part(table, "test")
     binary = predictions.is_binary(test)
     content: dict[str, Any] = {"pooled": compute_stratum(test, "pooled", n_resamples, seed)}
@@ -235,9 +230,7 @@ def compute_interval(
 
 def count_cases(rows: pd.DataFrame, against: str = "") -> dict[str, int]:
     """Numbers of cases: `all`, and of a task of two classes those of benign and malignant, where there are any.
-
-    against: a subtype, which then counts as malignant and all others as benign.
-    """
+    against: a subtype, which then counts as malignant and all others as benign."""
     labels = np.where(rows["subtype"] == against, "malignant", "benign") if against else rows["label"]
     by_label = rows.groupby(labels)["case"].nunique().to_dict() if against or predictions.is_binary(rows) else {}
     return {"all": rows["case"].nunique(), **by_label}

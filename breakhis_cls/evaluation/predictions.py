@@ -1,7 +1,5 @@
 """predictions.csv: the table that all metrics, figures and reports are computed from, whatever framework wrote it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,11 +21,8 @@ TOLERANCE = 1e-3  # of a row's sum: eight classes rounded to four decimals are o
 
 
 def read_predictions(path: Path, only: str | None = None) -> pd.DataFrame:
-    """A predictions.csv, checked; `case` is text, probabilities are float64.
-
-    `only` names a part: rows of others are dropped before their content is looked at. Raises DataError with one
-    sentence for each kind of fault.
-    """
+    """A predictions.csv, checked; `case` is text, probabilities are float64. `only` names a part: rows of others are
+    dropped before their content is looked at. Raises DataError with one sentence for each kind of fault."""
     if not path.exists():
         raise DataError(f"no such table: {path}; expected a predictions.csv or a run's folder")
     return validate_predictions(files.read_table(path), str(path), only or "test", only is not None)
@@ -36,26 +31,20 @@ def read_predictions(path: Path, only: str | None = None) -> pd.DataFrame:
 def validate_predictions(
     table: pd.DataFrame, source: str = "the table", needed: str = "test", only: bool = False
 ) -> pd.DataFrame:
-    """The table with its columns in their types, or DataError; rows of part `needed` must be there.
-
-    Columns, labels and parts may be written in capitals, parts as `val` and the like, numbers with a decimal comma.
-    With `only`, rows of other parts are dropped before their content is looked at.
-    """
+    """The table with its columns in their types, or DataError; rows of part `needed` must be there. Columns, labels and
+    parts may be written in capitals, parts as `val` and the like, numbers with a decimal comma. With `only`, rows of
+    other parts are dropped before their content is looked at."""
     known = {name.lower(): name for name in (*COLUMNS, *(f"p_{one}" for one in (*names.LABELS, *names.SUBTYPES)))}
     table = table.rename(columns=lambda name: known.get(str(name).strip().lower(), name))
-    if "part" in table:
-        parts = table["part"].astype(str).str.strip().str.lower()
-        table = table.assign(part=parts.map(lambda part: PARTS.get(part, part)))
-    # Hyperparameter search reads validation rows: a fault or a label among the test rows must not be seen.
-    if only and "part" in table:
-        table = table[table["part"] == needed]
     scores = [column for column in table.columns if column.startswith("p_")]
     missing = [name for name in COLUMNS if name not in table] + ([] if scores else ["p_<class> for each class"])
     if missing:
-        expected = ", ".join(COLUMNS)
-        raise DataError(
-            f"{source} lacks columns: {', '.join(missing)}; it needs {expected} and p_<class> for each class"
-        )
+        expected = f"it needs {', '.join(COLUMNS)} and p_<class> for each class"
+        raise DataError(f"{source} lacks columns: {', '.join(missing)}; {expected}")
+    table["part"] = table["part"].astype(str).str.strip().str.lower().replace(PARTS)
+    # Hyperparameter search reads validation rows: a fault or a label among the test rows must not be seen.
+    if only:
+        table = table[table["part"] == needed]
     if table.empty:
         raise DataError(f"{source} has no rows of part {needed}; expected one for each image of validation and test")
     classes = {column[2:] for column in scores}
@@ -67,33 +56,30 @@ def validate_predictions(
     numbers = [*INTEGERS, *scores]
     table = table.assign(
         **{name: table[name].fillna("").astype(str).str.strip() for name in COLUMNS if name not in INTEGERS},
-        **{name: _numbers(table[name]) for name in numbers},
+        **{name: read_numbers(table[name]) for name in numbers},
     )
     table["label"], table["subtype"] = table["label"].str.lower(), table["subtype"].str.upper()
     table["subtype"] = table["subtype"].mask(files.is_empty(table["subtype"]), "")
-    blank = table[["file", "slide", "case"]].apply(files.is_empty)
-    image = image_keys(table)
 
     # --- faults: which rows, in words, and how to show one ---
-    values = table[numbers].to_numpy(np.float64)
-    is_number = np.isfinite(values)
-    is_number[:, : len(INTEGERS)] &= values[:, : len(INTEGERS)] == np.round(values[:, : len(INTEGERS)])
-    columns = ", ".join(np.array(numbers)[~is_number.all(axis=0)])
-    probability = values[:, len(INTEGERS) :]
-    total = probability.sum(axis=1)
-    is_probability = (probability.min(axis=1) >= 0) & (probability.max(axis=1) <= 1) & (np.abs(total - 1) <= TOLERANCE)
+    blank, is_number = table[["file", "slide", "case"]].apply(files.is_empty), np.isfinite(table[numbers])
+    is_number[list(INTEGERS)] &= table[list(INTEGERS)] % 1 == 0
+    columns, total = ", ".join(is_number.columns[~is_number.all()]), table[scores].sum(axis=1, skipna=False)
+    is_probability = (
+        (table[scores] >= 0).all(axis=1) & (table[scores] <= 1).all(axis=1) & ((total - 1).abs() <= TOLERANCE)
+    )
     task = "label" if is_binary(table) else "subtype"
-    contradictions = pd.Series(_contradiction(*row) for row in zip(table["file"], *map(table.get, NAMED), strict=True))
+    named = zip(table["file"], *map(table.get, NAMED), strict=True)
+    table = table.assign(total=total, contradiction=[find_contradiction(*row) for row in named])
     if is_binary(table):  # which is scored without subtypes too
         table["subtype"] = table["subtype"].where(table["subtype"].isin(list(names.SUBTYPES)), "")
-    table = table.assign(total=total, contradiction=contradictions.to_numpy())
     faults = [
         (~is_number.all(axis=1), f"with no finite or whole number in {columns}", "{file}"),
         # NaN is no probability, but it is counted above.
         (~is_probability & np.isfinite(total), "whose probabilities leave [0, 1] or do not add up to 1; are they "
          "logits? Apply softmax first", "{file}: they add up to {total:.4g}"),
         (blank.any(axis=1), f"with an empty cell in {', '.join(blank.columns[blank.any()])}", "{file}, slide {slide}"),
-        (table.assign(file=image).duplicated(["file", *IDENTITY, "fold", "seed"]),
+        (table.assign(file=image_keys(table)).duplicated(["file", *IDENTITY, "fold", "seed"]),
          "that repeat an image within one fold and seed; keep one row for "
          "each", "{file} (fold {fold:g}, seed {seed:g})"),
         (~table["part"].isin(PARTS.values()), "whose part is none of train, validation, test", "{file}: '{part}'"),
@@ -118,7 +104,7 @@ def validate_predictions(
     return table[[*COLUMNS, *ordered]].astype(types).reset_index(drop=True)
 
 
-def _contradiction(file: str, *found: object) -> str:
+def find_contradiction(file: str, *found: object) -> str:
     """Where the columns NAMED differ from what an official file name says; a name of another grammar says nothing."""
     if (filename := names.official_name(file)) is None:
         return ""
@@ -132,7 +118,7 @@ def _contradiction(file: str, *found: object) -> str:
     )
 
 
-def _numbers(cells: pd.Series) -> pd.Series:
+def read_numbers(cells: pd.Series) -> pd.Series:
     """Numbers of text cells too, with a decimal comma or the X of a magnification; NaN for what is none."""
     if not pd.api.types.is_numeric_dtype(cells):
         cells = cells.astype(str).str.replace(",", ".").str.strip().str.removesuffix("X").str.removesuffix("x")
@@ -203,9 +189,7 @@ def count_units(table: pd.DataFrame) -> dict[str, int]:
 
 def replicates(table: pd.DataFrame) -> list[pd.DataFrame]:
     """The table in pieces in which each image occurs once: one for each seed, and for each fold where folds overlap.
-
-    Metrics are averaged over pieces, never pooled over them as if they were independent.
-    """
+    Metrics are averaged over pieces, never pooled over them as if they were independent."""
     # The published folds test an image up to five times; of a cross-validation each image is tested once.
     again = table.assign(file=image_keys(table)).duplicated(["file", "seed"]).any()
     return [piece for _, piece in table.groupby(["seed", "fold"] if again else ["seed"], sort=True)]

@@ -19,12 +19,9 @@ PREVALENCES = (0.1, 0.3, 0.5)  # of malignant; BreakHis's own, 69 % of images, i
 
 def threshold_for(scores: np.ndarray, case: np.ndarray, sensitivity: float) -> tuple[float, float]:
     """The highest threshold that promises the sensitivity, of malignant images' scores (n,) and cases (n,), and the
-    sensitivity that it promises; the lowest score where so few cases promise less.
-
-    A promise is a one-sided 95 % lower bound over cases: Student's t on the logit of the share of images at or above
-    the threshold, and below Clopper and Pearson's bound, since a case that fails may not be in the sample: n cases
-    promise at most 0.05 ** (1 / n).
-    """
+    sensitivity that it promises; the lowest score where so few cases promise less. A promise is a one-sided 95 % lower
+    bound over cases: Student's t on the logit of the share of images at or above the threshold, and below Clopper and
+    Pearson's bound, since a case that fails may not be in the sample: n cases promise at most 0.05 ** (1 / n)."""
     thresholds, at = np.unique(scores, return_inverse=True)
     counts = pd.crosstab(case, at).to_numpy()
     detected = counts[:, ::-1].cumsum(axis=1)[:, ::-1]  # (n_cases, n_thresholds) images at or above each threshold
@@ -43,11 +40,9 @@ def threshold_for(scores: np.ndarray, case: np.ndarray, sensitivity: float) -> t
 
 def choose_thresholds(table: pd.DataFrame) -> list[dict[str, Any]]:
     """thresholds.json: for each model (fold and seed) and target sensitivity, the threshold, the sensitivity that it
-    promises, which is below the target where cases are few, and what it was chosen on.
-
-    Chosen on the model's validation rows; where those hold no malignant image, on the test rows of the other folds of
-    the same seed (out of fold); where there are none either, the model is left out.
-    """
+    promises, which is below the target where cases are few, and what it was chosen on. Chosen on the model's validation
+    rows; where those hold no malignant image, on the test rows of the other folds of the same seed (out of fold); where
+    there are none either, the model is left out."""
     entries, table = [], table[(table["label"] == "malignant") | (table["part"] == "test")]
     for (fold, seed), rows in table.groupby(MODEL, sort=True):
         if not (rows["part"] == "test").any():
@@ -87,11 +82,9 @@ def net_benefit_curve(
     table: pd.DataFrame, prevalence: float | None = None, thresholds: np.ndarray = THRESHOLDS
 ) -> pd.DataFrame:
     """A row for each threshold t: threshold, model, low, high, treat_all; net benefit in true positives per image.
-
     Sensitivity * prevalence - (1 - specificity) * (1 - prevalence) * t / (1 - t) (Vickers and Elkin 2006); calling none
     malignant has 0. `prevalence` in (0, 1) is the table's own if None, also in each resample. low and high are the 95 %
-    percentile interval over 2,000 samples of cases. The mean over replicates.
-    """
+    percentile interval over 2,000 samples of cases. The mean over replicates."""
     pieces, cases = case_statistics.score_images(table)
     weights = np.vstack([np.ones(len(cases)), bootstrap.case_weights(len(cases), 2_000, 0)])
     odds, curves, treat_all = thresholds / (1 - thresholds), [], []
@@ -114,11 +107,9 @@ def net_benefit_curve(
 
 
 def predictive_values(pooled: dict[str, Any], prevalences: Iterable[float] = PREVALENCES) -> list[dict[str, Any]]:
-    """For each prevalence of malignant in (0, 1): prevalence, and ppv and npv, each with value, low and high.
-
-    By Bayes' theorem from sensitivity and specificity. Bounds come from both intervals' ends together, so they are at
-    least as wide as 95 %; None where one of the two has none.
-    """
+    """For each prevalence of malignant in (0, 1): prevalence, and ppv and npv, each with value, low and high. By Bayes'
+    theorem from sensitivity and specificity. Bounds come from both intervals' ends together, so they are at least as
+    wide as 95 %; None where one of the two has none."""
     rows = []
     for prevalence in prevalences:
         row: dict[str, Any] = {"prevalence": prevalence, "ppv": {}, "npv": {}}

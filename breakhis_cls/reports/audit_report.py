@@ -1,7 +1,5 @@
 """The page of `breakhis audit`: the leaks of every fold, and which case numbers are on both sides."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd
@@ -30,27 +28,23 @@ def write_audit(audit: leakage.Audit, out: Path) -> pd.DataFrame:
     write_csv(out / "leaks.csv", audit.leaks)
 
     # --- a row for each fold: share of its test images that leak, below it how many, and what they share ---
-    kinds = [kind for kind in KIND_WORDS if audit.with_images or kind in ("slide", "case")]
-    columns = ["Fold", "Test images", *(KIND_WORDS[kind] for kind in kinds), "Benign, by case", "Seen"]
     rows = []
     for entry in audit.folds:
-        leaks = [entry["leaks"][kind] for kind in kinds]
-        cells = [
-            f"{text.percent(leak['test_share'], 1)}: {leak['test_images']:,} ({len(leak['keys'])})"
-            if leak["keys"]
-            else "0"
-            for leak in leaks
-        ]
+        cells = {
+            words: f"{text.percent(leak['test_share'], 1)}: {leak['test_images']:,} ({len(leak['keys'])})"
+            if (leak := entry["leaks"][kind])["keys"] else "0"
+            for kind, words in KIND_WORDS.items() if audit.with_images or kind in ("slide", "case")
+        }  # fmt: skip
         benign = text.percent(entry["leaks"]["case"]["benign_test_share"], 1)
-        rows.append([str(entry["fold"]), f"{entry['n_test']:,}", *cells, benign, f"{entry['n_train']:,}"])
-    name = Path(audit.protocol).stem
-    title = f"{headline(audit).removesuffix('.')}: protocol {name}"
-    table = pd.DataFrame(rows, columns=pd.Index(columns))
+        about = {"Fold": str(entry["fold"]), "Test images": f"{entry['n_test']:,}"}
+        rows.append(about | cells | {"Benign, by case": benign, "Seen": f"{entry['n_train']:,}"})
+    table = pd.DataFrame(rows)
+    title = f"{headline(audit).removesuffix('.')}: protocol {Path(audit.protocol).stem}"
     text.write_tables(out, "table", table, f"{title}. {READING}")
 
     content |= {
-        "headline": title, "reading": READING, "columns": columns, "rows": rows, "banners": [],
-        "shared_cases": [(*names, counts.tolist()) for names, counts in shared_cases(audit).iterrows()],
+        "headline": title, "reading": READING, "columns": list(table), "rows": table.to_numpy().tolist(), "banners": [],
+        "shared_cases": [(*names, row.tolist()) for names, row in shared_cases(audit).iterrows()],
         "near_bits": leakage.NEAR_BITS, "n_bits": leakage.N_BITS,
     }  # fmt: skip
     write_text(out / "index.html", text.render("audit.html", content))
@@ -59,17 +53,17 @@ def write_audit(audit: leakage.Audit, out: Path) -> pd.DataFrame:
 
 def write_gallery(out: Path) -> str:
     """Write gallery.csv, .md, .tex and the figure `gallery`: what the protocols and random splits by folder share.
-
     Returns the table and a sentence on the random splits."""
     folds, draws = leakage.audit_gallery()
     write_csv(out / "gallery.csv", folds)
     rows = []
     for protocol, inside in folds.groupby("protocol", sort=False):
-        spans = [inside["shared_cases"].astype(str).tolist()]
-        for column in ("test_share", "benign_share"):
-            ends = dict.fromkeys(f"{100 * share:.0f}" for share in (inside[column].min(), inside[column].max()))
-            spans.append([f"{' to '.join(ends)} %"])
-        rows.append([protocol, str(len(inside)), *map(", ".join, spans)])
+        shared = ", ".join(inside["shared_cases"].astype(str))
+        spans = [
+            " to ".join(dict.fromkeys(f"{100 * share:.0f}" for share in (inside[column].min(), inside[column].max())))
+            for column in ("test_share", "benign_share")
+        ]
+        rows.append([protocol, str(len(inside)), shared, *(f"{span} %" for span in spans)])
     header = ["protocol", "folds", "case numbers on both sides", "of the test images", "of the benign ones"]
     clean, whole = (100 * is_so.mean() for is_so in (draws["shared_cases"] == 0, draws["benign_share"] == 1))
     median = 100 * draws.median()
@@ -84,18 +78,17 @@ def write_gallery(out: Path) -> str:
 
 def headline(audit: leakage.Audit) -> str:
     """The result in one sentence."""
-    n_folds = text.count(len(audit.folds), "fold")
-    n_leaky = sum(any(found["keys"] for found in entry["leaks"].values()) for entry in audit.folds)
-    if not n_leaky:
-        pixels = ", equal pixels or near duplicate" if audit.with_images else ""
-        return f"Clean: no slide or case number{pixels} on both sides in {n_folds}."
-    found = []
+    spans = {}
     for kind, what in LEAKS.items():
         shares = [entry["leaks"][kind]["test_share"] or 0.0 for entry in audit.folds]  # None where a fold tests nothing
         if max(shares):
-            ends = " to ".join(f"{100 * share:.1f} %" for share in sorted({min(shares), max(shares)}))
-            found.append(f"{ends} of the test images {what}")
-    return f"Leaks in {n_leaky} of {n_folds}: {'; '.join(found)}."
+            spans[what] = " to ".join(f"{100 * share:.1f} %" for share in sorted({min(shares), max(shares)}))
+    n_leaky = sum(any(found["keys"] for found in entry["leaks"].values()) for entry in audit.folds)
+    found = "; ".join(f"{span} of the test images {what}" for what, span in spans.items())
+    pixels = ", equal pixels or near duplicate" if audit.with_images else ""
+    n_folds = text.count(len(audit.folds), "fold")
+    clean = f"Clean: no slide or case number{pixels} on both sides in {n_folds}."
+    return f"Leaks in {n_leaky} of {n_folds}: {found}." if n_leaky else clean
 
 
 def shared_cases(audit: leakage.Audit) -> pd.DataFrame:

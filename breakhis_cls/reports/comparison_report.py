@@ -1,7 +1,5 @@
 """The page that compares experiments on the same test images, paired by case."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -17,11 +15,9 @@ from . import plots, report, text
 def write_comparison(
     experiments: list[Experiment], tables: list[pd.DataFrame], numbers: dict[str, dict[str, Any]], folder: Path
 ) -> None:
-    """Write metrics.json, index.html, which links to each experiment's own report, and tables and figures.
-
-    tables: of `comparison.align_experiments`; numbers: metrics of each experiment, by its name. Where test sets differ,
-    every number here is of the common images, and each experiment's own page has those of its own test set.
-    """
+    """Write metrics.json, index.html, which links to each experiment's own report, and tables and figures. tables: of
+    `comparison.align_experiments`; numbers: metrics of each experiment, by its name. Where test sets differ, every
+    number here is of the common images, and each experiment's own page has those of its own test set."""
     is_cut = {one.name: len(table) < len(one.test) for one, table in zip(experiments, tables, strict=True)}
     numbers = {
         one.name: numbers[one.name] | (metrics.compute_metrics(table) if is_cut[one.name] else {})
@@ -74,27 +70,10 @@ def describe(compared: dict[str, Any], numbers: dict[str, Any], letters: dict[st
     """The page's title, which model has the higher ROC AUC, and a sentence on whether so many cases could show it."""
     entries = [entry for entry in compared["comparisons"] if entry["metric"] == "roc_auc"]
     entries = [entry for entry in entries if entry["difference"] is not None]
-    where = f"on {compared['n_images']:,} images of {text.count(compared['n_cases'], 'case')}"
-    if not entries:
-        return f"{label} is undefined {where}", "The models are compared by their other metrics."
-    if len(entries) > 1:
-        n_significant = sum(entry["p_holm"] is not None and entry["p_holm"] < 0.05 for entry in entries)
-        pairs = f"{n_significant} of {len(entries)} pairs of models"
-        return f"{pairs} differ significantly in {label} {where}", "Significant: p below 0.05 after Holm's correction."
-
-    [entry] = entries
-    values = {name: numbers[name]["pooled"]["roc_auc"]["value"] for name in (entry["a"], entry["b"])}
-    better, worse = sorted(values, key=lambda name: values[name], reverse=True)
-    pair = f"{values[better]:.3f} for {letters[better]}, {values[worse]:.3f} for {letters[worse]}"
-    gap = f"The difference is {abs(entry['difference']):.3f}"
-    if entry["p_holm"] is None:
-        return f"{label} {pair}, not tested, {where}", f"{gap}; it is not tested: {entry['no_test']}."
-    p = text.p_value(entry["p_holm"])
-    p = f"p {p}" if p.startswith("<") else f"p = {p}"
-    if entry["p_holm"] < 0.05:
-        return f"{letters[better]} has the higher {label}: {pair} ({p}), {where}", f"{gap}."
-    return (
-        f"No significant difference in {label}: {pair} ({p}), {where}",
-        f"{gap}. This does not show that the models are equal: a difference under {entry['detectable']:.3f} would "
-        "mostly be missed.",
-    )
+    values = {letters[name]: one["pooled"]["roc_auc"]["value"] for name, one in numbers.items()}
+    better, worse = sorted(values, key=lambda letter: values[letter] or 0, reverse=True)[:2]
+    headline, finding = text.fill_sentences("comparison", compared | {
+        "entries": entries, "values": values, "better": better, "worse": worse, "label": label,
+        "n_significant": sum(entry["p_holm"] is not None and entry["p_holm"] < 0.05 for entry in entries),
+    })  # fmt: skip
+    return headline, finding

@@ -4,8 +4,6 @@ Titles say the result; they are for notebooks. A saved figure has none, since a 
 Colours are Okabe and Ito's; dashes and markers differ too, so that figures survive greyscale and colour blindness.
 """
 
-from __future__ import annotations
-
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,13 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn import metrics
 
 from .. import names
 from ..evaluation import predictions
 from ..files import atomic_path
-from .text import count, percent, percent_of_row
+from .text import count, percent
 
 COLUMN_IN, PAGE_IN = 3.5, 7.2  # widths of a journal's column and page
 BLACK, BLUE, VERMILION, GREEN, PURPLE, GREY = "#1a1a1a", "#0072B2", "#D55E00", "#007A5A", "#8B4A8B", "#6b6b6b"
@@ -75,10 +72,8 @@ def add_title(figure: Figure, title: str) -> Figure:
 
 @mpl.rc_context(STYLE)
 def confusion_matrix(table: pd.DataFrame, model: str = "") -> Figure:
-    """Percent of each true class and counts of images, for two to eight classes; rows true, columns predicted.
-
-    The percentages of a row add to 100. Benign subtypes come first, and a line divides them from the malignant ones.
-    """
+    """Percent of each true class and counts of images, for two to eight classes; rows true, columns predicted. Benign
+    subtypes come first, and a line divides them from the malignant ones."""
     binary, confusions = predictions.is_binary(table), predictions.count_confusions(table)
     classes = [name for name in (*names.LABELS, *names.SUBTYPES) if name in confusions]
     counts = confusions.loc[classes, classes].to_numpy()
@@ -87,16 +82,21 @@ def confusion_matrix(table: pd.DataFrame, model: str = "") -> Figure:
     # --- cells ---
     figure, axes = new_figure(COLUMN_IN, 3.0 if n < 5 else 3.5)
     cells = [
-        [
-            f"{share} %\n{n_images:,}" if sum(row) else "–"
-            for share, n_images in zip(percent_of_row(row), row, strict=True)
-        ]
-        for row in counts.tolist()
+        [f"{percent(n / total)}\n{n:,}" if total else "–" for n in row]
+        for total, row in zip(totals, counts.tolist(), strict=True)
     ]
     shades = mpl.colormaps["Blues"](0.75 * counts / np.maximum(totals, 1)[:, None])
-    ax = _draw_cells(axes[0, 0], shades, cells, 10 if n < 5 else 6.5)
-    for at in range(n):  # the diagonal
-        ax.texts[at * (n + 1)].set_fontweight("bold")
+    ax = axes[0, 0]
+    ax.imshow(shades, aspect="auto")
+    for (row, column), cell in np.ndenumerate(np.array(cells)):
+        weight = "bold" if row == column else "normal"
+        ax.text(column, row, cell, ha="center", va="center", color=readable_on(shades[row, column]), weight=weight,
+                fontsize=10 if n < 5 else 6.5, linespacing=1.3)  # fmt: skip
+    ax.set_xticks(np.arange(0.5, n - 1), minor=True)
+    ax.set_yticks(np.arange(0.5, n - 1), minor=True)
+    ax.grid(which="minor", color=GREY, linewidth=0.5)
+    ax.spines[:].set(visible=True, color=GREY, linewidth=0.5)
+    ax.tick_params(which="both", length=0)
     ax.set_xticks(range(n), classes)
     ax.set_yticks(range(n), [f"{name}\n{total:,}" for name, total in zip(classes, totals, strict=True)])
     ax.set(xlabel="Predicted label", ylabel="True label")
@@ -111,9 +111,7 @@ def confusion_matrix(table: pd.DataFrame, model: str = "") -> Figure:
             ax.axvline(first - 0.5, color=BLACK, linewidth=1.8)
             ax.axhline(first - 0.5, color=BLACK, linewidth=1.8)
 
-    # --- title ---
-    magnifications = table["magnification"].unique()
-    where = f", {magnifications[0]}X" if len(magnifications) == 1 else ""
+    where = f", {table['magnification'].iloc[0]}X" if table["magnification"].nunique() == 1 else ""
     correct = percent(counts.trace() / counts.sum())
     title = f"Confusion matrix{model and f' of {model}'}{where}, {count(len(table), 'test image')}"
     title += f": {correct} correctly classified"
@@ -124,20 +122,6 @@ def confusion_matrix(table: pd.DataFrame, model: str = "") -> Figure:
     return add_title(figure, title)
 
 
-def _draw_cells(ax: Axes, shades: np.ndarray, cells: list[list[str]], font_pt: float) -> Axes:
-    """A table of texts on shades (rows, columns, 4), with a grid."""
-    ax.imshow(shades, aspect="auto")
-    for (row, column), text in np.ndenumerate(np.array(cells)):
-        colour = readable_on(shades[row, column])
-        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=font_pt, linespacing=1.3)
-    ax.set_xticks(np.arange(0.5, shades.shape[1] - 1), minor=True)
-    ax.set_yticks(np.arange(0.5, shades.shape[0] - 1), minor=True)
-    ax.grid(which="minor", color=GREY, linewidth=0.5)
-    ax.spines[:].set(visible=True, color=GREY, linewidth=0.5)
-    ax.tick_params(which="both", length=0)
-    return ax
-
-
 def readable_on(shade: np.ndarray) -> str:
     """Black or white, whichever has more contrast (WCAG 2 relative luminance)."""
     linear = np.where(shade[:3] <= 0.04045, shade[:3] / 12.92, ((shade[:3] + 0.055) / 1.055) ** 2.4)
@@ -146,14 +130,24 @@ def readable_on(shade: np.ndarray) -> str:
 
 @mpl.rc_context(STYLE)
 def roc(table: pd.DataFrame, title: str) -> Figure:
-    """ROC curves: pooled and by magnification for two classes, each class against the rest for more."""
-    figure, axes = new_figure(COLUMN_IN, 3.3 if predictions.is_binary(table) else 3.8)
+    """ROC curves: pooled and by magnification for two classes, each class against the rest for more. Rows of one class
+    alone have no curve."""
+    binary = predictions.is_binary(table)
+    truth, scores, zoom = predictions.true_labels(table), predictions.probabilities(table), table["magnification"]
+    if binary:
+        strata = {"all": zoom > 0} | {f"{at}X": zoom == at for at in sorted(zoom.unique()) if zoom.nunique() > 1}
+        curves = [(name, truth[rows] == 1, scores[rows, 1]) for name, rows in strata.items()]
+    else:
+        curves = [(name, truth == at, scores[:, at]) for at, name in enumerate(predictions.class_names(table))]
+    figure, axes = new_figure(COLUMN_IN, 3.3 if binary else 3.8)
     ax = axes[0, 0]
     ax.set(xlabel="False positive rate", ylabel="True positive rate", aspect="equal")
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.6)
-    for name, y, score, look in _curves(table):
-        ax.plot(*metrics.roc_curve(y, score)[:2], label=name, **look)
+    defined = [curve for curve in curves if 0 < curve[1].sum() < len(curve[1])]
+    for at, ((name, y, score), (colour, dash)) in enumerate(zip(defined, LINES, strict=False)):
+        points = metrics.roc_curve(y, score)[:2]
+        ax.plot(*points, label=name, color=colour, linestyle=dash, linewidth=1.1 if at else 1.8)
     lines, labels = ax.get_legend_handles_labels()
     if len(lines) > 5:  # eight names would cover the curves
         figure.legend(lines, labels, loc="outside lower center", ncols=4)
@@ -162,65 +156,24 @@ def roc(table: pd.DataFrame, title: str) -> Figure:
     return add_title(figure, title)
 
 
-def _curves(table: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]]:
-    """(name, whether it is the class, its probability, look) of each curve; rows of one class alone have none."""
-    truth, scores = predictions.true_labels(table), predictions.probabilities(table)
-    if predictions.is_binary(table):
-        strata = [("all", np.ones(len(table), bool))]
-        present = sorted(table["magnification"].unique())
-        strata += [(f"{value}X", (table["magnification"] == value).to_numpy()) for value in present if len(present) > 1]
-        curves = [(name, truth[rows] == 1, scores[rows, 1]) for name, rows in strata]
-    else:
-        curves = [(name, truth == at, scores[:, at]) for at, name in enumerate(predictions.class_names(table))]
-    defined = [curve for curve in curves if 0 < curve[1].sum() < len(curve[1])]
-    looks = [{"color": colour, "linestyle": dash, "linewidth": 1.1} for colour, dash in LINES]
-    looks[0]["linewidth"] = 1.8  # all images, or the first class
-    return [(name, y, score, look) for (name, y, score), look in zip(defined, looks, strict=False)]
-
-
 @mpl.rc_context(STYLE)
 def learning_curves(history: pd.DataFrame) -> Figure:
     """Loss and accuracy by epoch, training solid and validation dashed; a dotted line is where fine-tuning begins."""
+    history = history.reindex(columns=[*dict.fromkeys([*history, "val_loss", "val_accuracy"])])
     figure, axes = new_figure(PAGE_IN, 2.5, 1, 2)
-    first_epochs = history.groupby("phase", sort=False)["epoch"].min()
     for ax, name in zip(axes[0], ("loss", "accuracy"), strict=True):
         ax.plot(history["epoch"], history[name], color=BLACK, marker="o", markersize=2.5, label="training")
-        if f"val_{name}" in history and history[f"val_{name}"].notna().any():
+        if history[f"val_{name}"].notna().any():
             ax.plot(history["epoch"], history[f"val_{name}"], "--s", color=BLUE, markersize=2.5, label="validation")
-        for phase, epoch in first_epochs.items():
+        for phase, epoch in history.groupby("phase", sort=False)["epoch"].min().items():
             if epoch > history["epoch"].min():
                 ax.axvline(epoch - 0.5, color=VERMILION, linestyle=":", linewidth=1)
             ax.annotate(phase, (epoch - 0.3, 1.02), xycoords=("data", "axes fraction"), color=VERMILION)
         ax.set(xlabel="Epoch", ylabel=name.capitalize())
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].legend()
-
-    # The checkpoint is the epoch of lowest validation loss, so that epoch is the title.
-    title = "no validation loss was recorded"
-    if "val_loss" in history and history["val_loss"].notna().any():
-        best = history.loc[history["val_loss"].idxmin()]
-        title = f"lowest validation loss {best['val_loss']:.3f} at epoch {best['epoch']:.0f} ({best['phase']})"
-    return add_title(figure, f"Learning curves: {title}")
-
-
-# --- errors ---
-
-
-@mpl.rc_context(STYLE)
-def errors(rows: pd.DataFrame) -> Figure:
-    """Share of misclassified images, subtypes by magnifications; rows: of `error_analysis.errors_by_stratum`."""
-    grid = rows.pivot(index="subtype", columns="magnification", values="error")
-    grid = grid.loc[[code for code in names.SUBTYPES if code in grid.index]]
-    counts = rows.pivot(index="subtype", columns="magnification", values="n_images").loc[grid.index]
-    figure, axes = new_figure(COLUMN_IN, 0.36 * len(grid) + 0.7)
-    cells = [
-        ["" if np.isnan(error) else f"{percent(error)} of {n:,.0f}" for error, n in zip(*pair, strict=True)]
-        for pair in zip(grid.to_numpy(), counts.to_numpy(), strict=True)
-    ]
-    ax = _draw_cells(axes[0, 0], mpl.colormaps["Oranges"](grid.fillna(0).to_numpy() * 0.85), cells, 7)
-    ax.set_xticks(range(len(grid.columns)), [f"{value}X" for value in grid.columns])
-    ax.set_yticks(range(len(grid)), list(grid.index))
-    ax.set(xlabel="Magnification", ylabel="True subtype")
-    worst = rows.loc[rows["error"].idxmax()]
-    where = f"{worst['subtype']} at {worst['magnification']}X ({percent(worst['error'])})"
-    return add_title(figure, f"Misclassified images: highest share for {where}")
+    if history["val_loss"].isna().all():
+        return add_title(figure, "Learning curves: no validation loss was recorded")
+    best = history.loc[history["val_loss"].idxmin()]  # the checkpoint
+    where = f"{best['val_loss']:.3f} at epoch {best['epoch']:.0f} ({best['phase']})"
+    return add_title(figure, f"Learning curves: lowest validation loss {where}")

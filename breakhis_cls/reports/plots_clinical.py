@@ -1,7 +1,5 @@
 """Figures that reporting guidelines ask for: calibration, decision curve, and the flow of images, slides and cases."""
 
-from __future__ import annotations
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -15,10 +13,8 @@ from .text import count, sizes
 @mpl.rc_context(STYLE)
 def calibration(curve: pd.DataFrame, test: pd.DataFrame, title: str) -> Figure:
     """Observed frequency over predicted probability, with the band over cases; below, how the predictions spread.
-
     curve: of `calibration.smooth_curve`. The histogram is of each true label; for more than two classes, of images
-    whose most probable class is correct and is not.
-    """
+    whose most probable class is correct and is not."""
     figure = Figure(figsize=(COLUMN_IN, 4.1), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     above.plot([0, 1], [0, 1], color=GREY, linewidth=0.6)
@@ -47,17 +43,14 @@ def decision_curve(curve: pd.DataFrame, prevalence: float) -> Figure:
     ax.plot(curve["threshold"], curve["treat_all"], "--", color=GREY, linewidth=1.1, label="all malignant")
     ax.fill_between(curve["threshold"], curve["low"], curve["high"], color=BLUE, alpha=0.2, linewidth=0)
     ax.plot(curve["threshold"], curve["model"], color=BLUE, linewidth=1.4, label="model")
-    ax.set(
-        xlabel="Threshold probability",
-        ylabel="Net benefit",
-        xlim=(0, 1),
-        ylim=(-0.1, 1.05 * max(prevalence, curve["high"].max())),
-    )
+    ax.set(xlabel="Threshold probability", ylabel="Net benefit", xlim=(0, 1))
+    ax.set_ylim(-0.1, 1.05 * max(prevalence, curve["high"].max()))
     ax.legend(loc="lower left")
-
     is_best = curve["model"] > np.maximum(curve["treat_all"], 0) + 1e-9
-    n_best = f"{is_best.mean():.0%} of thresholds"
-    return add_title(figure, f"Decision curve at {prevalence:.0%} malignant: better than all or none at {n_best}")
+    title = (
+        f"Decision curve at {prevalence:.0%} malignant: better than all or none at {is_best.mean():.0%} of thresholds"
+    )
+    return add_title(figure, title)
 
 
 @mpl.rc_context(STYLE)
@@ -69,24 +62,22 @@ def flow(boxes: list[tuple[str, dict[str, int]]], excluded: list[tuple[str, int]
     ax.set(xlim=(0, 1), ylim=(-0.06, 1))
     (first, start), (second, used), *parts = boxes
     main = 0.28 if excluded else 0.5
-
-    def draw_box(x: float, y: float, text: str, align: str = "center", dash: str = "-") -> None:
-        frame = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLACK, "linewidth": 0.8, "ls": dash}
-        ax.text(x, y, text, ha=align, va="center", fontsize=7, linespacing=1.5, bbox=frame)
-
-    def draw_arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
-        ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": GREY}, zorder=0)
-
-    draw_arrow((main, 0.9), (main, 0.62))
-    if excluded:
-        draw_arrow((main, 0.74), (0.56, 0.74))
-        lines = [f"{count(n, 'image')}: {reason}" for reason, n in excluded]
-        draw_box(0.58, 0.74, "Left out\n" + "\n".join(lines), "left", "--")
     shown = parts if len(parts) <= 3 else parts[-1:]  # of a cross-validation all folds together
-    for at, (title, counts) in enumerate(shown):
-        x = (at + 0.5) / len(shown) if len(shown) > 1 else main
-        draw_arrow((main, 0.5), (x, 0.23))
-        draw_box(x, 0.08, "\n".join([title, *sizes(counts).split(", ")]))
-    draw_box(main, 0.93, f"{first}\n{sizes(start)}")
-    draw_box(main, 0.52, f"{second}\n{sizes(used)}")
+    places = [(at + 0.5) / len(shown) for at in range(len(shown))] if len(shown) > 1 else [main]
+    drawn = [(main, 0.93, "center", "-", f"{first}\n{sizes(start)}"),
+             (main, 0.52, "center", "-", f"{second}\n{sizes(used)}")]  # fmt: skip
+    drawn += [
+        (x, 0.08, "center", "-", "\n".join([title, *sizes(counts).split(", ")]))
+        for x, (title, counts) in zip(places, shown, strict=True)
+    ]
+    arrows = [((main, 0.9), (main, 0.62)), *(((main, 0.5), (x, 0.23)) for x in places)]
+    if excluded:
+        arrows.append(((main, 0.74), (0.56, 0.74)))
+        lines = [f"{count(n, 'image')}: {reason}" for reason, n in excluded]
+        drawn.append((0.58, 0.74, "left", "--", "\n".join(["Left out", *lines])))
+    for begin, end in arrows:
+        ax.annotate("", end, begin, arrowprops={"arrowstyle": "->", "color": GREY}, zorder=0)
+    for x, y, align, dash, words in drawn:
+        frame = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLACK, "linewidth": 0.8, "ls": dash}
+        ax.text(x, y, words, ha=align, va="center", fontsize=7, linespacing=1.5, bbox=frame)
     return add_title(figure, f"Flow: {count(used['n_cases'], 'case')} in the experiment")

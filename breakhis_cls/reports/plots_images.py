@@ -1,7 +1,5 @@
 """Sheets of images: what the model was tested on, and its most confident errors. Needs the images on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,10 +18,8 @@ N_ERRORS = 12
 
 
 def sample_sheet(table: pd.DataFrame, root: Path, title: str = "Examples of the test images") -> Figure | None:
-    """A row for each subtype: the first image of each magnification, or of four slides of the only magnification.
-
-    None where no image is on disk.
-    """
+    """A row for each subtype: the first image of each magnification, or of four slides of the only magnification. None
+    where no image is on disk."""
     column = "magnification" if table["magnification"].nunique() > 1 else "slide"
     rows = table.sort_values("file").drop_duplicates(["subtype", column]).sort_values(["subtype", column])
     rows = _on_disk(rows[rows.groupby("subtype").cumcount() < 4], root)
@@ -50,10 +46,8 @@ def confident_errors(table: pd.DataFrame, root: Path) -> Figure | None:
 def sheet(
     images: Iterable[str | np.ndarray | None], root: Path, captions: Iterable[str], title: str, n_columns: int
 ) -> Figure:
-    """Images in reading order, each under its caption: files below `root`, pixels (h, w, 3) uint8, or None for a gap.
-
-    A file's image is shown at 700:460, which restores one that was squeezed to a square; pixels as they are.
-    """
+    """Images in reading order, each under its caption: files below `root`, pixels (h, w, 3) uint8, or None for a gap. A
+    file's image is shown at 700:460, which restores one that was squeezed to a square; pixels as they are."""
     shown = list(zip(images, captions, strict=True))
     n_rows = -(-len(shown) // n_columns)
     n_lines = max((text.count("\n") + 1 for _, text in shown), default=1)

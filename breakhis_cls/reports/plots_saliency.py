@@ -1,24 +1,16 @@
-"""Figures of Grad-CAM heat maps and of features: overlays, sheets, the randomisation check, principal components."""
-
-from __future__ import annotations
+"""Figures of Grad-CAM heat maps: overlays, sheets, and the randomisation check."""
 
 from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from sklearn.decomposition import PCA
-from sklearn.preprocessing import StandardScaler
 
-from .plots import BLACK, BLUE, GREEN, GREY, PAGE_IN, PURPLE, STYLE, VERMILION, add_title, new_figure
-from .text import percent
+from .plots import BLACK, BLUE, GREY, PAGE_IN, STYLE, add_title, new_figure
 
 COLOURS = mpl.colormaps["viridis"]  # its lightness rises steadily, so that a grey print shows the same
 OPACITY = 0.65  # of the hottest place; a cold one shows the bare tissue
-GROUPS = ("label", "case", "magnification")
-MARKERS = (("o", BLUE), ("^", VERMILION), ("s", GREEN), ("D", PURPLE))
 
 
 class SaliencyImage(NamedTuple):
@@ -37,10 +29,8 @@ def blend_heat(rgb: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 @mpl.rc_context(STYLE)
 def sheet(rows: dict[str, list[SaliencyImage]], title: str) -> Figure:
-    """Two rows of tiles for each kind: the images, and below each its heat map.
-
-    At three columns and 300 dpi a pixel of the PNG is one of the original.
-    """
+    """Two rows of tiles for each kind: the images, and below each its heat map. At three columns and 300 dpi a pixel of
+    the PNG is one of the original."""
     n_columns = max(3, *(len(images) for images in rows.values()))
     tile_in = 0.66 * PAGE_IN / n_columns  # high, by the shape of 700:460
     # 0.45 in: three lines of caption above each pair of rows.
@@ -59,10 +49,8 @@ def sheet(rows: dict[str, list[SaliencyImage]], title: str) -> Figure:
 
 @mpl.rc_context(STYLE)
 def randomization_curve(table: pd.DataFrame, title: str) -> Figure:
-    """Rank correlation with the trained model's heat map, by how much of the network was randomised.
-
-    table: columns share, image, rho (means over draws). Dots are images, bars medians.
-    """
+    """Rank correlation with the trained model's heat map, by how much of the network was randomised. table: columns
+    share, image, rho (means over draws). Dots are images, bars medians."""
     figure, axes = new_figure(PAGE_IN, 2.2)
     ax = axes[0, 0]
     for at, (_, rows) in enumerate(table.groupby("share")):
@@ -85,46 +73,3 @@ def randomized_layers(share: float) -> str:
     if share == 0:
         return "head"
     return "all layers" if share == 1 else f"head and last {100 * share:.0f} %"
-
-
-def variance_between(features: np.ndarray, groups: pd.Series) -> float:
-    """Share of the variance of standardised features (n, d) that is between groups (n,): eta squared, in [0, 1].
-
-    Of k groups drawn at random it is (k - 1) / (n - 1) on average: many small groups reach some by chance.
-    """
-    # StandardScaler leaves a feature that does not vary at 0.
-    scaled = StandardScaler().fit_transform(features)
-    means = pd.DataFrame(scaled).groupby(groups.to_numpy()).transform("mean")
-    return float((means.to_numpy() ** 2).sum() / (scaled**2).sum())
-
-
-@mpl.rc_context(STYLE)
-def embedding(features: np.ndarray, table: pd.DataFrame, shares: dict[str, float]) -> Figure:
-    """Images on the first two principal components of their standardised features (n, d), a panel for each grouping.
-
-    shares: `variance_between` the groups of each column of GROUPS that has more than one value.
-    """
-    # The full SVD repeats exactly; scikit-learn would choose a random one for large tables.
-    points = PCA(2, svd_solver="full").fit_transform(StandardScaler().fit_transform(features))
-    figure, axes = new_figure(PAGE_IN, 2.8, 1, len(shares))
-    for ax, column in zip(axes[0], shares, strict=True):
-        for at, (value, rows) in enumerate(table.reset_index(drop=True).groupby(column)):
-            mine = points[rows.index]
-            if column != "case":
-                marker, colour = MARKERS[at]
-                name = f"{value}X" if column == "magnification" else value
-                ax.scatter(*mine.T, s=12, color=colour, marker=marker, alpha=0.75, linewidths=0, label=name)
-                continue
-            # Seventy colours cannot be told apart: lines lead to each case's centre, which carries its number.
-            centre = mine.mean(axis=0)
-            ends = np.stack([mine, np.broadcast_to(centre, mine.shape)], axis=1)
-            ax.add_collection(LineCollection(list(ends), colors=GREY, linewidths=0.4, alpha=0.7))
-            ax.plot(*mine.T, ".", color=BLACK, markersize=2.5)
-            box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": GREY, "linewidth": 0.4}
-            ax.annotate(value, centre, fontsize=5.5, ha="center", va="center", bbox=box)
-        if column != "case":
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, handletextpad=0.1, columnspacing=0.8)
-        ax.set(title=f"by {column}", xticks=[], yticks=[], xlabel="First principal component")
-    axes[0, 0].set_ylabel("Second principal component")
-    parts = ", ".join(f"{percent(share)} between {name}s" for name, share in shares.items())
-    return add_title(figure, f"Principal components of the features; variance: {parts}")

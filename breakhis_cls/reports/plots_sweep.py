@@ -1,7 +1,5 @@
 """The figure of many runs: scores beside published results."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import matplotlib as mpl
@@ -15,15 +13,14 @@ from .plots import BLACK, BLUE, GREY, PAGE_IN, STYLE, VERMILION, add_title, new_
 
 NULL = "#d5d5dc"
 MARKERS = "DsvP^X<*>hpd"  # shapes distinguish published models, since colours do not survive print
+HOLLOW: Any = {"color": VERMILION, "markerfacecolor": "white", "markersize": 4.5, "linestyle": ""}
 OURS = "this package"  # in column `by` of the sweep's table
 
 
 @mpl.rc_context(STYLE)
 def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Figure:
-    """A panel for each metric, a line for each row of the sweep's table; published results as open markers.
-
-    table: lines of `sweep_report.sweep_table` of one task; labels: of the metrics.
-    """
+    """A panel for each metric, a line for each row of the sweep's table; published results as open markers. table:
+    lines of `sweep_report.sweep_table` of one task; labels: of the metrics."""
     ours, published = table[table["by"] == OURS], table[table["by"] != OURS]
     cited = list(dict.fromkeys(published["by"] + ", " + published["model"]))
     markers = dict(zip(cited, MARKERS * (1 + len(cited) // len(MARKERS)), strict=False))
@@ -39,28 +36,25 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
         names.append("\n".join([f"{row.protocol}, {where(row.magnification)}{joint}", *differing]))
     row_in = max(0.3, 0.14 * (1 + max(name.count("\n") + 1 for name in names)))
 
-    height_in = 0.75 + row_in * len(rows) + 0.16 * (len(cited) + 1)
-    figure, axes = new_figure(PAGE_IN, height_in, 1, len(labels))
+    figure, axes = new_figure(PAGE_IN, 0.75 + row_in * len(rows) + 0.16 * (len(cited) + 1), 1, len(labels))
     for ax, (metric, label) in zip(axes[0], labels.items(), strict=True):
-        for at, row in enumerate(rows["row"]):
-            score = ours[(ours["row"] == row) & (ours["metric"] == metric)].iloc[0]
+        scores = ours[ours["metric"] == metric].drop_duplicates("row").to_dict("records")
+        for at, score in enumerate(scores):
             if pd.notna(score.get("null_low")):
                 half = max((score["null_high"] - score["null_low"]) / 2, 0.004)
                 centre = (score["null_high"] + score["null_low"]) / 2
-                ax.fill_betweenx(
-                    [at - 0.4, at + 0.4], centre - half, centre + half, color=NULL, linewidth=0, zorder=0.5
-                )
+                ends = centre - half, centre + half
+                ax.fill_betweenx([at - 0.4, at + 0.4], *ends, color=NULL, linewidth=0, zorder=0.5)
             if pd.isna(score["value"]):
                 ax.text(0.02, at, "undefined", transform=ax.get_yaxis_transform(), va="center", fontsize=6, color=GREY)
             else:
                 ax.plot([score["low"], score["high"]], [at, at], color=BLACK, linewidth=1.2, solid_capstyle="butt")
                 ax.plot(score["value"], at, "o", color=BLUE, markersize=5)
                 ax.plot(score["mean"], at, "|", color=BLACK, markersize=9)
-            for one in published[(published["row"] == row) & (published["metric"] == metric)].itertuples():
-                ax.plot(one.mean, at + 0.3, markers[f"{one.by}, {one.model}"], color=VERMILION, markerfacecolor="white",
-                        markersize=4.5, markeredgewidth=1)  # fmt: skip
-        for at in rows.index[1:][rows["protocol"].ne(rows["protocol"].shift())[1:]]:
-            ax.axhline(at - 0.45, color=GREY, linewidth=0.6)
+            for one in published[(published["row"] == score["row"]) & (published["metric"] == metric)].itertuples():
+                ax.plot(one.mean, at + 0.3, markers[f"{one.by}, {one.model}"], **HOLLOW)
+            if at and score["protocol"] != scores[at - 1]["protocol"]:
+                ax.axhline(at - 0.45, color=GREY, linewidth=0.6)
         ax.set(xlabel=label, ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)), yticklabels=[])
         ax.set_xlim(right=1.01)
         ax.locator_params(axis="x", nbins=4)
@@ -76,8 +70,7 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
     ]  # fmt: skip
     if "null_low" in ours and ours["null_low"].notna().any():
         legend.append(Patch(color=NULL, label="null: the same head on random backbones, all seeds"))
-    hollow = {"color": VERMILION, "markerfacecolor": "white", "markersize": 4.5, "linestyle": ""}
-    legend += [Line2D([], [], marker=markers[name], label=f"{name}: as published", **hollow) for name in cited]
+    legend += [Line2D([], [], marker=markers[name], label=f"{name}: as published", **HOLLOW) for name in cited]
     figure.legend(handles=legend, loc="outside lower left", ncols=1 if cited else 2)
     return add_title(figure, title)
 

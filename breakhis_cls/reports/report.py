@@ -27,9 +27,8 @@ def analyze_experiment(
     experiment: Experiment, metrics: dict[str, Any], prevalences: Sequence[float] = (), seed: int = 0
 ) -> dict[str, Any]:
     """What a report shows beyond the metrics: calibration, decisions (binary task alone), participants and errors.
-
-    prevalences: of malignant, in (0, 1), for PPV and NPV; the first also for the decision curve, else the test's own.
-    """
+    prevalences: of malignant, in (0, 1), for PPV and NPV; the first also for the decision curve, else the test's
+    own."""
     table, test, pooled = experiment.table, experiment.test, metrics["pooled"]
     binary, stated = predictions.is_binary(table), prevalences[0] if prevalences else None
     chosen = thresholds.choose_thresholds(table) if binary else []
@@ -57,10 +56,8 @@ def write_report(
     prevalences: Sequence[float] = (),
 ) -> Path:  # fmt: skip
     """Write index.html, the figures (PNG and SVG), the tables and the checklist into folder; returns the page's path.
-
     Learning curves need the run's history, sheets of images the files under `images_root`: left out where absent.
-    prevalences: see analyze_experiment.
-    """
+    prevalences: see analyze_experiment."""
     analysis = analyze_experiment(experiment, metrics, prevalences)
     figures = save_figures(draw_figures(experiment, metrics, analysis, images_root), folder)
     binary, pooled = predictions.is_binary(experiment.table), metrics["pooled"]
@@ -98,6 +95,8 @@ def write_report(
         "verdict": text.calibration_verdict(analysis, pooled["ece"]["value"]),
         "n_cases": [f"{n} cases" for n in N_CASES], "several_folds": experiment.test["fold"].nunique() > 1,
         "analysis": analysis, "cases": analysis["cases"].to_dict("records"),
+        "errors": {code: rows.set_index("magnification").to_dict("index")
+                   for code, rows in analysis["errors"].groupby("subtype", sort=False)},
         "confident_errors": error_analysis.most_confident_errors(experiment.test).to_dict("records"),
         "chosen_on": sorted({entry["chosen_on"] for entry in analysis["thresholds"]}), "settings": experiment.settings,
         "runs": [(run, relative_link(run.path, folder)) for run in experiment.sources], "table": markdown,
@@ -136,8 +135,6 @@ def draw_figures(
         figures["decision_curve"] = plots_clinical.decision_curve(curve, analysis["prevalence"])
     if (flow := analysis["flow"])[0]:  # a table alone says nothing of what was left out
         figures["flow"] = plots_clinical.flow(*flow)
-    if len(analysis["errors"]):  # a binary table may lack subtypes
-        figures["errors"] = plots.errors(analysis["errors"])
 
     # Of several runs the first one's: curves of different folds do not add up.
     history = experiment.sources[0].history

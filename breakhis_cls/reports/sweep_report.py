@@ -16,22 +16,12 @@ IN_CSV = (*METRICS, "f1")  # which is printed where it was published
 # head.kind -> what its probe is called in literature.csv
 PROBES = {"logistic": "linear", "keras": "linear", "knn": "knn"}
 LEAKY_PROTOCOLS = ("image", "slide", "case")  # of the leak penalty, the leakiest first
-READING = (
-    "Ours: mean ± standard deviation (n - 1) over folds, seeds averaged within a fold first, as in the literature; "
-    "below it the value of all folds pooled (where they test an image again, the mean over them), with its 95 % "
-    "interval by bootstrap over cases where they are enough."
-)
-NULL = " Null: the range over randomly initialised backbones under the same head, which learned nothing from images."
-PUBLISHED = " Published: mean ± standard deviation over folds, where the source gives one."
 
 
 def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[Path, str]:
     """Write table.csv, for each task a table in Markdown and LaTeX and a figure, and index.html; returns its path and
-    its headline.
-
-    `run_folders` are runs, or tables of predictions; folds and seeds of one experiment make one row for each
-    magnification, and one for all where one model serves several. Raises DataError on what cannot be scored.
-    """
+    its headline. `run_folders` are runs, or tables of predictions; folds and seeds of one experiment make one row for
+    each magnification, and one for all where one model serves several. Raises DataError on what cannot be scored."""
     experiments = group_experiments([read_source(path) for path in run_folders])
     table = sweep_table(experiments)
     write_csv(out / "table.csv", table.drop(columns="row"))
@@ -65,12 +55,10 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
 
 
 def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RESAMPLES) -> pd.DataFrame:
-    """table.csv: a line for each row of the printed table and metric, and below it for each published value.
-
-    Scores are shares of 1: mean, sd (over folds), value (pooled), low, high. Rows are in the order of a paper: task,
-    protocol from the strictest to the leaky one, magnification. `row` numbers them; published results have the number
-    of the row that they stand below.
-    """
+    """table.csv: a line for each row of the printed table and metric, and below it for each published value. Scores are
+    shares of 1: mean, sd (over folds), value (pooled), low, high. Rows are in the order of a paper: task, protocol from
+    the strictest to the leaky one, magnification. `row` numbers them; published results have the number of the row that
+    they stand below."""
     # --- what distinguishes experiments beyond protocol, task and magnification: `head.peak_lr 0.001` ---
     elsewhere = (*config.PLACES, "data.task", "data.magnifications", "split.allow_leaks", "split.fold", "run.seed")
     flat = [flat_settings(one.settings, elsewhere) if one.settings else {} for one in experiments]
@@ -151,11 +139,9 @@ def _conditions(experiment: Experiment) -> str:
 
 
 def published_results() -> pd.DataFrame:
-    """literature.csv: published results whose source was read, in the columns of `sweep_table`.
-
-    Subtypes in `task` are sorted. `magnification` all is one model of all magnifications and its pooled score. `sd` is
-    missing where the source gives a mean alone.
-    """
+    """literature.csv: published results whose source was read, in the columns of `sweep_table`. Subtypes in `task` are
+    sorted. `magnification` all is one model of all magnifications and its pooled score. `sd` is missing where the
+    source gives a mean alone."""
     na, types = {"sd": [""]}, {"magnification": str}
     path = text.HERE / "literature.csv"
     return pd.read_csv(path, comment="#", dtype=types, keep_default_na=False, na_values=na)
@@ -215,9 +201,10 @@ def banners(lines: pd.DataFrame) -> list[tuple[str, str]]:
 
 def notes(lines: pd.DataFrame) -> list[str]:
     """How to read the table, and what its protocols are."""
-    published = PUBLISHED if (lines["by"] != OURS).any() else ""
-    null = NULL if "null_low" in lines and lines["null_low"].notna().any() else ""
-    return [READING + null + published, f"Protocols. {'. '.join(map(text.protocol, lines['protocol'].unique()))}."]
+    null = "null_low" in lines and lines["null_low"].notna().any()
+    protocols = ". ".join(map(text.protocol, lines["protocol"].unique()))
+    shown = {"null": null, "published": (lines["by"] != OURS).any(), "protocols": protocols}
+    return text.fill_sentences("sweep", shown)
 
 
 def finding(lines: pd.DataFrame) -> str:

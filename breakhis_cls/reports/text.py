@@ -1,12 +1,10 @@
 """What reports say in words, and the forms of a table: numbers as text, sentences, templates, Markdown, LaTeX."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 
 from .. import __version__, names
@@ -20,16 +18,8 @@ from ..files import write_text
 HERE = Path(__file__).parent
 # What each means for a score, from the strictest to the leaky one, which is the order of a table's rows.
 PROTOCOLS: dict[str, str] = pd.read_csv(HERE / "protocols.csv", index_col="protocol")["meaning"].to_dict()
-BANNERS = (  # column, how its value begins, kind of banner, what no reader may miss
-    ("protocol", "image", "leaky", "Leaky protocol: images of one slide are in training and in test. These scores do "
-     "not say how well new patients would be classified."),
-    ("data", "synthetic", "synthetic", "Synthetic tissue: drawn by a program to try the software. These scores say "
-     "nothing about real tissue."),
-    ("data", "own", "sample", "Own slides are among these images. These scores do not compare with scores on BreakHis "
-     "alone."),
-    ("data", "sample", "sample", "Sample: a part of BreakHis. These scores do not compare with scores on the full "
-     "set."),
-)  # fmt: skip
+# Where a protocol or the name of a set of images begins so: kind of banner, and what no reader may miss.
+BANNERS = pd.read_csv(HERE / "banners.csv").to_numpy().tolist()
 LATEX = str.maketrans({
     **{letter: f"\\{letter}" for letter in "%&_#${}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}", "–": "--", "\u00a0": "~", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "…": r"\ldots{}",
@@ -46,15 +36,6 @@ def number(value: float | None, digits: int = 3) -> str:
 def percent(share: float | None, digits: int = 0) -> str:
     """0.842 -> `84 %`, with a space that does not break; undefined -> a dash."""
     return "–" if share is None else f"{100 * share:.{digits}f}\u00a0%"
-
-
-def percent_of_row(counts: Sequence[int]) -> list[int]:
-    """Whole percentages that add to 100: the largest remainders are rounded up. All 0 for a row without images."""
-    shares = 100 * np.array(counts) / max(sum(counts), 1)
-    whole = np.floor(shares).astype(int)
-    lacking = round(shares.sum()) - whole.sum()
-    whole[np.argsort(whole - shares, kind="stable")[:lacking]] += 1
-    return whole.tolist()
 
 
 def p_value(p: float) -> str:
@@ -105,19 +86,15 @@ def headline_table(metrics: dict[str, Any]) -> pd.DataFrame:
 def summary(metrics: dict[str, Any], title: str) -> str:
     """What a command prints of a metrics.json: some ten lines of main metrics, intervals and confusion matrix."""
     pooled, table = metrics["pooled"], headline_table(metrics)
-    lines = [f"{title}: {sizes(pooled['image_accuracy'])} tested"]
-    lines += [f"warning: {sentence}" for sentence in metrics.get("contradictions", [])]
-    spans, n = table["95 % interval"], max(map(len, table.index))
-    common = spans.iloc[0] if spans.nunique() == 1 else ""  # no metric has one: say it once
-    for label, value, span in table.itertuples():
-        shown = f"({span})" if span[:1].isdigit() or span[:1] == "-" else f"(no interval: {span})"
-        lines.append(f"  {label:<{n}}  {value}" + ("" if span == common else f"  {shown}"))
-    lines.append(f"  no 95 % intervals ({common})" if common else "  (95 % intervals by bootstrap over cases)")
+    auc, spans = pooled["roc_auc"], table["95 % interval"]
     confusions = pd.DataFrame(metrics["confusion_matrix"]).T.rename_axis(index="True label", columns="Predicted label")
-    lines += [f"  {line}".rstrip() for line in confusions.to_string().splitlines()]
-    if (auc := pooled["roc_auc"])["value"] is not None and auc["value"] < SWAPPED_AUC and auc["n_cases"] >= 10:
-        lines.append(f"hint: {SWAPPED}")
-    return "\n".join(lines)
+    return render("summary.txt", {
+        "title": title, "tested": sizes(auc), "warnings": metrics.get("contradictions", []),
+        "rows": list(table.itertuples(name=None)), "width": max(map(len, table.index)),
+        "common": spans.iloc[0] if spans.nunique() == 1 else "",  # no metric has one: say it once
+        "confusions": [line.rstrip() for line in confusions.to_string().splitlines()],
+        "hint": SWAPPED if (auc["value"] or 1) < SWAPPED_AUC and auc["n_cases"] >= 10 else "",
+    }).rstrip()  # fmt: skip
 
 
 # --- sentences about an experiment ---
@@ -135,39 +112,16 @@ def headline(experiment: Experiment, metrics: dict[str, Any]) -> str:
 
 def finding(experiment: Experiment, metrics: dict[str, Any]) -> str:
     """The result in one sentence, with what it was measured on and by which split."""
-    pooled, is_binary = metrics["pooled"], predictions.is_binary(experiment.table)
-    accuracy, auc = pooled["image_accuracy"], pooled["roc_auc"]
-    tested = f"{count(accuracy['n_images'], 'test image')} of {count(accuracy['n_cases'], 'case')}"
-    where = f"On {tested} ({experiment.meta('data')}, protocol {experiment.meta('protocol')}), "
-    where += experiment.meta("model")
-    correct = f"classifies {percent(accuracy['value'])} of images correctly"
-    if auc["value"] is None:
-        return f"{where} {correct}; ROC AUC is undefined: {auc['undefined'].replace(' here', ' in test')}."
-    why = auc.get("no_interval")
-    span = f"no interval: {why}" if auc["low"] is None else f"95 % interval {interval(auc, digits=2)}"
-    balanced = "" if is_binary else f"balanced accuracy {pooled['balanced_accuracy']['value']:.2f}, and "
-    missed = f" and misses {percent(1 - pooled['sensitivity']['value'])} of the malignant ones" if is_binary else ""
-    reached = f"reaches {'' if is_binary else 'macro '}ROC AUC {auc['value']:.2f} ({span}), {balanced}{correct}{missed}"
-    return f"{where} {reached}." + (f" {SWAPPED}" if auc["value"] < SWAPPED_AUC else "")
+    binary = predictions.is_binary(experiment.table)
+    about = {column: experiment.meta(column) for column in ("data", "protocol", "model")}
+    swapped = {"below": SWAPPED_AUC, "hint": SWAPPED}
+    [line] = fill_sentences("finding", about | {"pooled": metrics["pooled"], "binary": binary, "swapped": swapped})
+    return line
 
 
 def calibration_verdict(analysis: dict[str, Any], ece: float | None) -> str:
     """Whether the intervals of slope and calibration in the large hold the perfect values, and ECE beside its noise."""
-    slope, large, floor = analysis["line"]["slope"], analysis["line"]["in_the_large"], analysis["noise_floor"]
-    noise = f"ECE is {number(ece)}; a perfectly calibrated model of these cases would show {floor['mean']:.3f}"
-    noise += f" (up to {floor['high']:.3f} in 95 % of samples)."
-    if slope["value"] is None or large["value"] is None:
-        return f"Too few cases, or separated classes: slope and calibration in the large are not given. {noise}"
-    faults = {
-        "probabilities are too extreme (slope below 1)": slope["high"] < 1,
-        "probabilities are not extreme enough (slope above 1)": slope["low"] > 1,
-        "probabilities are too high on average": large["high"] < 0,
-        "probabilities are too low on average": large["low"] > 0,
-    }
-    found = " and ".join(what for what, is_so in faults.items() if is_so)
-    verdict = f"Miscalibrated: {found}" if found else "No miscalibration shown"
-    perfect = f"Slope {estimate(slope, 2)}, 1 is perfect; in the large {estimate(large, 2)}, 0 is perfect."
-    return f"{verdict}. {perfect} {noise}"
+    return " ".join(fill_sentences("calibration", {"ece": ece, "floor": analysis["noise_floor"], **analysis["line"]}))
 
 
 def protocol(name: str) -> str:
@@ -231,26 +185,23 @@ def caveats(experiment: Experiment) -> list[str]:
     """What limits the result, most important first."""
     test, settings, name = experiment.test, experiment.settings, experiment.meta("protocol")
     classes = "label" if predictions.is_binary(experiment.table) else "subtype"
-    # Ten cases are where the bootstrap's coverage stops being close to 95 % (docs/statistics.md).
-    n_cases = test.groupby(classes)["case"].nunique()
-    few = ", ".join(f"{kind} {n}" for kind, n in n_cases.items() if n < 10)
-    # A leaderboard's is one fixed split; a bare table says nothing about the folds that it lacks.
-    n_tested, n_folds = test["fold"].nunique(), 5 if name == "spanhol" else settings.split.n_folds if settings else 0
     majority, share = next(test[classes].value_counts(normalize=True).items())
-    dropped = len((experiment.sources[0].environment or {}).get("data", {}).get("dropped_duplicates", []))
-    found = {
-        f"Folders of one case number may be on both sides ({name} splits by folder).":
-            name in ("slide", "spanhol", "kaiko_eva", "thunder"),
-        f"Few test cases: {few}. Intervals from so few cases are rough.": few,
-        f"{n_tested} of {n_folds} folds: other folds may give other scores.":
-            n_tested < n_folds and name not in protocols.LEADERBOARDS,
-        (seeds := half_done_seeds(experiment)): seeds,
-        f"Predicting {majority} for every image would classify {percent(share)} correctly.": True,
-        "Images are tested more than once (seeds or overlapping folds): numbers are means over them, and intervals "
-        "resample cases, not repetitions.": test.duplicated(["file"]).any(),
-        f"{count(dropped, 'image')} left out: the same pixels exist under another name.": dropped,
-    }  # fmt: skip
-    return [sentence for sentence, is_so in found.items() if is_so]
+    n_folds = 5 if name == "spanhol" else settings.split.n_folds if settings else 0
+    return fill_sentences("caveats", {
+        "protocol": name, "half_done": half_done_seeds(experiment), "majority": majority, "share": share,
+        # Ten cases are where the bootstrap's coverage stops being close to 95 % (docs/statistics.md).
+        "few": [f"{kind} {n}" for kind, n in test.groupby(classes)["case"].nunique().items() if n < 10],
+        # A leaderboard's is one fixed split; a bare table says nothing about the folds that it lacks.
+        "n_tested": test["fold"].nunique(), "n_folds": 0 if name in protocols.LEADERBOARDS else n_folds,
+        "repeats": test.duplicated(["file"]).any(),
+        "n_dropped": len((experiment.sources[0].environment or {}).get("data", {}).get("dropped_duplicates", [])),
+    })  # fmt: skip
+
+
+def fill_sentences(name: str, content: dict[str, Any]) -> list[str]:
+    """The lines of a filled template of sentences."""
+    lines = render(f"{name}.txt", content).splitlines()
+    return [re.sub(" +", " ", line).strip() for line in lines if line.strip()]
 
 
 # --- templates and tables ---
@@ -263,7 +214,19 @@ def render(template: str, content: dict[str, Any]) -> str:
         autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     # Every form is a filter under its own name: {{ result.value|number }}.
-    for form in (number, percent, p_value, interval, count, subtype, split_claim, folds, weights, dump_config):
+    for form in (
+        number,
+        percent,
+        p_value,
+        interval,
+        estimate,
+        count,
+        subtype,
+        split_claim,
+        folds,
+        weights,
+        dump_config,
+    ):
         environment.filters[form.__name__] = form
     environment.globals |= {"version": __version__, "coverage": coverage}
     page = environment.get_template(template).render(content)
@@ -272,10 +235,8 @@ def render(template: str, content: dict[str, Any]) -> str:
 
 
 def write_tables(folder: Path, name: str, table: pd.DataFrame, caption: str, n_text: int = 1, columns: str = "") -> str:
-    """Write a table of text as `<name>.md` and `<name>.tex` (booktabs); returns the Markdown.
-
-    The first `n_text` columns are set flush left, in LaTeX as `columns` says, the others flush right.
-    """
+    """Write a table of text as `<name>.md` and `<name>.tex` (booktabs); returns the Markdown. The first `n_text`
+    columns are set flush left, in LaTeX as `columns` says, the others flush right."""
     n_numbers = len(table.columns) - n_text
     lines = [list(table.columns), ["---"] * n_text + ["---:"] * n_numbers, *table.to_numpy().tolist()]
     markdown = "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{caption}\n"
