@@ -6,8 +6,6 @@ examples:
   breakhis sweep --base finetune_200x                    all folds of a run
 """
 
-from __future__ import annotations
-
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -42,25 +40,21 @@ class Arguments(config.Config):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Train the runs that are not finished, then write the report. Exit code 1 if a run failed for good."""
-    sweep, arguments, overrides = read_command(list(sys.argv[1:] if argv is None else argv))
+    sweep, asked, overrides = read_command(list(sys.argv[1:] if argv is None else argv))
     if sweep.search is not None:
         from .sweeping import search, worker
 
-        folder = arguments.run.dir / ".search" / sweep.name
-        best = search.search(
-            sweep.name, sweep.search, lambda values: plan.expand_runs(sweep, overrides | values), folder, worker.train
-        )
-        print(f"best:   {best}")
+        folder = asked.run.dir / ".search" / sweep.name
+        expand = lambda values: plan.expand_runs(sweep, overrides | values)  # noqa: E731
+        print(f"best:   {search.search(sweep.name, sweep.search, expand, folder, worker.train)}")
         return DONE
 
     runs = plan.name_runs(plan.expand_runs(sweep, overrides))
     n_finished = sum(run.finished for run in runs)
     over = f" over {', '.join(sweep.axes)}" if sweep.axes else ""
-    todo = "nothing to do" if n_finished == len(runs) else f"each one's log lies in {arguments.run.dir / '.sweep'}"
+    todo = "nothing to do" if n_finished == len(runs) else f"each one's log lies in {asked.run.dir / '.sweep'}"
     print(f"{sweep.name}: {len(runs)} runs{over}, of which {n_finished} are finished; {todo}")
-    failures = plan.train_runs(
-        runs, sweep.name, arguments.executor, arguments.workers, arguments.retries, arguments.ray_address
-    )
+    failures = plan.train_runs(runs, sweep.name, asked.executor, asked.workers, asked.retries, asked.ray_address)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     # A failed run does not keep the others from their report.
@@ -80,16 +74,14 @@ def read_command(argv: list[str]) -> tuple[plan.Sweep, Arguments, dict[str, Any]
     given = config.read_options(Arguments, argv, "breakhis sweep", __doc__, default)
     arguments = config.change_settings(default, given, "the command line")
     if (path is None) == (base is None):
-        raise ConfigError(
-            "expected a sweep, such as --config protocol_case, or a run or its config: --base binary_200x"
-        )
-
+        expected = "a sweep, such as --config protocol_case, or a run or its config: --base binary_200x"
+        raise ConfigError(f"expected {expected}")
     # A setting counts for every run, even where its value is that of the first run.
     overrides = {name: value for name, value in given.items() if "." in name}
     return sweep.model_copy(update={"name": arguments.name}), arguments, overrides
 
 
-def write_reports(finished: list[RunFolder], name: str) -> str:
+def write_reports(finished: "list[RunFolder]", name: str) -> str:
     """Write the report of each experiment, its folds pooled, and one page over all of them; returns what to print."""
     import pandas as pd
 

@@ -1,6 +1,7 @@
 """Sweeps over a Ray cluster of two nodes on this machine: the same bytes, and a node that is killed half-way."""
 
 import os
+import runpy
 import signal
 import time
 
@@ -11,7 +12,7 @@ from test_sweep import HANGS_S, settings_file
 from breakhis_cls import config, sweep, train
 from breakhis_cls.errors import ConfigError
 from breakhis_cls.sweeping import plan, ray_cluster, tasks
-from breakhis_cls.sweeping.tasks import SweepProgress, Task
+from breakhis_cls.sweeping.tasks import Task
 
 N_RUNS, N_STEPS, STEP_S = 6, 16, 0.2
 STAND_IN = f"""if True:
@@ -19,9 +20,7 @@ STAND_IN = f"""if True:
     import os, sys, time
     from filelock import FileLock, Timeout
     from pathlib import Path
-    from breakhis_cls.sweeping.worker import end_with_parent
-    end_with_parent()
-    folder = Path(sys.argv[1])
+    folder = Path(__file__).parent
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -37,6 +36,7 @@ STAND_IN = f"""if True:
                 steps.write(f"{{step}} ")
         with (folder / "finished").open("a") as finished:
             finished.write("x")
+    sys.exit(0)
 """
 
 
@@ -82,12 +82,13 @@ class KillingCluster(ray_cluster.RayCluster):
 def test_nothing_is_lost_or_done_twice_when_a_node_is_killed(cluster, tmp_path):
     made, second = cluster
     folders = [tmp_path / f"run-{at}" for at in range(N_RUNS)]
-    todo = [Task(at.name, ("-c", STAND_IN, str(at)), tmp_path / f"{at.name}.log", at) for at in folders]
+    todo = [Task(at.name, runpy.run_path, (at / "run.py",), tmp_path / f"{at.name}.log", at) for at in folders]
     for folder in folders:
         folder.mkdir()
+        (folder / "run.py").write_text(STAND_IN)
     with KillingCluster(made.address, None, tasks.HEAD) as executor:
         executor.folders, executor.raylet = folders, second.all_processes["raylet"][0].process.pid
-        failures = tasks.fan_out(todo, executor, 0, SweepProgress("test", N_RUNS))  # 0: no run failed, its node did
+        failures = tasks.fan_out(todo, executor, 0, "test")  # 0: no run failed, its node did
     assert executor.struck, "no run was under way on the second node"
     assert not failures, "\n".join(failures)
     assert all((folder / "finished").read_text() == "x" for folder in folders)
@@ -99,8 +100,10 @@ def test_nothing_is_lost_or_done_twice_when_a_node_is_killed(cluster, tmp_path):
 
 def test_a_run_waits_for_a_lock_that_is_about_to_be_free(tmp_path, monkeypatch):
     """A lost node's process may hold it a little longer; it is not waited for for ever, and is free afterwards."""
-    code = f"import sys; from filelock import FileLock; FileLock('{tmp_path}/.lock', timeout=0).acquire()"
-    task = Task("run", ("-c", code), tmp_path / "log", tmp_path)
+    code = f"import sys; from filelock import FileLock; FileLock('{tmp_path}/.lock', timeout=0).acquire(); sys.exit(0)"
+    (tmp_path / "run.py").write_text(code)
+    task = Task("run", runpy.run_path, (tmp_path / "run.py",), tmp_path / "log", tmp_path)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ray_cluster, "LOCK_PATIENCE_S", 0.5)
     with FileLock(tmp_path / ".lock"):
         started = time.monotonic()

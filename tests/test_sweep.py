@@ -21,7 +21,7 @@ from breakhis_cls.data import protocols
 from breakhis_cls.errors import ConfigError
 from breakhis_cls.modeling import features
 from breakhis_cls.sweeping import plan, tasks, worker
-from breakhis_cls.sweeping.tasks import LocalExecutor, Resources, SweepProgress, Task
+from breakhis_cls.sweeping.tasks import LocalExecutor, Resources, Task
 
 HANGS_S = 600  # no test waits so long unless something hangs
 
@@ -137,21 +137,22 @@ def test_bad_input_exits_with_2(tmp_path, capsys):
     assert sweep.main(["--config", str(write(tmp_path, "axes: {split.folt: [0]}"))]) == 2
 
 
-# --- processes, with commands that are no runs ---
+# --- processes, with tasks that are no runs ---
 
 
 def task(folder, name, code):
-    return Task(name, ("-c", code), folder / f"{name}.log")
+    # Not a function of this module, whose import would change the environment (conftest).
+    return Task(name, exec, (code, {}), folder / f"{name}.log")
 
 
 def run_all(todo, workers=2, retries=0):
     """Run tasks on this machine; returns the messages of those that failed."""
     with LocalExecutor(workers, tasks.HEAD) as executor:
-        return tasks.fan_out(todo, executor, retries, SweepProgress("test", len(todo)))
+        return tasks.fan_out(todo, executor, retries, "test")
 
 
 @needs_signals
-def test_a_crashed_task_is_tried_again_and_does_not_stop_the_others(tmp_path, capsys):
+def test_a_crashed_task_is_tried_again_and_does_not_stop_the_others(tmp_path):
     append = "open({!r}, 'a').write('x')\n"
     crash = append.format(str(tmp_path / "crash")) + "import os; print('broken', flush=True); os.kill(os.getpid(), 9)"
     refused = append.format(str(tmp_path / "refused")) + "raise SystemExit(2)"
@@ -163,8 +164,6 @@ def test_a_crashed_task_is_tried_again_and_does_not_stop_the_others(tmp_path, ca
     assert "refused failed (exit code 2)" in failures[1]
     assert (tmp_path / "crash").read_text() == "xx" and (tmp_path / "refused").read_text() == "x"
     assert all((tmp_path / f"good-{at}").read_text() == "x" for at in range(3))
-    lines = capsys.readouterr().err.splitlines()  # not a terminal: a line for each task that ended
-    assert len(lines) == 6 and "4 of 6 finished, 0 running, 2 failed, 0 waiting" in lines[-1]
 
 
 def test_no_more_processes_at_a_time_than_workers(tmp_path):
@@ -182,7 +181,10 @@ def test_no_more_processes_at_a_time_than_workers(tmp_path):
 
 def test_each_process_has_its_own_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    code = f"import os; open('{tmp_path}/gpus', 'a').write(os.environ['CUDA_VISIBLE_DEVICES'] + ' '); input()"
+    code = f"""if True:
+        import os, time
+        open('{tmp_path}/gpus', 'a').write(os.environ['CUDA_VISIBLE_DEVICES'] + ' ')
+        time.sleep({HANGS_S})"""
     with LocalExecutor(None, tasks.HEAD) as executor:
         for at in range(2):
             assert executor.has_room
@@ -199,25 +201,10 @@ def test_workers_fit_cores_memory_and_gpus():
     assert tasks.default_workers(Resources(cores=4, gib=4), cores=64, gib=512, n_gpus=3) == 3
 
 
-def test_progress_counts_and_estimates_the_time_left(capsys):
-    progress = SweepProgress("mine", 4, n_finished_before=2)
-    progress.show_counts(2)
-    assert progress.status() == "2 of 6 finished, 2 running, 0 failed, 2 waiting, unknown time left"
-    progress.started -= 600
-    progress.n_finished, progress.n_failed = 1, 1
-    progress.show_counts(5, "b failed")
-    status = "3 of 6 finished, 2 running, 1 failed, 0 waiting, 10 min left"
-    assert capsys.readouterr().err == f"mine: {status}; b failed\n"
-
-
 def sleeper(folder):
-    """A worker that writes its process id and then sleeps."""
-    return task(folder, "sleeper", f"""if True:
-        import os, time
-        from breakhis_cls.sweeping.worker import end_with_parent
-        end_with_parent()
-        open("{folder}/pid", "w").write(str(os.getpid()))
-        time.sleep({HANGS_S})""")  # fmt: skip
+    """A task that writes its process id and then sleeps."""
+    code = f"import os, time; open('{folder}/pid', 'w').write(str(os.getpid())); time.sleep({HANGS_S})"
+    return task(folder, "sleeper", code)
 
 
 def sleeper_pid(folder):
@@ -237,16 +224,18 @@ def is_alive(pid):
 def test_an_interrupted_sweep_ends_its_processes(tmp_path):
     with pytest.raises(KeyboardInterrupt), LocalExecutor(1, tasks.HEAD) as executor:
         executor.start(sleeper(tmp_path))
-        sleeper_pid(tmp_path)
+        os.kill(sleeper_pid(tmp_path), signal.SIGINT)  # Ctrl-C reaches the whole group; we end the processes
         raise KeyboardInterrupt
     assert not is_alive(sleeper_pid(tmp_path))
 
 
 @needs_signals
 def test_a_process_does_not_outlive_a_killed_sweep(tmp_path):
+    code = sleeper(tmp_path).arguments[0]
     parent = (
-        "import time; from pathlib import PosixPath; from breakhis_cls.sweeping import tasks\n"
-        f"kept = tasks.start_process(tasks.{sleeper(tmp_path)!r}); time.sleep({HANGS_S})"
+        "import time; from breakhis_cls.sweeping import tasks\n"
+        f"executor = tasks.LocalExecutor(1, tasks.HEAD)\n"
+        f"executor.start(tasks.Task('sleeper', exec, ({code!r}, {{}}))); time.sleep({HANGS_S})"
     )
     started = subprocess.Popen([sys.executable, "-c", parent])
     pid = sleeper_pid(tmp_path)
@@ -256,7 +245,7 @@ def test_a_process_does_not_outlive_a_killed_sweep(tmp_path):
 
 
 def test_one_process_trains_many_heads_and_a_crash_costs_the_run_under_way(tmp_path, monkeypatch):
-    """The first server is killed under its first run; the next one trains them all, to the bytes of lone runs."""
+    """The first process is killed under its first run; the next one trains them all, to the bytes of lone runs."""
     official = protocols.official_images().query("magnification == 400")
     values = (
         np.random.default_rng(0).normal(0, 1, (len(official), 3)) + (official["label"] == "benign").to_numpy()[:, None]
@@ -266,18 +255,18 @@ def test_one_process_trains_many_heads_and_a_crash_costs_the_run_under_way(tmp_p
         f"set: {{features.source: {tmp_path}/mine.csv, data.magnifications: [400], run.dir: {tmp_path}/runs, "
         f"run.reports: {tmp_path}/reports}}\naxes: {{split.fold: [0, 1], head.kind: [logistic, knn, prototype]}}"
     )
-    started, start = [], tasks.start_process
+    started = []
 
-    def start_and_kill(task, *others):
-        started.append(task.name)
-        process = start(task, *others)
-        if started.count("server") == 1 and task.name == "server":
-            process.kill()
-        return process
+    class Watched(tasks.Worker):
+        def __init__(self, kind, *others):
+            super().__init__(kind, *others)
+            started.append(kind)
+            if kind and started.count(kind) == 1:
+                self.process.kill()
 
-    monkeypatch.setattr(tasks, "start_process", start_and_kill)
+    monkeypatch.setattr(tasks, "Worker", Watched)
     assert sweep.main(["--config", str(write(tmp_path, text)), "--workers", "1"]) == 0
-    assert started == ["shared work", "server", "server"]
+    assert started == ["", "True auto", "True auto"]
     runs = plan.name_runs(plan.expand_runs(plan.read_sweep(tmp_path / "mine.yaml"), {}))
     assert len(runs) == 6 and all(run.finished for run in runs)
     assert {len((run.folder / "split.csv").read_text().splitlines()) for run in runs} == {
@@ -331,7 +320,7 @@ def test_the_same_command_trains_what_is_missing_and_then_nothing(swept, capfd, 
     runs[1].folder.unlink()
     assert sweep.main(command) == 0
     assert runs[1].finished and (runs[0].folder / "predictions.csv").stat().st_mtime_ns == before
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    monkeypatch.setattr(tasks, "Worker", lambda *_: pytest.fail("a process was started"))
     capfd.readouterr()
     assert sweep.main(command) == 0
     output = capfd.readouterr().out

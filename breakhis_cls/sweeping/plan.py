@@ -1,7 +1,5 @@
 """A sweep's YAML, the runs that it stands for, and the processes that train them."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import sys
@@ -16,11 +14,9 @@ from ..config import Config, Section
 from ..files import sha256_of_values, write_text
 from ..modeling import run_folder, weights
 from ..modeling.run_folder import RunFolder
-from . import tasks
+from . import tasks, worker
 from .search import Search
-from .tasks import SweepProgress, Task
-
-WORKER = ("-m", "breakhis_cls.sweeping.worker")
+from .tasks import Task
 
 
 class Sweep(Section):
@@ -61,9 +57,7 @@ def sweep_folds(base: Path) -> Sweep:
 
 def expand_runs(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Config]:
     """Every combination of the axes, the last axis fastest; equal ones once. `overrides` win over axes and `set`.
-
-    ConfigError names an unknown setting, the most similar known one, and values that a setting cannot have.
-    """
+    ConfigError names an unknown setting, the most similar known one, and values that a setting cannot have."""
     base = config.load_config(sweep.base) if sweep.base else Config()
     found = []
     for values in itertools.product(*sweep.axes.values()):
@@ -76,10 +70,8 @@ def expand_runs(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Config]:
 
 
 def name_runs(settings: Sequence[Config]) -> list[RunFolder]:
-    """The run folder of each settings, named by them and by the data that is there; equal runs once.
-
-    Decodes images that were never decoded, which every run would do; imports no TensorFlow. Prints the data's warnings.
-    """
+    """The run folder of each settings, named by them and by the data that is there; equal runs once. Decodes images
+    that were never decoded, which every run would do; imports no TensorFlow. Prints the data's warnings."""
     from ..data import dataset
 
     # Index and split are read once for each pair of `data` and `split` settings, weights are hashed once.
@@ -98,44 +90,32 @@ def name_runs(settings: Sequence[Config]) -> list[RunFolder]:
     return list(runs.values())
 
 
-def _server(one: Config, prepares: bool = False) -> str:
-    """The name of the processes that a run may share: those that set TensorFlow up in its way; none to fine-tune."""
-    return "" if one.fine_tunes and not prepares else f"{one.run.deterministic} {one.run.precision}"
-
-
 def train_runs(
     runs: Sequence[RunFolder], name: str, kind: str, workers: int | None, retries: int, ray_address: str | None
 ) -> list[str]:
     """Train every run that is not finished; returns a message for each that failed for good. Fine-tuning has a process
-    of its own, frozen heads share those of as many workers as there are.
-
-    A run's settings and log lie in `<run.dir>/.sweep`. kind: `local` or `ray`; the rest is what `breakhis sweep` takes.
-    """
+    of its own, frozen heads share those of as many workers as there are. A run's settings and log lie in
+    `<run.dir>/.sweep`. kind: `local` or `ray`; the rest is what `breakhis sweep` takes."""
     todo = [run for run in runs if not run.finished]
     if not todo:
         return []
-    files = {run.folder.name: run.settings.run.dir / ".sweep" / f"{run.folder.name}.yaml" for run in todo}
-    for run in todo:
-        write_text(files[run.folder.name], config.dump_config(run.settings))
-
     # Index, pixel store and features are computed before the runs begin, since many runs read the same ones: by one
     # process for each way to set TensorFlow up, which cannot change within a process; as a rule there is one way.
-    to_prepare: dict[str, dict[str, str]] = {}
+    to_prepare: dict[str, dict[str, Path]] = {}
+    training = []
     for run in todo:
-        one = run.settings
+        one, path = run.settings, run.settings.run.dir / ".sweep" / f"{run.folder.name}.yaml"
+        write_text(path, config.dump_config(one))
+        set_up = f"{one.run.deterministic} {one.run.precision}"
         parts = one.data, one.split.protocol, one.image, one.model.backbone, one.model.weights, one.features
         seed = one.run.seed if one.model.weights == "random" else None  # which these weights are drawn from
-        key = sha256_of_values(*map(str, parts), one.n_feature_views, seed)
-        to_prepare.setdefault(_server(one, prepares=True), {}).setdefault(key, str(files[run.folder.name]))
-    shared = [Task("shared work", (*WORKER, "prepare", *paths.values())) for paths in to_prepare.values()]
-    training = [
-        Task(
-            run.folder.name, (*WORKER, "train", str(path)), path.with_suffix(".log"), run.folder, _server(run.settings)
+        to_prepare.setdefault(set_up, {}).setdefault(
+            sha256_of_values(*map(str, parts), one.n_feature_views, seed), path
         )
-        for run, path in zip(todo, files.values(), strict=True)
-    ]
+        log, shared = path.with_suffix(".log"), "" if one.fine_tunes else set_up
+        training.append(Task(run.folder.name, worker.train_file, (path,), log, run.folder, shared))
+    preparing = [Task("shared work", worker.prepare_files, (*paths.values(),)) for paths in to_prepare.values()]
 
-    # --- first what they share, then the runs themselves ---
     needs = tasks.TUNE if any(run.settings.fine_tunes for run in todo) else tasks.HEAD
     if kind == "ray":
         from .ray_cluster import RayCluster
@@ -144,8 +124,5 @@ def train_runs(
     else:
         opened = tasks.LocalExecutor(workers, needs)
     with opened as executor:
-        with SweepProgress(f"{name}, work that its runs share", len(shared), is_live=False) as progress:
-            if failures := tasks.fan_out(shared, executor, retries, progress):
-                return failures
-        with SweepProgress(name, len(todo), len(runs) - len(todo)) as progress:
-            return tasks.fan_out(training, executor, retries, progress)
+        failures = tasks.fan_out(preparing, executor, retries, "")  # it shows its own progress
+        return failures or tasks.fan_out(training, executor, retries, name)

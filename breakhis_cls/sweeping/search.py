@@ -1,7 +1,5 @@
 """The search for settings: Optuna over ranges, judged on validation alone, by any number of processes at once."""
 
-from __future__ import annotations
-
 import json
 import math
 import time
@@ -26,7 +24,6 @@ if TYPE_CHECKING:  # every sweep reads the settings below, and only a search imp
 
 Number = int | float
 Values = dict[str, Any]  # setting, such as head.peak_lr -> its value
-Expand = Callable[[Values], list[config.Config]]
 LOWER_IS_BETTER = ("log_loss", "brier")
 NAME = "search"  # of the study in its journal
 POLL_S = 0.5
@@ -45,14 +42,13 @@ class Range(Section):
     """Instead of low and high: these values and no others."""
 
     @model_validator(mode="after")
-    def _has_two_ends_or_choices(self) -> Range:
+    def _has_two_ends_or_choices(self) -> "Range":
         if (self.choices is None) == (self.low is None or self.high is None):
             raise ValueError("a range is either `low` and `high` or `choices`")
-        if self.low is not None and self.high is not None:
-            if self.low >= self.high:
-                raise ValueError(f"low {self.low} is not below high {self.high}")
-            if self.log and self.low <= 0:
-                raise ValueError(f"low {self.low} has no logarithm; with `log` it must be above 0")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError(f"low {self.low} is not below high {self.high}")
+        if self.log and (self.low is None or self.low <= 0):
+            raise ValueError(f"low {self.low} has no logarithm; with `log` it must be above 0")
         return self
 
 
@@ -68,7 +64,7 @@ class Search(Section):
     seed: config.Seed = 0
     """Of what is tried; each process that joins a study draws from its own seed, derived from this one."""
 
-    def suggest(self, trial: optuna.Trial | FrozenTrial) -> Values:
+    def suggest(self, trial: "optuna.Trial | FrozenTrial") -> Values:
         """A trial's settings. Four digits are enough for a person and for a learning rate."""
         values: Values = {}
         for setting, one in self.ranges.items():
@@ -83,14 +79,13 @@ class Search(Section):
 
 
 def search(
-    name: str, space: Search, expand: Expand, study_folder: Path, train: Callable[[config.Config], TrainedRun]
-) -> Path:
+    name: str, space: Search, expand: Callable[[Values], list[config.Config]], study_folder: Path,
+    train: "Callable[[config.Config], TrainedRun]",
+) -> Path:  # fmt: skip
     """Try settings until `space.trials` are done by all processes of the study; returns the config of the best.
-
     `expand` turns values into the runs of one trial, `train` trains one; both as in any sweep, so that equal settings
     are trained once and a killed trial's runs are found again. Only the validation rows of predictions.csv are read.
-    Raises ConfigError where a range does not fit its setting, ModelError if no trial went through all its runs.
-    """
+    Raises ConfigError where a range does not fit its setting, ModelError if no trial went through all its runs."""
     base = expand({})
     # An unknown setting and a bound that it cannot have are reported before anything is trained.
     for end in (0, -1):
@@ -107,9 +102,8 @@ def search(
     # --- the study: files alone, so that processes on several machines can share it by its folder ---
     # More trials, another seed or other places are the same study.
     places = "data.cache", "run.dir", "run.reports", "run.save_model"
-    identity = sha256_of_values(
-        config.settings_without(space, ("trials", "seed")), [config.settings_without(one, places) for one in base]
-    )
+    runs = [config.settings_without(one, places) for one in base]
+    identity = sha256_of_values(config.settings_without(space, ("trials", "seed")), runs)
     study_folder.mkdir(parents=True, exist_ok=True)
     journal = str(study_folder / "journal.log")
     with lock(study_folder / "study.lock"):
@@ -151,10 +145,10 @@ def search(
             raise DataError(f"{space.metric} is undefined: every validation part holds one class; search by log_loss")
         return fmean(scores)
 
-    def done(*states: TrialState) -> list[FrozenTrial]:
+    def done(*states: TrialState) -> "list[FrozenTrial]":
         return study.get_trials(deepcopy=False, states=states or (TrialState.COMPLETE, TrialState.PRUNED))
 
-    def show(_: optuna.Study, trial: FrozenTrial) -> None:
+    def show(_: optuna.Study, trial: "FrozenTrial") -> None:
         if trial.state != TrialState.FAIL:
             pruned = trial.user_attrs.get("error", f"pruned after {len(trial.intermediate_values)} runs")
             outcome = f"{space.metric} {trial.value:.4f}" if trial.value is not None else pruned
@@ -171,25 +165,21 @@ def search(
         raise ModelError(f"none of {len(done())} trials went through all its runs; the last one: {reason}")
 
     # --- the best trial as an ordinary config ---
-    best, n_pruned = study.best_trial, len(done(TrialState.PRUNED))
-    runs = expand(space.suggest(best))
-    content = runs[0].model_dump(mode="json", exclude_defaults=True)
+    best, n_pruned, values = study.best_trial, len(done(TrialState.PRUNED)), space.suggest(study.best_trial)
     write_text(
         study_folder / "best.yaml",
-        f"# Found by the search {name}: {json.dumps(space.suggest(best))}\n"
-        f"# Chosen on validation alone: {space.metric} {best.value:.4f}, mean of {len(runs)} runs; "
+        f"# Found by the search {name}: {json.dumps(values)}\n"
+        f"# Chosen on validation alone: {space.metric} {best.value:.4f}, mean of {len(expand(values))} runs; "
         f"trial {best.number}, best of {len(done())} ({n_pruned} pruned).\n"
         "# Test parts were not looked at. But what one fold validates on, another tests: settings chosen over\n"
         "# several folds have seen cases that they are then tested on, so that the test score is a little too high.\n"
-        + yaml.safe_dump(content, sort_keys=False),
+        + yaml.safe_dump(expand(values)[0].model_dump(mode="json", exclude_defaults=True), sort_keys=False),
     )
     return study_folder / "best.yaml"
 
 
 def score(predictions_csv: Path, metric: str) -> float:
     """A metric of the validation rows of a predictions.csv, the only ones read; NaN where they hold one class."""
-    from ..evaluation import bootstrap, metrics, predictions
+    from ..evaluation import metrics, predictions
 
-    rows = predictions.read_predictions(predictions_csv, only="validation")
-    statistics, cases = metrics.compute_statistics(rows, [metric])
-    return bootstrap.statistic_value(statistics[metric], len(cases))
+    return metrics.compute_values(predictions.read_predictions(predictions_csv, only="validation"), [metric])[metric]
