@@ -121,12 +121,12 @@ plots.roc(test, f"ROC AUC {numbers['roc_auc']['value']:.2f}")
 # the classes perfectly.
 
 # %%
-from breakhis_cls.reports import plots_clinical, text
+from breakhis_cls.reports import text
 from breakhis_cls.reports.report import analyze_experiment
 
 analysis = analyze_experiment(experiment, run.metrics)
 print(text.calibration_verdict(analysis, numbers["ece"]["value"]))
-plots_clinical.calibration(analysis["curve"], test, "Calibration")
+plots.calibration(analysis["curve"], test, "Calibration")
 
 # %%
 calibrated = analysis["calibration"]
@@ -165,7 +165,7 @@ plots_images.confident_errors(test, root)
 # model is of use at a threshold where its curve lies above both other lines.
 
 # %%
-plots_clinical.decision_curve(analysis["net_benefit"], analysis["prevalence"])
+plots.decision_curve(analysis["net_benefit"], analysis["prevalence"])
 
 # %% [markdown]
 # The run's report contains all this and more. It is one HTML page that needs no internet

@@ -15,7 +15,7 @@ from test_predictions import made
 
 from breakhis_cls.evaluation import calibration, predictions
 from breakhis_cls.evaluation.thresholds import net_benefit_curve
-from breakhis_cls.reports import plots, plots_clinical
+from breakhis_cls.reports import plots
 
 HISTORY = pd.DataFrame(
     {
@@ -124,25 +124,25 @@ def test_labels_are_those_of_the_field() -> None:
     table = made()
     drawn = {
         ("False positive rate", "True positive rate"): plots.roc(table, "ROC curve"),
-        ("Threshold probability", "Net benefit"): plots_clinical.decision_curve(net_benefit_curve(table), 0.6),
+        ("Threshold probability", "Net benefit"): plots.decision_curve(net_benefit_curve(table), 0.6),
     }
     for labels, figure in drawn.items():
         assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == labels
-    upper, lower = plots_clinical.calibration(calibration.smooth_curve(table), table, "Calibration").axes
+    upper, lower = plots.calibration(calibration.smooth_curve(table), table, "Calibration").axes
     assert (upper.get_ylabel(), lower.get_xlabel()) == ("Observed frequency", "Predicted probability")
 
 
 def test_a_decision_curve_says_where_the_model_is_better_than_all_or_none() -> None:
     curve = net_benefit_curve(made())
-    assert "at 0% of thresholds" in words(plots_clinical.decision_curve(curve.assign(model=curve["treat_all"]), 0.6))
+    assert "at 0% of thresholds" in words(plots.decision_curve(curve.assign(model=curve["treat_all"]), 0.6))
     above = curve["treat_all"].clip(lower=0) + np.where(curve["threshold"] <= 0.495, 0.1, 0)
-    assert "at 49% of thresholds" in words(plots_clinical.decision_curve(curve.assign(model=above), 0.6))
+    assert "at 49% of thresholds" in words(plots.decision_curve(curve.assign(model=above), 0.6))
 
 
 def test_a_flow_chart_holds_every_number() -> None:
     counts = {"n_images": 1_000, "n_slides": 12, "n_cases": 11}
     boxes = [("BreakHis", {"n_images": 7_909, "n_slides": 82, "n_cases": 70}), ("In the experiment", counts)]
     parts = [(part, counts | {"n_images": n}) for part, n in (("Train", 700), ("Validation", 100), ("Test", 200))]
-    shown = words(plots_clinical.flow(boxes + parts, [("cannot be read", 1)]))
+    shown = words(plots.flow(boxes + parts, [("cannot be read", 1)]))
     for expected in ("7,909 images, 82 slides, 70 cases", "1 image: cannot be read", "700 images", "100 images"):
         assert expected in shown

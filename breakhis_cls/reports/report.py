@@ -16,7 +16,7 @@ from ..evaluation import calibration, error_analysis, experiments, predictions, 
 from ..evaluation.experiments import Experiment
 from ..evaluation.metrics import expected_widths, metric_words
 from ..files import write_csv, write_json, write_text
-from . import plots, plots_clinical, plots_images, text
+from . import plots, plots_images, text
 
 PHOTOGRAPHS = ("confident_errors", "sample_sheet", "heat_")  # how the names of sheets of tissue begin
 N_RESAMPLES = 2_000  # for operating points; the headline has 10,000
@@ -130,11 +130,11 @@ def draw_figures(
         figures[f"confusion_matrix_{magnification}x"] = plots.confusion_matrix(rows)
     figures["roc"] = plots.roc(test, f"ROC curve: AUC {area}")
     title = f"Calibration: ECE {text.number(ece['value'])}{fit}"
-    figures["calibration"] = plots_clinical.calibration(analysis["curve"], test, title)
+    figures["calibration"] = plots.calibration(analysis["curve"], test, title)
     if len(curve := analysis["net_benefit"]):
-        figures["decision_curve"] = plots_clinical.decision_curve(curve, analysis["prevalence"])
+        figures["decision_curve"] = plots.decision_curve(curve, analysis["prevalence"])
     if (flow := analysis["flow"])[0]:  # a table alone says nothing of what was left out
-        figures["flow"] = plots_clinical.flow(*flow)
+        figures["flow"] = plots.flow(*flow)
 
     # Of several runs the first one's: curves of different folds do not add up.
     history = experiment.sources[0].history
