@@ -1,7 +1,5 @@
 """Threads on all cores, progress, and what operating systems say of cores and memory in different ways."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -7,25 +7,18 @@ examples:
 
 from __future__ import annotations
 
-import functools
-import html
-import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import config, files
 from .errors import DONE, exits_cleanly
 from .parallel import count_cores, format_duration
+from .reports.trained_run import TrainedRun
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
     from .data.dataset import Dataset
-    from .evaluation.experiments import Experiment
 
 
 @exits_cleanly
@@ -42,56 +35,6 @@ def main(argv: list[str] | None = None) -> int:
         # One fold of five has three or four benign cases, which are too few for an interval.
         print(f"all {n_folds} folds, pooled, with intervals: breakhis sweep --base {run.folder}")
     return DONE
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A finished run: its table, numbers, figures and report, all from its files. Shows itself in a notebook."""
-
-    folder: Path
-    settings: config.Config
-
-    @functools.cached_property
-    def experiment(self) -> Experiment:
-        """What evaluation reads: `table` (predictions.csv), `test` (its test rows), `sources[0].history` (epochs)."""
-        from .evaluation import experiments
-
-        return experiments.group_experiments([experiments.read_source(self.folder)])[0]
-
-    @property
-    def predictions(self) -> pd.DataFrame:
-        """predictions.csv: a row for each image of validation and test, with a probability for each class."""
-        return self.experiment.table
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """metrics.json: `metrics["pooled"]["roc_auc"]["value"]`."""
-        return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
-
-    def confusion_matrix(self) -> Figure:
-        """Figure of the test images: true label by predicted label."""
-        from .reports import plots
-
-        return plots.confusion_matrix(self.experiment.test)
-
-    def report(self) -> Path:
-        """Path of the report's index.html, which is written where it is missing."""
-        from .evaluate import evaluate_runs
-
-        folder = self.settings.run.reports / self.folder.name
-        if not (folder / "index.html").is_file():
-            evaluate_runs([self.folder], folder)
-        return folder / "index.html"
-
-    def _repr_html_(self) -> str:
-        from .evaluation.predictions import count_confusions
-        from .reports import text
-
-        title = text.finding(self.experiment, self.metrics)
-        tables = text.headline_table(self.metrics), count_confusions(self.experiment.test)
-        cells = "".join(f"<td style='vertical-align: top'>{table.to_html(border=0)}</td>" for table in tables)
-        places = f"run: <code>{html.escape(str(self.folder))}</code><br>report: <code>{html.escape(str(self.report()))}"
-        return f"<p>{html.escape(title)}</p><table><tr>{cells}</tr></table><p>{places}</code></p>"
 
 
 def train_run(settings: config.Config, report: bool = True, intervals: bool = True) -> TrainedRun:
@@ -174,12 +117,11 @@ def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder:
     cases = cases.reindex(columns=list(dataset.classes), fill_value=0).add_suffix(" cases")
     table = table.join(cases).reindex([part for part in ("train", "validation", "test") if part in table.index])
 
-    head, tune, phases = settings.head, settings.tune, []
+    head, tune, source, phases = settings.head, settings.tune, settings.features.source, []
     if head.epochs:
-        source = settings.features.source
-        phases.append(f"embeddings from {source}" if source else "features of the frozen backbone, computed once")
         kinds = {"logistic": "logistic regression", "knn": "nearest neighbours", "prototype": "nearest class mean"}
         by_keras = f"head by Keras, up to {head.epochs} epochs in batches of {head.batch_size}"
+        phases.append(f"embeddings from {source}" if source else "features of the frozen backbone, computed once")
         phases.append(kinds.get(head.kind, by_keras))
     if settings.fine_tunes:
         blocks = "all blocks" if tune.part == "all" else tune.part
@@ -207,13 +149,11 @@ def _git_commit() -> str | None:
     if not (here.parent / ".git").exists():  # else git would answer for whatever repository holds site-packages
         return None
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, encoding="utf-8", check=False
-        )
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, check=False)
     except OSError as error:  # a container without git
         print(f"warning: the commit is not recorded, since git cannot be run ({error.strerror})", file=sys.stderr)
         return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
+    return answer.stdout.decode().strip() or None
 
 
 if __name__ == "__main__":

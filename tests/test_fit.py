@@ -1,8 +1,5 @@
 """One phase of training: checkpoints, early stopping, and the options of the optimizer."""
 
-import io
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -93,16 +90,6 @@ def test_resuming_from_a_checkpoint_equals_never_stopping(epoch, phase, tmp_path
     assert history.drop(columns="seconds").equals(expected.drop(columns="seconds"))
     assert history["seconds"][: epoch + 1].tolist() != expected["seconds"][: epoch + 1].tolist()  # read from disk
     _assert_equal(undisturbed, resumed)
-
-
-def test_on_a_terminal_the_estimate_has_a_line_of_its_own(tmp_path, monkeypatch):
-    terminal = io.StringIO()
-    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(sys, "stdout", terminal)
-    _fit(tmp_path, PHASE.model_copy(update={"epochs": 3}))
-    lines = terminal.getvalue().splitlines()
-    assert sum(line.startswith("head: at most ") for line in lines) == 1
-    assert sum("head: " in line for line in lines) == 1 and "Epoch 3/3" in lines
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):

@@ -1,7 +1,5 @@
 """Networks of keras.applications: the preprocessing of each, where its stages end, and how many channels they have."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -25,7 +25,7 @@ PACKAGES = ("tensorflow", "jax", "keras", "numpy", "pandas", "scikit-learn", "pi
 
 
 class TensorFlow:
-    """Keras on TensorFlow."""
+    """Keras on TensorFlow; its docstrings hold for JAX too."""
 
     package = "tensorflow"
     jit_compile = False  # op determinism and CPUs switch XLA off anyway: no run should differ in it
@@ -56,7 +56,7 @@ class TensorFlow:
             if tf.config.threading.get_inter_op_parallelism_threads() != 1:
                 raise ModelError("TensorFlow already runs with several inter-op threads; call devices.prepare() first")
 
-    def gpus(self) -> list[tuple[str, tuple[int, int]]]:
+    def gpus(self) -> list[tuple[str, tuple[int, ...]]]:
         """Name and compute capability of each GPU."""
         import tensorflow as tf
 
@@ -101,7 +101,6 @@ class Jax:
     equal_shares = True
 
     def start(self, deterministic: bool, onednn: bool) -> None:
-        """Import it with its switches; it knows no oneDNN."""
         if deterministic and "jax" not in sys.modules:
             os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -114,32 +113,26 @@ class Jax:
         except ImportError:
             raise ModelError("KERAS_BACKEND is jax, which is missing; pip install 'breakhis_cls[jax]'") from None
 
-    def gpus(self) -> list[tuple[str, tuple[int, int]]]:
-        """Name and compute capability of each GPU."""
+    def gpus(self) -> list[tuple[str, tuple[int, ...]]]:
         found = [device for device in self.replicas() if device.platform == "gpu"]
-        capabilities = [[int(part) for part in one.compute_capability.split(".")] for one in found]
-        return [(one.device_kind, (major, minor)) for one, (major, minor) in zip(found, capabilities, strict=True)]
+        return [(gpu.device_kind, tuple(map(int, gpu.compute_capability.split(".")))) for gpu in found]
 
     def replicas(self) -> list[Any]:
-        """Devices that share a batch."""
         import jax
 
         return jax.devices()
 
     def scope(self, replicas: list[Any]) -> Any:
-        """Context in which a model is built and trained on several devices."""
         import keras
 
         names = [f"{device.platform}:{device.id}" for device in replicas]
         return keras.distribution.DataParallel(devices=names).scope()
 
     def seed(self, seed: int) -> None:
-        """Fix the draws of random weights, whose seeds Keras takes from here; its own function imports TensorFlow."""
-        random.seed(seed)
+        random.seed(seed)  # Keras draws the seeds of initialisers here; its own function would import TensorFlow
 
     def peak_bytes(self, reset: bool = False) -> dict[str, int]:
-        """The most that was allocated on each GPU since the process began; JAX cannot reset it."""
-        stats = {str(device): device.memory_stats() for device in self.replicas()}
+        stats = {str(device): device.memory_stats() for device in self.replicas()}  # JAX cannot reset them
         return {name: one["peak_bytes_in_use"] for name, one in stats.items() if one}
 
 
@@ -170,22 +163,16 @@ def prepare(deterministic: bool, precision: str = "float32", onednn: bool = Fals
 @contextlib.contextmanager
 def hold_stderr() -> Iterator[None]:
     """Hold back what libraries write to file descriptor 2 as they start; an error inside shows it."""
-    try:
-        visible = os.dup(2)
-    except OSError:  # a process without stderr
-        yield
-        return
+    visible = os.dup(2)
     with tempfile.TemporaryFile() as held:
         sys.stderr.flush()
         os.dup2(held.fileno(), 2)  # TensorFlow writes from C++, past sys.stderr
-        failed = True
         try:
             yield
-            failed = False
+            held.truncate(0)
         finally:
-            if failed:
-                held.seek(0)
-                os.write(visible, held.read())
+            held.seek(0)
+            os.write(visible, held.read())
             os.dup2(visible, 2)
             os.close(visible)
 
@@ -282,7 +269,7 @@ def gpu_names() -> list[str]:
 
 
 def device_names() -> list[str]:
-    """Kinds of the devices that the backend sees, GPUs by their own name."""
+    """GPUs that the backend sees, by their own name, or CPU."""
     return [name for name, _ in backend().gpus()] or ["CPU"]
 
 

@@ -1,7 +1,5 @@
 """One phase of training. Killed at any moment, fine-tuning goes on after its last epoch, to the same bytes."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
@@ -107,8 +105,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         self.started = 0.0
 
     @property
-    def n_done(self) -> int:
-        """Epochs of this phase that are done."""
+    def n_done(self) -> int:  # epochs of this phase
         return len(self.history)
 
     @property
@@ -136,9 +133,6 @@ class EpochCheckpoint(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
         """Dropout's masks become a function of (seed, epoch, layer)."""
         self.started = time.monotonic()
-        if self.n_done == 1 and sys.stdout.isatty():  # now, since Keras's bar has ended
-            left = format_duration(self.history[0]["seconds"] * (self.phase.epochs - 1))
-            print(f"{self.folder.name}: at most {left} left, by the first epoch")
         drawing = [layer for layer in self.model._flatten_layers() if hasattr(layer, "seed_generator")]
         for at, layer in enumerate(drawing):
             # Each step adds 1. States far apart keep a layer from dropping what another, or an epoch before, dropped.
@@ -169,10 +163,11 @@ class EpochCheckpoint(keras.callbacks.Callback):
         self.history.append(row | scores | {"learning_rate": rate, "seconds": seconds})
 
         # One line an epoch in a log; on a terminal Keras shows the scores.
-        n_left, where = self.phase.epochs - self.n_done, f"{self.folder.name}: epoch {epoch + 1} of {self.phase.epochs}"
-        left = f", at most {format_duration(seconds * n_left)} left" if seconds * n_left >= 1 else ""
         if not sys.stdout.isatty():
+            left_s = seconds * (self.phase.epochs - self.n_done)
+            left = f", at most {format_duration(left_s)} left" if left_s >= 1 else ""
             shown = [f"{name.replace('val_', 'validation ')} {value:.3f}" for name, value in scores.items()]
+            where = f"{self.folder.name}: epoch {epoch + 1} of {self.phase.epochs}"
             print(f"{where}: {', '.join(shown)}, {format_duration(seconds)}{left}")
 
         # A folder that is renamed whole: a kill leaves this epoch or the one before, never half of one.

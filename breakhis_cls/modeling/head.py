@@ -4,8 +4,6 @@ Logistic regression on standardised features is a convex problem with one soluti
 every time. Nearest neighbours and class means probe the features in other ways.
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 from collections.abc import Callable
@@ -50,7 +48,6 @@ class LinearHead(NamedTuple):
     bias: np.ndarray  # (n_classes,)
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """(n, d) pooled features -> (n, n_classes) probabilities, float64."""
         standardised = (features - self.mean) / np.maximum(np.sqrt(self.variance), 1e-7)  # as Keras does
         with threadpool_limits(1):
             return softmax(standardised @ self.kernel + self.bias, axis=1)
@@ -85,7 +82,6 @@ class Neighbours(NamedTuple):
     k: int = 0
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """(n, d) features -> (n, n_classes) probabilities, float64."""
         return self.predict_with([self.k], features)[0]
 
     def predict_with(self, candidates: list[int], features: np.ndarray) -> list[np.ndarray]:
@@ -131,7 +127,7 @@ class Prototypes(NamedTuple):
     means: np.ndarray  # (n_classes, d); NaN for a class without an image
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """(n, d) features -> (n, n_classes) probabilities, float64; of the squared distances to the means."""
+        # Of the squared distances to the means.
         with threadpool_limits(1):
             logits = PROTOTYPE_SCALE * (normalize(features - self.centre) @ self.means.T - (self.means**2).sum(1) / 2)
         return softmax(np.where(np.isnan(logits), np.nanmin(logits) + UNSEEN_LOGIT, logits), axis=1)
@@ -156,8 +152,7 @@ def fit_prototypes(
 
 
 def draw_shots(labels: np.ndarray, cases: np.ndarray, shots: int, rng: np.random.Generator) -> np.ndarray:
-    """Row numbers of `shots` images of each class, of distinct cases; where a class has fewer cases, every case gives
-    one image before any gives two."""
+    """Rows of `shots` images of each class: every case of a class gives one before any gives two."""
     chosen = []
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
@@ -212,12 +207,10 @@ def case_weights(labels: np.ndarray, cases: np.ndarray, balance: str = "none") -
 
 def sampling_probabilities(labels: np.ndarray, cases: np.ndarray) -> np.ndarray:
     """(n,) probabilities under which every class, and within it every case, is drawn equally often. Sums to 1."""
-    probabilities = np.zeros(len(labels))
-    for label in np.unique(labels):
-        has_label = labels == label
-        for case in np.unique(cases[has_label]):
-            chosen = has_label & (cases == case)
-            probabilities[chosen] = 1 / (len(np.unique(cases[has_label])) * chosen.sum())
+    rows = pd.DataFrame({"label": labels, "case": cases})
+    n_images = rows.groupby(["label", "case"])["case"].transform("size")
+    n_cases = rows.groupby("label")["case"].transform("nunique")
+    probabilities = (1 / (n_images * n_cases)).to_numpy()
     return probabilities / probabilities.sum()
 
 
@@ -248,23 +241,22 @@ def load_head(path: Path, settings: config.Config) -> LinearHead:
         raise ModelError(f"{path} is not a head that can be read: {first_line}; train the run again") from None
     # Features of another backbone, size or order would give probabilities without any error.
     for name, value in head_settings(settings).items():
-        if fitted_with.get(name) != value:
-            raise ModelError(
-                f"{path} was trained with {name} {fitted_with.get(name)}, but config.yaml now stands for {value}; "
-                "restore what it was trained with, or train the run again"
-            )
+        if (given := fitted_with.get(name)) != value:
+            changed = f"{path} was trained with {name} {given}, but config.yaml now stands for {value}"
+            raise ModelError(f"{changed}; restore what it was trained with, or train the run again")
     return head
 
 
 def head_settings(settings: config.Config) -> dict[str, Any]:
     """What a head's inputs and outputs depend on, JSON-able."""
+    classes, model = {"classes": list(class_names(settings.data.task, settings.split.protocol))}, settings.model
     if settings.features.source:
-        return {"classes": list(class_names(settings.data.task, settings.split.protocol))}
+        return classes
     return {
-        "model.backbone": settings.model.backbone,
-        "model.weights": weights_identity(settings.model),
-        "run.seed": settings.run.seed if settings.model.weights == "random" else None,
-        "model.features": list(settings.model.features),
+        "model.backbone": model.backbone,
+        "model.weights": weights_identity(model),
+        "run.seed": settings.run.seed if model.weights == "random" else None,
+        "model.features": list(model.features),
         "image": settings.image.model_dump(mode="json"),
-        "classes": list(class_names(settings.data.task, settings.split.protocol)),
+        **classes,
     }

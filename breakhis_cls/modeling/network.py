@@ -1,7 +1,5 @@
 """A backbone with its own preprocessing inside the model, a head on its pooled features, and what is frozen when."""
 
-from __future__ import annotations
-
 import warnings
 import zipfile
 from pathlib import Path

@@ -1,13 +1,11 @@
 """A run's folder: its name, its lock, and the files it leaves. One experiment has one name on every machine."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +13,9 @@ from filelock import Timeout
 
 from .. import config, names
 from ..data import protocols
+from ..data.dataset import Dataset
 from ..errors import RunError, RunInUseError
 from ..files import lock, sha256_of_values, write_csv, write_json, write_text
-
-if TYPE_CHECKING:
-    from ..data.dataset import Dataset
 
 # Part of a run's name: raise it when a change of the code changes results, so that no old run passes for a new one.
 RESULTS_VERSION = 3

@@ -3,12 +3,10 @@
 Keras is imported where it is needed: a logistic head on cached features needs none.
 """
 
-from __future__ import annotations
-
 import functools
 import zipfile
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,15 +17,12 @@ from ..data import embeddings
 from ..data.dataset import Dataset
 from ..data.splits import assign_inner_folds
 from ..files import atomic_path, write_csv
+from ..pipeline import batches
+from ..pipeline.batches import TrainingRows
 from ..pipeline.pixel_store import PixelStore
 from . import devices, features, head
-from .head import LinearHead, Probe
+from .head import LinearHead
 from .run_folder import RunFolder
-
-if TYPE_CHECKING:
-    import keras
-
-    from ..pipeline.batches import TrainingRows
 
 
 @dataclass
@@ -40,14 +35,17 @@ class TrainingRun:
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     """Seconds and peak memory of each phase, for environment.json."""
 
+    def __post_init__(self) -> None:
+        self._labels = self.dataset.one_hot_targets().argmax(axis=1)
+        self._cases = self.dataset.split["case"].to_numpy()
+
     @functools.cached_property
     def store(self) -> PixelStore:
         """The pixels of the data set's images; not needed on embeddings from elsewhere."""
         return PixelStore.open(self.dataset.images, self.dataset.root, self.settings.image, self.settings.data.cache)
 
-    def fit(self) -> Probe | keras.Model:
-        """The head on frozen features, or the whole fine-tuned model; what can predict images is saved in the run's
-        folder.
+    def fit(self) -> Any:
+        """The head on frozen features (a Probe), or the fine-tuned keras.Model; saved where it can predict images.
 
         A frozen backbone leaves head.npz and, unless `run.save_model` is false, model.keras; fine-tuning the latter.
         """
@@ -77,8 +75,7 @@ class TrainingRun:
                     return trained
 
         # --- the whole model ---
-        devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
-        from ..pipeline import batches
+        devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports Keras
         from . import fit, network
 
         with devices.training_scope():
@@ -114,9 +111,8 @@ class TrainingRun:
         """(n, n_classes) probabilities in the order of the split, the mean over `augment.test_views`; NaN of images
         that are not evaluated. model: as `fit` returns it.
 
-        All heads but Keras's are fitted on train and validation. What is chosen later (temperature, thresholds) needs
-        predictions of images that a model was not fitted on: every one of these images is predicted by a head that was
-        fitted without its inner fold of cases.
+        What is chosen later (temperature, thresholds) needs predictions of images that a model was not fitted on. All
+        heads but Keras's are fitted on validation too: each of those images is predicted without its inner fold.
         """
         settings, dataset = self.settings, self.dataset
         probabilities = np.full((len(dataset.split), len(dataset.classes)), np.nan)
@@ -141,7 +137,7 @@ class TrainingRun:
     def _fit_keras_head(self, pooled: np.ndarray) -> tuple[LinearHead, pd.DataFrame]:
         """The same layer and penalty as the logistic head's, trained on train alone, with early stopping."""
         settings, dataset = self.settings, self.dataset
-        devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
+        devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports Keras
         from . import fit, network
 
         training, validation = build_rows(settings, dataset, pooled, np.arange(len(pooled)))
@@ -155,19 +151,11 @@ class TrainingRun:
         return network.get_head_weights(model), epochs
 
     @functools.cached_property
-    def _labels(self) -> np.ndarray:
-        return self.dataset.one_hot_targets().argmax(axis=1)
-
-    @functools.cached_property
     def _inner_folds(self) -> np.ndarray:
         """(n,) of the images that a head may be fitted on; -1 in test."""
         seen, folds = self.dataset.in_part("train", "validation"), np.full(len(self.dataset.split), -1)
         folds[seen] = assign_inner_folds(self.dataset.split[seen], self.settings.split)
         return folds
-
-    @property
-    def _cases(self) -> np.ndarray:
-        return self.dataset.split["case"].to_numpy()
 
     def _features(self, view: int = 0) -> np.ndarray:
         if self.settings.features.source:
@@ -183,8 +171,6 @@ def build_rows(
 
     index: (n,) row of the source of each image of the data set.
     """
-    from ..pipeline.batches import TrainingRows
-
     balance, targets = settings.data.balance, dataset.one_hot_targets()
     train, validation = dataset.in_part("train"), dataset.in_part("validation")
     # Both are computed on train alone. The loss on validation stays unweighted, so that runs compare.

@@ -1,7 +1,5 @@
 """Which weights a backbone starts from, and their names in reports. Imports no TensorFlow."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from .. import config
