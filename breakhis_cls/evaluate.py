@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from . import config
+from . import config, files
 from .errors import DONE, DataError, exits_cleanly
 
 if TYPE_CHECKING:
@@ -48,34 +48,31 @@ def evaluate_runs(
     sources: Sequence[Path | str], out: Path | str | None = None, images_root: Path | None = None,
     common: bool = False, prevalences: Sequence[float] = (),
 ) -> Path:  # fmt: skip
-    """Score run folders or tables of predictions and write the report; returns its folder. Folds and seeds of one
-    experiment are pooled; several experiments are compared, each with a report of its own in a subfolder. `images_root`
-    is the folder that the tables' files are relative to, by default the one in the run's config; without images the
-    report has no pictures of them. `prevalences` of malignant are for PPV and NPV. Raises DataError for tables that
-    cannot be scored or compared."""
-    from .evaluation import comparison
-    from .evaluation.experiments import group_experiments, read_source
-    from .files import check_folder
+    """Score run folders or tables of predictions and write the report; returns its folder.
+
+    Folds and seeds of one experiment are pooled; several experiments are compared, each with a report of its own in a
+    subfolder. `images_root` is the folder that the tables' files are relative to, by default the one in the run's
+    config; without images the report has no pictures of them. `prevalences` of malignant are for PPV and NPV. Raises
+    DataError for tables that cannot be scored or compared.
+    """
+    from .evaluation import comparison, experiments
     from .reports import comparison_report
 
     if not sources:
         raise DataError("nothing to evaluate; name run folders or predictions.csv files")
-    experiments = group_experiments([read_source(Path(source)) for source in sources])
-    compares = len(experiments) > 1
-    tables = comparison.align_experiments(experiments, common) if compares else []  # fails before anything is written
-    settings, name = experiments[0].settings, experiments[0].name
-    if compares:
-        name = "-vs-".join(one.name for one in experiments).replace(" ", "-")
+    found = experiments.group_experiments([experiments.read_source(Path(source)) for source in sources])
+    compares = len(found) > 1
+    tables = comparison.align_experiments(found, common) if compares else []  # fails before anything is written
+    settings, name = found[0].settings, "-vs-".join(one.name for one in found)
+    name = name.replace(" ", "-") if compares else name
     reports = settings.run.reports if settings else Path("reports")
-    folder = Path(out) if out is not None else reports / name[:120]  # file systems limit a name to 255 bytes
-    check_folder(folder, "--out")
+    folder = Path(out or reports / name[:120])  # file systems limit a name to 255 bytes
+    files.check_folder(folder, "--out")
 
-    numbers = {
-        one.name: write_experiment(one, folder / one.name if compares else folder, images_root, prevalences)
-        for one in experiments
-    }
+    places = {one.name: folder / one.name if compares else folder for one in found}
+    numbers = {one.name: write_experiment(one, places[one.name], images_root, prevalences) for one in found}
     if compares:
-        comparison_report.write_comparison(experiments, tables, numbers, folder)
+        comparison_report.write_comparison(found, tables, numbers, folder)
     return folder
 
 
@@ -84,21 +81,19 @@ def write_experiment(
 ) -> dict[str, Any]:
     """Write metrics.json and the report of one experiment, its folds and seeds pooled; returns its metrics."""
     from .data import index
-    from .evaluation.experiments import split_contradictions
-    from .evaluation.metrics import compute_metrics
-    from .files import write_json
-    from .reports import text
-    from .reports.report import write_report
+    from .evaluation import experiments, metrics
+    from .reports import report, text
 
     if warning := text.half_done_seeds(experiment):
         print(f"warning: {warning}", file=sys.stderr)
     if images_root is None and experiment.settings:
         with contextlib.suppress(DataError):  # the images are not on this machine
             images_root = index.find_root(experiment.settings.data)
-    contradictions = split_contradictions(experiment)
-    numbers = compute_metrics(experiment.table) | ({"contradictions": contradictions} if contradictions else {})
-    write_json(folder / "metrics.json", numbers)
-    write_report(experiment, numbers, folder, images_root, prevalences)
+    numbers = metrics.compute_metrics(experiment.table)
+    if contradictions := experiments.split_contradictions(experiment):
+        numbers["contradictions"] = contradictions
+    files.write_json(folder / "metrics.json", numbers)
+    report.write_report(experiment, numbers, folder, images_root, prevalences)
     return numbers
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from . import config, files
-from .errors import DONE, DataError, RunError, exits_cleanly, list_first
+from .errors import DONE, DataError, exits_cleanly, list_first
 
 N_CHECKED = 16  # test images of the randomisation check; twelve randomised networks see each of them
 
@@ -42,66 +42,51 @@ def main(argv: list[str] | None = None) -> int:
 def explain_run(
     run: Path, out: Path | None = None, n: int = 4, data_root: str | None = None
 ) -> tuple[Path, dict[str, Any]]:
-    """Write index.html, explain.json and the figures of a finished run; returns their folder and explain.json. Raises
-    RunError if the folder is not a finished run, DataError if its images are not where its config says."""
+    """Write index.html, explain.json and the figures of a finished run; returns their folder and explain.json.
+
+    Raises ConfigError, DataError or ModelError if the folder is not a finished run, or its images are not where its
+    config says.
+    """
     from .data import dataset as datasets
     from .evaluation import error_analysis, experiments
-    from .modeling import devices, head
+    from .modeling import devices
 
     # --- the run ---
     if out:
         files.check_folder(out, "--out")
-    if (run / "config.yaml").is_file():
-        head.check_reads_images(config.load_config(run / "config.yaml"), run)
-    for name in ("config.yaml", "predictions.csv", "head.npz" if (run / "head.npz").is_file() else "model.keras"):
-        if not (run / name).is_file():
-            advice = "finish it with its train command" if run.is_dir() else "name the folder that train printed"
-            raise RunError(f"{run} holds no {name}; expected a finished run; {advice}")
     experiment = experiments.group_experiments([experiments.read_source(run)])[0]
-    changes = {"data.root": data_root} if data_root else {}
-    settings = config.load_config(run / "config.yaml", **changes)
-    try:
-        dataset = datasets.load_dataset(settings)
-    except DataError as error:
-        raise DataError(f"the run's images are needed ({error}); name their folder with --data.root") from None
+    settings = config.load_config(run / "config.yaml", **({"data.root": data_root} if data_root else {}))
+    dataset = datasets.load_dataset(settings)
 
     devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
-    import numpy as np
     import pandas as pd
-    from PIL import Image
 
     from .data.png import decode
     from .modeling import gradcam, network
-    from .names import FULL_PX
     from .pipeline.pixel_store import PixelStore
     from .reports import plots_images, saliency_report
-    from .reports.plots_saliency import SaliencyImage
 
-    # --- the run's test images ---
-    names = experiment.test["file"]
-    rows = pd.Index(dataset.images["file"]).get_indexer(names)
-    if missing := names[rows < 0].tolist():
+    # --- its test images ---
+    test = error_analysis.add_predictions(experiment.test)
+    rows = pd.Index(dataset.images["file"]).get_indexer(test["file"])
+    if missing := test.loc[rows < 0, "file"].tolist():
         raise DataError(
-            f"{len(missing):,} of the run's {len(names):,} test images are not under {dataset.root}; name the folder "
+            f"{len(missing):,} of the run's {len(test):,} test images are not under {dataset.root}; name the folder "
             f"that it was trained on with --data.root. Missing:{list_first(missing)}"
         )
     model = network.load_run_model(run)
     store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
-    stored = store.rows[rows]
-    test = error_analysis.add_predictions(experiment.test)
-    predicted = test["class_index"].to_numpy()
+    stored, predicted = store.rows[rows], test["class_index"].to_numpy()
 
     # --- heat maps of some images, on their originals ---
     examples = saliency_report.select_examples(experiment.test, n)
     shown = sorted({at for kinds in examples.values() for some in kinds.values() for at in some["at"]})
     evidence = gradcam.class_evidence(model, store.array[stored[shown]], predicted[shown])
     images = {}
-    for (_, row), of_image in zip(test.iloc[shown].iterrows(), evidence, strict=True):
-        rgb = decode(dataset.root / row["file"])
-        heat = gradcam.upsample_heat(of_image, rgb.shape[:2], settings.image)
-        if rgb.shape[0] == rgb.shape[1]:  # squeezed to a square: show it in its own shape
-            rgb, heat = (np.asarray(Image.fromarray(a).resize(FULL_PX, Image.Resampling.BICUBIC)) for a in (rgb, heat))
-        images[row["at"]] = SaliencyImage(rgb, heat.clip(0, 1), plots_images.caption(row))
+    for at, cells in zip(shown, evidence, strict=True):
+        rgb = decode(dataset.root / test["file"].iloc[at])
+        heat = gradcam.upsample_heat(cells, rgb.shape[:2], settings.image)
+        images[at] = saliency_report.SaliencyImage(rgb, heat, plots_images.caption(test.iloc[at]))
 
     # --- do heat maps depend on what the network learned? ---
     checked = saliency_report.spread_over_cases(test, N_CHECKED)

@@ -7,18 +7,14 @@ examples:
 """
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from . import config
-from .config import PositiveInt
 from .errors import ANSWER_IS_NO, DONE, ConfigError, exits_cleanly
 from .files import sha256_of_values
 from .sweeping import plan
-
-if TYPE_CHECKING:
-    from .modeling.run_folder import RunFolder
 
 
 class Arguments(config.Config):
@@ -28,7 +24,7 @@ class Arguments(config.Config):
     """Instead of --config: a run's folder or its config, all folds of which are trained."""
     executor: Literal["local", "ray"] = "local"
     """local: processes of this machine. ray: tasks of a Ray cluster (pip install -e '.[sweep]')."""
-    workers: PositiveInt | None = None
+    workers: config.PositiveInt | None = None
     """Runs at a time, at most. None: as many as cores, memory and GPUs allow. A search runs one at a time: start it
     several times instead, and the processes share its study."""
     retries: Annotated[int, Field(ge=0)] = 1
@@ -40,27 +36,29 @@ class Arguments(config.Config):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Train the runs that are not finished, then write the report. Exit code 1 if a run failed for good."""
-    sweep, asked, overrides = read_command(list(sys.argv[1:] if argv is None else argv))
-    if sweep.search is not None:
+    sweep, arguments, overrides = read_command(list(sys.argv[1:] if argv is None else argv))
+    name, space = sweep.name, sweep.search
+    if space is not None:
         from .sweeping import search, worker
 
-        folder = asked.run.dir / ".search" / sweep.name
-        expand = lambda values: plan.expand_runs(sweep, overrides | values)  # noqa: E731
-        print(f"best:   {search.search(sweep.name, sweep.search, expand, folder, worker.train)}")
+        folder = arguments.run.dir / ".search" / name
+        best = search.search(name, space, lambda one: plan.expand_runs(sweep, overrides | one), folder, worker.train)
+        print(f"best:   {best}")
         return DONE
 
     runs = plan.name_runs(plan.expand_runs(sweep, overrides))
     n_finished = sum(run.finished for run in runs)
     over = f" over {', '.join(sweep.axes)}" if sweep.axes else ""
-    todo = "nothing to do" if n_finished == len(runs) else f"each one's log lies in {asked.run.dir / '.sweep'}"
-    print(f"{sweep.name}: {len(runs)} runs{over}, of which {n_finished} are finished; {todo}")
-    failures = plan.train_runs(runs, sweep.name, asked.executor, asked.workers, asked.retries, asked.ray_address)
+    todo = "nothing to do" if n_finished == len(runs) else f"each one's log lies in {arguments.run.dir / '.sweep'}"
+    print(f"{name}: {len(runs)} runs{over}, of which {n_finished} are finished; {todo}")
+    how = arguments.executor, arguments.workers, arguments.retries, arguments.ray_address
+    failures = plan.train_runs(runs, name, *how)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     # A failed run does not keep the others from their report.
     if finished := [run for run in runs if run.finished]:
-        result = write_reports(finished, sweep.name)
-        print(f"{sweep.name}: {len(finished)} of {len(runs)} runs are finished, in {finished[0].settings.run.dir}\n")
+        result = write_reports(finished, name)
+        print(f"{name}: {len(finished)} of {len(runs)} runs are finished, in {finished[0].settings.run.dir}\n")
         print(result)
     return ANSWER_IS_NO if failures else DONE
 
@@ -74,27 +72,27 @@ def read_command(argv: list[str]) -> tuple[plan.Sweep, Arguments, dict[str, Any]
     given = config.read_options(Arguments, argv, "breakhis sweep", __doc__, default)
     arguments = config.change_settings(default, given, "the command line")
     if (path is None) == (base is None):
-        expected = "a sweep, such as --config protocol_case, or a run or its config: --base binary_200x"
-        raise ConfigError(f"expected {expected}")
+        raise ConfigError(
+            "expected a sweep, such as --config protocol_case, or a run or its config: --base binary_200x"
+        )
+
     # A setting counts for every run, even where its value is that of the first run.
     overrides = {name: value for name, value in given.items() if "." in name}
     return sweep.model_copy(update={"name": arguments.name}), arguments, overrides
 
 
-def write_reports(finished: "list[RunFolder]", name: str) -> str:
+def write_reports(finished: list[plan.RunFolder], name: str) -> str:
     """Write the report of each experiment, its folds pooled, and one page over all of them; returns what to print."""
-    import pandas as pd
-
     from .evaluate import write_experiment
     from .evaluation.experiments import group_experiments, read_source
     from .reports import sweep_report, text
 
     folders = [run.folder for run in finished]
-    data = sorted({pd.read_csv(folder / "predictions.csv", nrows=1)["data"].item() for folder in folders})
+    experiments, lines = group_experiments([read_source(folder) for folder in folders]), []
+    data = sorted({one.meta("data") for one in experiments})
     # A sweep over magnifications is over several sets of images, and has one report all the same.
     measured_on = data[0] if len(data) == 1 else f"{data[0].rpartition('-')[0]}-{sha256_of_values(data)[:8]}"
     out = finished[0].settings.run.reports / f"{name}-{measured_on}"
-    experiments, lines = group_experiments([read_source(folder) for folder in folders]), []
     for one in experiments:
         numbers = write_experiment(one, out / one.name)
         if len(experiments) <= 3:  # the page links to all of them

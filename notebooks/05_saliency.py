@@ -63,16 +63,15 @@ pixels.shape
 # %%
 from breakhis_cls.data.png import decode
 from breakhis_cls.modeling import gradcam
-from breakhis_cls.reports import plots_saliency
 
 evidence = gradcam.class_evidence(model, pixels, predicted)
 heat_maps = []
 for (_, row), cells in zip(test.iterrows(), evidence, strict=True):
     rgb = decode(dataset.root / row["file"])
     heat = gradcam.upsample_heat(cells, rgb.shape[:2], settings.image)
-    heat_maps.append(plots_saliency.SaliencyImage(rgb, heat, plots_images.caption(row)))
+    heat_maps.append(saliency_report.SaliencyImage(rgb, heat, plots_images.caption(row)))
 most_confident = test["p"].argmax()
-plots_saliency.sheet({"prediction": [heat_maps[most_confident]]}, "The most confident one")
+saliency_report.sheet({"prediction": [heat_maps[most_confident]]}, "The most confident one")
 
 # %% [markdown]
 # ## Correct and incorrect predictions
@@ -84,7 +83,7 @@ plots_saliency.sheet({"prediction": [heat_maps[most_confident]]}, "The most conf
 # %%
 kinds = saliency_report.select_examples(test, 4)["outcome"]
 shown = {kind: [heat_maps[at] for at in rows["at"]] for kind, rows in kinds.items()}
-plots_saliency.sheet(shown, "Evidence for the predicted class, by kind of prediction")
+saliency_report.sheet(shown, "Evidence for the predicted class, by kind of prediction")
 
 # %% [markdown]
 # ## Sanity check: does the heat map depend on the trained weights?
@@ -106,7 +105,7 @@ for share, draw in itertools.product((0.0, 0.25, 1.0), range(2)):
     table += [(share, at, gradcam.rank_correlation(*pair)) for at, pair in enumerate(pairs)]
 table = pd.DataFrame(table, columns=["share", "image", "rho"])
 table = table.groupby(["share", "image"], as_index=False).mean()
-plots_saliency.randomization_curve(
+saliency_report.randomization_curve(
     table, "Correlation with the trained network's heat map: 12 images, mean of 2 draws"
 )
 

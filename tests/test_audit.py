@@ -21,7 +21,7 @@ def audited(tmp_path, *argv: str) -> tuple[int, dict]:
     return code, json.loads((tmp_path / "out" / "audit.json").read_text())
 
 
-def test_spanhol_from_names_alone(tmp_path, capsys):
+def test_spanhol_from_names_alone_and_its_page(tmp_path, capsys):
     code, found = audited(tmp_path, "--split.protocol", "spanhol")
     assert code == 1
     assert (found["protocol"], len(found["folds"]), found["n_images"]) == ("spanhol", 5, 7_909)
@@ -37,6 +37,11 @@ def test_spanhol_from_names_alone(tmp_path, capsys):
     assert (rows["fold"] == 0).sum() == first["leaks"]["case"]["test_images"] == 1_145
     printed = capsys.readouterr().out
     assert "39.4\u00a0%: 1,145 (8)" in printed and "27.0 % to 39.4 %" in printed
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert "src=" not in html and "http" not in html and "<h1>Leaks in 5 of 5 folds: 27.0 % to 39.4 %" in html
+    assert all(f'href="{name}"' in html for name in ("audit.json", "leaks.csv", "table.md", "table.tex"))
+    assert "| 0 | 2,904 | 0 | 39.4\u00a0%: 1,145 (8) |" in (tmp_path / "out" / "table.md").read_text()
+    assert '<table class="heat">' in html and "22549" in html and ">253</td>" in html
 
 
 def test_leaderboards_and_case(tmp_path):
@@ -61,16 +66,6 @@ def test_leaderboards_and_case(tmp_path):
 def test_the_image_protocol_may_be_audited(tmp_path):
     code, found = audited(tmp_path, "--split.protocol", "image", "--data.magnifications", "40")
     assert code == 1 and found["folds"][0]["leaks"]["slide"]["test_share"] > 0.95
-
-
-def test_the_page_is_one_file_with_a_heat_map(tmp_path):
-    audited(tmp_path, "--split.protocol", "spanhol")
-    html = (tmp_path / "out" / "index.html").read_text()
-    assert "src=" not in html and "http" not in html and "<h1>Leaks in 5 of 5 folds: 27.0 % to 39.4 %" in html
-    for name in ("audit.json", "leaks.csv", "table.md", "table.tex"):
-        assert f'href="{name}"' in html and (tmp_path / "out" / name).is_file()
-    assert "| 0 | 2,904 | 0 | 39.4\u00a0%: 1,145 (8) |" in (tmp_path / "out" / "table.md").read_text()
-    assert '<table class="heat">' in html and "22549" in html and ">253</td>" in html
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

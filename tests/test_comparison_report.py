@@ -1,7 +1,5 @@
 """The page of several experiments: what it says, and what it links to."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -21,14 +19,17 @@ def test_page_compares_and_links(tmp_path: Path):
     comparison_report.write_comparison(both, aligned, numbers, tmp_path)
     compared = json.loads((tmp_path / "metrics.json").read_text())
     assert (compared["n_images"], compared["n_slides"], compared["n_cases"]) == (60, 15, 13)
+    auc = [compared["experiments"][name]["pooled"]["roc_auc"]["value"] for name in ("one", "two")]
+    entry = next(entry for entry in compared["comparisons"] if entry["metric"] == "roc_auc")
+    assert entry["difference"] == pytest.approx(auc[1] - auc[0]) and entry["low"] < entry["difference"] < entry["high"]
+    assert [vote["votes"] for vote in compared["votes"]] == ["slide", "case"]
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'href="two/index.html"' in page and "<h1>No significant difference in ROC AUC: " in page
     assert 'class="banner synthetic">Synthetic tissue' in page
     assert '<dt>A</dt><dd><a href="one/index.html">one</a>' in page and "Confusion matrix of B, 60 test images" in page
     assert {path.name for path in tmp_path.glob("*.svg")} == {"confusion_matrix_A.svg", "confusion_matrix_B.svg"}
     table = (tmp_path / "table.md").read_text()
-    first, second = (f"{numbers[name]['pooled']['roc_auc']['value']:.3f}" for name in ("one", "two"))
-    assert f"| A, B | ROC AUC | {first} | {second} |" in table and "A: one (net); B: two (other)." in table
+    assert f"| A, B | ROC AUC | {auc[0]:.3f} | {auc[1]:.3f} |" in table and "A: one (net); B: two (other)." in table
     assert "Synthetic tissue" in (tmp_path / "table.tex").read_text()
 
 

@@ -136,21 +136,6 @@ def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
     assert first == again
 
 
-def test_experiments_are_compared_on_the_same_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made().to_csv(tmp_path / "one.csv", index=False)
-    made(seed=1).assign(model="other", seed=0).to_csv(tmp_path / "two.csv", index=False)
-    both = [str(tmp_path / "one.csv"), str(tmp_path / "two.csv"), "--out", str(tmp_path / "out")]
-    assert evaluate.main(both) == 0
-    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    auc = [found["experiments"][name]["pooled"]["roc_auc"]["value"] for name in ("one", "two")]
-    entry = next(entry for entry in found["comparisons"] if entry["metric"] == "roc_auc")
-    assert entry["difference"] == pytest.approx(auc[1] - auc[0]) and entry["low"] < entry["difference"] < entry["high"]
-    assert [vote["votes"] for vote in found["votes"]] == ["slide", "case"]
-    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert f"No significant difference in ROC AUC: {max(auc):.3f} for" in page and 'href="two/index.html"' in page
-    assert (tmp_path / "out" / "two" / "index.html").is_file()
-
-
 def test_other_test_sets_are_refused_unless_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made().to_csv(tmp_path / "one.csv", index=False)
     made(magnifications=(40, 100)).assign(model="other").to_csv(tmp_path / "two.csv", index=False)

@@ -12,12 +12,8 @@ READING = (
     "Share of the fold's test images that leak, their number and, in brackets, how many slides, case numbers or seen "
     "images they share. Benign, by case: share of the benign test images whose case number was seen."
 )
-KIND_WORDS = {
+KINDS = {
     "slide": "slides", "case": "case numbers", "pixels": "equal pixels", "near_duplicate": "near duplicates",
-}  # fmt: skip
-LEAKS = {   # in the order of the headline; who shares a slide shares its case
-    "case": "are of case numbers that the model has seen", "pixels": "have the pixels of an image that it has seen",
-    "near_duplicate": "are near duplicates of images that it has seen",
 }  # fmt: skip
 
 
@@ -27,24 +23,23 @@ def write_audit(audit: leakage.Audit, out: Path) -> pd.DataFrame:
     write_json(out / "audit.json", content)
     write_csv(out / "leaks.csv", audit.leaks)
 
-    # --- a row for each fold: share of its test images that leak, below it how many, and what they share ---
+    # --- a row for each fold: share of its test images that leak, how many, and how many slides, cases or images ---
     rows = []
     for entry in audit.folds:
-        cells = {
-            words: f"{text.percent(leak['test_share'], 1)}: {leak['test_images']:,} ({len(leak['keys'])})"
-            if (leak := entry["leaks"][kind])["keys"] else "0"
-            for kind, words in KIND_WORDS.items() if audit.with_images or kind in ("slide", "case")
-        }  # fmt: skip
+        row = {"Fold": str(entry["fold"]), "Test images": f"{entry['n_test']:,}"}
+        for kind, column in KINDS.items():
+            leak = entry["leaks"][kind]
+            share = f"{text.percent(leak['test_share'], 1)}: {leak['test_images'] or 0:,} ({len(leak['keys'])})"
+            if audit.with_images or kind in ("slide", "case"):
+                row[column] = share if leak["keys"] else "0"
         benign = text.percent(entry["leaks"]["case"]["benign_test_share"], 1)
-        about = {"Fold": str(entry["fold"]), "Test images": f"{entry['n_test']:,}"}
-        rows.append(about | cells | {"Benign, by case": benign, "Seen": f"{entry['n_train']:,}"})
+        rows.append(row | {"Benign, by case": benign, "Seen": f"{entry['n_train']:,}"})
     table = pd.DataFrame(rows)
     title = f"{headline(audit).removesuffix('.')}: protocol {Path(audit.protocol).stem}"
     text.write_tables(out, "table", table, f"{title}. {READING}")
 
     content |= {
-        "headline": title, "reading": READING, "columns": list(table), "rows": table.to_numpy().tolist(), "banners": [],
-        "shared_cases": [(*names, row.tolist()) for names, row in shared_cases(audit).iterrows()],
+        "headline": title, "reading": READING, "table": table, "banners": [], "shared_cases": shared_cases(audit),
         "near_bits": leakage.NEAR_BITS, "n_bits": leakage.N_BITS,
     }  # fmt: skip
     write_text(out / "index.html", text.render("audit.html", content))
@@ -53,17 +48,17 @@ def write_audit(audit: leakage.Audit, out: Path) -> pd.DataFrame:
 
 def write_gallery(out: Path) -> str:
     """Write gallery.csv, .md, .tex and the figure `gallery`: what the protocols and random splits by folder share.
+
     Returns the table and a sentence on the random splits."""
     folds, draws = leakage.audit_gallery()
     write_csv(out / "gallery.csv", folds)
     rows = []
     for protocol, inside in folds.groupby("protocol", sort=False):
-        shared = ", ".join(inside["shared_cases"].astype(str))
         spans = [
-            " to ".join(dict.fromkeys(f"{100 * share:.0f}" for share in (inside[column].min(), inside[column].max())))
-            for column in ("test_share", "benign_share")
+            " to ".join(dict.fromkeys(f"{100 * share:.0f}" for share in (shares.min(), shares.max()))) + " %"
+            for shares in (inside["test_share"], inside["benign_share"])
         ]
-        rows.append([protocol, str(len(inside)), shared, *(f"{span} %" for span in spans)])
+        rows.append([protocol, str(len(inside)), ", ".join(map(str, inside["shared_cases"])), *spans])
     header = ["protocol", "folds", "case numbers on both sides", "of the test images", "of the benign ones"]
     clean, whole = (100 * is_so.mean() for is_so in (draws["shared_cases"] == 0, draws["benign_share"] == 1))
     median = 100 * draws.median()
@@ -77,18 +72,14 @@ def write_gallery(out: Path) -> str:
 
 
 def headline(audit: leakage.Audit) -> str:
-    """The result in one sentence."""
-    spans = {}
-    for kind, what in LEAKS.items():
+    """The result in one sentence; who shares a slide shares its case."""
+    n_leaky, spans = sum(any(leak["keys"] for leak in entry["leaks"].values()) for entry in audit.folds), {}
+    for kind in KINDS:
         shares = [entry["leaks"][kind]["test_share"] or 0.0 for entry in audit.folds]  # None where a fold tests nothing
         if max(shares):
-            spans[what] = " to ".join(f"{100 * share:.1f} %" for share in sorted({min(shares), max(shares)}))
-    n_leaky = sum(any(found["keys"] for found in entry["leaks"].values()) for entry in audit.folds)
-    found = "; ".join(f"{span} of the test images {what}" for what, span in spans.items())
-    pixels = ", equal pixels or near duplicate" if audit.with_images else ""
-    n_folds = text.count(len(audit.folds), "fold")
-    clean = f"Clean: no slide or case number{pixels} on both sides in {n_folds}."
-    return f"Leaks in {n_leaky} of {n_folds}: {found}." if n_leaky else clean
+            spans[kind] = " to ".join(f"{100 * share:.1f} %" for share in sorted({min(shares), max(shares)}))
+    content = {"n_leaky": n_leaky, "n_folds": len(audit.folds), "spans": spans, "with_images": audit.with_images}
+    return text.render("audit.txt", content).strip()
 
 
 def shared_cases(audit: leakage.Audit) -> pd.DataFrame:

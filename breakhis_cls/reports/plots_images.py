@@ -13,55 +13,56 @@ from .. import names
 from ..evaluation.error_analysis import most_confident_errors
 from .plots import PAGE_IN, STYLE, add_title, new_figure
 
-TILE_PX = (525, 345)  # width, height; 300 dpi at a quarter of the page
 N_ERRORS = 12
 
 
 def sample_sheet(table: pd.DataFrame, root: Path, title: str = "Examples of the test images") -> Figure | None:
-    """A row for each subtype: the first image of each magnification, or of four slides of the only magnification. None
-    where no image is on disk."""
+    """A row for each subtype: the first image of each magnification, or of four slides of the only magnification.
+
+    None where no image is on disk.
+    """
     column = "magnification" if table["magnification"].nunique() > 1 else "slide"
     rows = table.sort_values("file").drop_duplicates(["subtype", column]).sort_values(["subtype", column])
-    rows = _on_disk(rows[rows.groupby("subtype").cumcount() < 4], root)
-    kinds = [kind for kind in names.SUBTYPES if (rows["subtype"] == kind).any()]
-    images, captions = [], []
+    rows = _on_disk(rows.groupby("subtype").head(4), root)
+    kinds = [kind for kind in names.SUBTYPES if kind in set(rows["subtype"])]
+    files, captions = [], []
     for kind in kinds:
-        tiles = rows[rows["subtype"] == kind]
-        gaps = 4 - len(tiles)
-        images += [*tiles["file"], *[None] * gaps]
-        captions += [*(f"{kind} {row.label}, {row.magnification}X" for row in tiles.itertuples()), *[""] * gaps]
-    return sheet(images, root, captions, f"{title}: {len(kinds)} subtypes", 4) if kinds else None
+        some = rows[rows["subtype"] == kind]
+        gaps = 4 - len(some)
+        files += [*some["file"], *[None] * gaps]
+        captions += [*(f"{kind} {row.label}, {row.magnification}X" for row in some.itertuples()), *[""] * gaps]
+    return sheet(files, root, captions, f"{title}: {len(kinds)} subtypes", 4) if kinds else None
 
 
 def confident_errors(table: pd.DataFrame, root: Path) -> Figure | None:
     """Misclassified images by descending probability, at most two of one slide; None without any on disk."""
     # Four times as many as are shown, since some may not be on disk.
     rows = _on_disk(most_confident_errors(table, 4 * N_ERRORS), root).head(N_ERRORS)
-    if rows.empty:
-        return None
-    return sheet(rows["file"], root, [caption(row) for _, row in rows.iterrows()], "Most confident errors", 3)
+    captions = [caption(row) for _, row in rows.iterrows()]
+    return sheet(rows["file"], root, captions, "Most confident errors", 3) if captions else None
 
 
 @mpl.rc_context(STYLE)
 def sheet(
     images: Iterable[str | np.ndarray | None], root: Path, captions: Iterable[str], title: str, n_columns: int
 ) -> Figure:
-    """Images in reading order, each under its caption: files below `root`, pixels (h, w, 3) uint8, or None for a gap. A
-    file's image is shown at 700:460, which restores one that was squeezed to a square; pixels as they are."""
-    shown = list(zip(images, captions, strict=True))
-    n_rows = -(-len(shown) // n_columns)
-    n_lines = max((text.count("\n") + 1 for _, text in shown), default=1)
-    figure, axes = new_figure(PAGE_IN, n_rows * (PAGE_IN / n_columns * 0.66 + 0.14 * n_lines), n_rows, n_columns)
+    """Images in reading order, each under its caption: files below `root`, pixels (h, w, 3) uint8, or None for a gap.
+
+    All are shown at 700:460, which restores those that were squeezed to a square.
+    """
+    images, captions = list(images), list(captions)
+    n_rows = -(-len(images) // n_columns)
+    lines = [len(caption.splitlines()) for caption in captions]
+    n_lines = sum(max(lines[at : at + n_columns]) for at in range(0, len(lines), n_columns))
+    height_in = n_rows * PAGE_IN / n_columns * 0.66 + 0.14 * n_lines
+    figure, axes = new_figure(PAGE_IN, height_in, n_rows, n_columns)
     for ax in axes.flat:
         ax.axis("off")
-    for ax, (image, text) in zip(axes.flat, shown, strict=False):
-        if image is None:
-            continue
-        if isinstance(image, str):
-            with Image.open(root / image) as opened:
-                image = np.asarray(opened.convert("RGB").resize(TILE_PX, Image.Resampling.LANCZOS))
-        ax.imshow(image)
-        ax.set_title(text, fontsize=7, fontweight="normal", pad=3)
+    for ax, image, caption in zip(axes.flat, images, captions, strict=False):
+        if image is not None:
+            ax.imshow(Image.open(root / image).convert("RGB") if isinstance(image, str) else image, aspect="auto")
+            ax.set_box_aspect(460 / 700)
+            ax.set_title(caption, fontsize=7, fontweight="normal", pad=3)
     return add_title(figure, title)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -22,19 +22,15 @@ if TYPE_CHECKING:  # every sweep reads the settings below, and only a search imp
 
     from ..train import TrainedRun
 
-Number = int | float
 Values = dict[str, Any]  # setting, such as head.peak_lr -> its value
-LOWER_IS_BETTER = ("log_loss", "brier")
-NAME = "search"  # of the study in its journal
-POLL_S = 0.5
 
 
 class Range(Section):
     """The values that one setting may have."""
 
-    low: Number | None = None
+    low: int | float | None = None
     """Smallest. Two whole numbers make a range of whole numbers."""
-    high: Number | None = None
+    high: int | float | None = None
     """Largest, itself included."""
     log: bool = False
     """Drawn evenly by order of magnitude, as suits learning rates."""
@@ -42,13 +38,11 @@ class Range(Section):
     """Instead of low and high: these values and no others."""
 
     @model_validator(mode="after")
-    def _has_two_ends_or_choices(self) -> "Range":
-        if (self.choices is None) == (self.low is None or self.high is None):
-            raise ValueError("a range is either `low` and `high` or `choices`")
-        if self.low is not None and self.high is not None and self.low >= self.high:
-            raise ValueError(f"low {self.low} is not below high {self.high}")
-        if self.log and (self.low is None or self.low <= 0):
-            raise ValueError(f"low {self.low} has no logarithm; with `log` it must be above 0")
+    def _has_two_ends_or_choices(self) -> Self:
+        above = 0 if self.log else -math.inf
+        has_ends = self.low is not None and self.high is not None and above < self.low < self.high
+        if has_ends == (self.choices is not None):
+            raise ValueError("a range is either `choices`, or `low` and a higher `high`, which with `log` are above 0")
         return self
 
 
@@ -83,10 +77,11 @@ def search(
     train: "Callable[[config.Config], TrainedRun]",
 ) -> Path:  # fmt: skip
     """Try settings until `space.trials` are done by all processes of the study; returns the config of the best.
+
     `expand` turns values into the runs of one trial, `train` trains one; both as in any sweep, so that equal settings
     are trained once and a killed trial's runs are found again. Only the validation rows of predictions.csv are read.
-    Raises ConfigError where a range does not fit its setting, ModelError if no trial went through all its runs."""
-    base = expand({})
+    Raises ConfigError where a range does not fit its setting, ModelError if no trial went through all its runs.
+    """
     # An unknown setting and a bound that it cannot have are reported before anything is trained.
     for end in (0, -1):
         expand({setting: (one.choices or (one.low, one.high))[end] for setting, one in space.ranges.items()})
@@ -100,23 +95,17 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what a trial comes to is printed below
 
     # --- the study: files alone, so that processes on several machines can share it by its folder ---
-    # More trials, another seed or other places are the same study.
+    # More trials, another seed or other places are the same study; other settings, ranges or metric another one.
     places = "data.cache", "run.dir", "run.reports", "run.save_model"
-    runs = [config.settings_without(one, places) for one in base]
-    identity = sha256_of_values(config.settings_without(space, ("trials", "seed")), runs)
+    settings = [config.settings_without(one, places) for one in expand({})]
+    identity = sha256_of_values(config.settings_without(space, ("trials", "seed")), settings)
     study_folder.mkdir(parents=True, exist_ok=True)
     journal = str(study_folder / "journal.log")
+    storage = optuna.storages.JournalStorage(JournalFileBackend(journal, JournalFileOpenLock(journal)))
+    direction = "minimize" if space.metric in ("log_loss", "brier") else "maximize"
     with lock(study_folder / "study.lock"):
-        study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(JournalFileBackend(journal, JournalFileOpenLock(journal))),
-            direction="minimize" if space.metric in LOWER_IS_BETTER else "maximize",
-            study_name=NAME, load_if_exists=True, pruner=optuna.pruners.MedianPruner(),
-        )  # fmt: skip
-        if study.user_attrs.get("identity", identity) != identity:
-            advice = "give the sweep another name, or remove the folder"
-            raise ConfigError(f"{study_folder} holds a study of other settings, ranges or metric; {advice}")
+        study = optuna.create_study(storage=storage, direction=direction, study_name=identity, load_if_exists=True)
         n_joined = study.user_attrs.get("joined", 0)
-        study.set_user_attr("identity", identity)
         study.set_user_attr("joined", n_joined + 1)
     # One process alone repeats itself; several draw from seeds of their own, and never what another is trying.
     sampler_seed = int(sha256_of_values(space.seed, n_joined)[:8], 16)
@@ -134,7 +123,7 @@ def search(
                 trial.set_user_attr("error", str(error))
                 raise optuna.TrialPruned from None
             except RunInUseError:  # another process tries equal settings: leave them to it
-                time.sleep(POLL_S)
+                time.sleep(0.5)
                 raise
             scores += [value] if math.isfinite(value) else []
             if scores and n_done < len(runs):
@@ -145,13 +134,13 @@ def search(
             raise DataError(f"{space.metric} is undefined: every validation part holds one class; search by log_loss")
         return fmean(scores)
 
-    def done(*states: TrialState) -> "list[FrozenTrial]":
-        return study.get_trials(deepcopy=False, states=states or (TrialState.COMPLETE, TrialState.PRUNED))
+    def done() -> "list[FrozenTrial]":
+        return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
     def show(_: optuna.Study, trial: "FrozenTrial") -> None:
         if trial.state != TrialState.FAIL:
             pruned = trial.user_attrs.get("error", f"pruned after {len(trial.intermediate_values)} runs")
-            outcome = f"{space.metric} {trial.value:.4f}" if trial.value is not None else pruned
+            outcome = pruned if trial.value is None else f"{space.metric} {trial.value:.4f}"
             shown = ", ".join(f"{setting} {json.dumps(value)}" for setting, value in space.suggest(trial).items())
             n_done = f"{len(done())} of {space.trials} trials done"
             print(f"{name}: {n_done}; trial {trial.number}, {shown}: {outcome}", flush=True)
@@ -160,20 +149,22 @@ def search(
 
     if len(done()) < space.trials:
         study.optimize(objective, callbacks=[show], catch=(RunInUseError,))
-    if not done(TrialState.COMPLETE):
+    n_pruned = sum(trial.state == TrialState.PRUNED for trial in done())
+    if n_pruned == len(done()):
         reason = done()[-1].user_attrs.get("error", "pruned")
-        raise ModelError(f"none of {len(done())} trials went through all its runs; the last one: {reason}")
+        raise ModelError(f"none of {n_pruned} trials went through all its runs; the last one: {reason}")
 
     # --- the best trial as an ordinary config ---
-    best, n_pruned, values = study.best_trial, len(done(TrialState.PRUNED)), space.suggest(study.best_trial)
+    best = study.best_trial
+    runs = expand(space.suggest(best))
     write_text(
         study_folder / "best.yaml",
-        f"# Found by the search {name}: {json.dumps(values)}\n"
-        f"# Chosen on validation alone: {space.metric} {best.value:.4f}, mean of {len(expand(values))} runs; "
+        f"# Found by the search {name}: {json.dumps(space.suggest(best))}\n"
+        f"# Chosen on validation alone: {space.metric} {best.value:.4f}, mean of {len(runs)} runs; "
         f"trial {best.number}, best of {len(done())} ({n_pruned} pruned).\n"
         "# Test parts were not looked at. But what one fold validates on, another tests: settings chosen over\n"
         "# several folds have seen cases that they are then tested on, so that the test score is a little too high.\n"
-        + yaml.safe_dump(expand(values)[0].model_dump(mode="json", exclude_defaults=True), sort_keys=False),
+        + yaml.safe_dump(runs[0].model_dump(mode="json", exclude_defaults=True), sort_keys=False),
     )
     return study_folder / "best.yaml"
 
