@@ -48,13 +48,11 @@ def evaluate_runs(
     sources: Sequence[Path | str], out: Path | str | None = None, images_root: Path | None = None,
     common: bool = False, prevalences: Sequence[float] = (),
 ) -> Path:  # fmt: skip
-    """Score run folders or tables of predictions and write the report; returns its folder.
-
-    Folds and seeds of one experiment are pooled; several experiments are compared, each with a report of its own in a
-    subfolder. `images_root` is the folder that the tables' files are relative to, by default the one in the run's
-    config; without images the report has no pictures of them. `prevalences` of malignant are for PPV and NPV. Raises
-    DataError for tables that cannot be scored or compared.
-    """
+    """Score run folders or tables of predictions and write the report; returns its folder. Folds and seeds of one
+    experiment are pooled; several experiments are compared, each with a report of its own in a subfolder. `images_root`
+    is the folder that the tables' files are relative to, by default the one in the run's config; without images the
+    report has no pictures of them. `prevalences` of malignant are for PPV and NPV. Raises DataError for tables that
+    cannot be scored or compared."""
     from .evaluation import comparison, experiments
     from .reports import comparison_report
 

@@ -42,11 +42,9 @@ def main(argv: list[str] | None = None) -> int:
 def explain_run(
     run: Path, out: Path | None = None, n: int = 4, data_root: str | None = None
 ) -> tuple[Path, dict[str, Any]]:
-    """Write index.html, explain.json and the figures of a finished run; returns their folder and explain.json.
-
-    Raises ConfigError, DataError or ModelError if the folder is not a finished run, or its images are not where its
-    config says.
-    """
+    """Write index.html, explain.json and the figures of a finished run; returns their folder and explain.json. Raises
+    ConfigError, DataError or ModelError if the folder is not a finished run, or its images are not where its config
+    says."""
     from .data import dataset as datasets
     from .evaluation import error_analysis, experiments
     from .modeling import devices

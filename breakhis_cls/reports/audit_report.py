@@ -48,7 +48,6 @@ def write_audit(audit: leakage.Audit, out: Path) -> pd.DataFrame:
 
 def write_gallery(out: Path) -> str:
     """Write gallery.csv, .md, .tex and the figure `gallery`: what the protocols and random splits by folder share.
-
     Returns the table and a sentence on the random splits."""
     folds, draws = leakage.audit_gallery()
     write_csv(out / "gallery.csv", folds)
@@ -61,12 +60,8 @@ def write_gallery(out: Path) -> str:
         rows.append([protocol, str(len(inside)), ", ".join(map(str, inside["shared_cases"])), *spans])
     header = ["protocol", "folds", "case numbers on both sides", "of the test images", "of the benign ones"]
     clean, whole = (100 * is_so.mean() for is_so in (draws["shared_cases"] == 0, draws["benign_share"] == 1))
-    median = 100 * draws.median()
-    sentence = (
-        f"Of {len(draws):,} random splits by folder (70/15/15, stratified by label) {clean:.1f} % share no case "
-        f"number; in the median one {median['test_share']:.0f} % of the test images and {median['benign_share']:.0f} % "
-        f"of the benign ones are of case numbers that were seen; in {whole:.0f} % every benign test image is."
-    )
+    content = {"n_draws": len(draws), "clean": clean, "whole": whole, "median": 100 * draws.median()}
+    [sentence] = text.fill_sentences("gallery", content)
     plots.save(plots_sweep.leak_gallery(folds, draws), out, "gallery")
     return text.write_tables(out, "gallery", pd.DataFrame(rows, columns=pd.Index(header)), sentence)
 
@@ -79,7 +74,7 @@ def headline(audit: leakage.Audit) -> str:
         if max(shares):
             spans[kind] = " to ".join(f"{100 * share:.1f} %" for share in sorted({min(shares), max(shares)}))
     content = {"n_leaky": n_leaky, "n_folds": len(audit.folds), "spans": spans, "with_images": audit.with_images}
-    return text.render("audit.txt", content).strip()
+    return text.fill_sentences("audit", content)[0]
 
 
 def shared_cases(audit: leakage.Audit) -> pd.DataFrame:

@@ -15,11 +15,9 @@ from . import plots, report, text
 def write_comparison(
     experiments: list[Experiment], tables: list[pd.DataFrame], numbers: dict[str, dict[str, Any]], folder: Path
 ) -> None:
-    """Write metrics.json, index.html, which links to each experiment's own report, and tables and figures.
-
-    tables: of `comparison.align_experiments`; numbers: metrics of each experiment, by its name. Where test sets differ,
-    every number here is of the common images, and each experiment's own page has those of its own test set.
-    """
+    """Write metrics.json, index.html, which links to each experiment's own report, and tables and figures. tables: of
+    `comparison.align_experiments`; numbers: metrics of each experiment, by its name. Where test sets differ, every
+    number here is of the common images, and each experiment's own page has those of its own test set."""
     is_cut = {one.name: len(table) < len(one.test) for one, table in zip(experiments, tables, strict=True)}
     numbers = numbers | {
         one.name: numbers[one.name] | metrics.compute_metrics(table)

@@ -17,10 +17,8 @@ N_ERRORS = 12
 
 
 def sample_sheet(table: pd.DataFrame, root: Path, title: str = "Examples of the test images") -> Figure | None:
-    """A row for each subtype: the first image of each magnification, or of four slides of the only magnification.
-
-    None where no image is on disk.
-    """
+    """A row for each subtype: the first image of each magnification, or of four slides of the only magnification. None
+    where no image is on disk."""
     column = "magnification" if table["magnification"].nunique() > 1 else "slide"
     rows = table.sort_values("file").drop_duplicates(["subtype", column]).sort_values(["subtype", column])
     rows = _on_disk(rows.groupby("subtype").head(4), root)
@@ -47,9 +45,7 @@ def sheet(
     images: Iterable[str | np.ndarray | None], root: Path, captions: Iterable[str], title: str, n_columns: int
 ) -> Figure:
     """Images in reading order, each under its caption: files below `root`, pixels (h, w, 3) uint8, or None for a gap.
-
-    All are shown at 700:460, which restores those that were squeezed to a square.
-    """
+    All are shown at 700:460, which restores those that were squeezed to a square."""
     images, captions = list(images), list(captions)
     n_rows = -(-len(images) // n_columns)
     lines = [len(caption.splitlines()) for caption in captions]

@@ -14,10 +14,8 @@ OURS = "this package"  # in column `by` of the sweep's table
 
 @mpl.rc_context(STYLE)
 def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Figure:
-    """A panel for each metric, a line for each row of the sweep's table; published results as open markers.
-
-    table: lines of `sweep_report.sweep_table` of one task; labels: of the metrics.
-    """
+    """A panel for each metric, a line for each row of the sweep's table; published results as open markers. table:
+    lines of `sweep_report.sweep_table` of one task; labels: of the metrics."""
     ours, published = table[table["by"] == OURS], table[table["by"] != OURS]
     cited = (published["by"] + ", " + published["model"]).drop_duplicates().tolist()
     rows = ours.drop_duplicates("row").reset_index(drop=True)

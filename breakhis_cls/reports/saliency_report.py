@@ -41,10 +41,8 @@ def blend_heat(rgb: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def sheet(rows: dict[str, list[SaliencyImage]], title: str) -> Figure:
-    """Two rows of tiles for each kind: the images, and below each its heat map.
-
-    At three columns and 300 dpi a pixel of the PNG is one of the original.
-    """
+    """Two rows of tiles for each kind: the images, and below each its heat map. At three columns and 300 dpi a pixel of
+    the PNG is one of the original."""
     n_columns, tiles, captions = max(3, *map(len, rows.values())), [], []
     for kind, images in rows.items():
         gaps = n_columns - len(images)
@@ -56,10 +54,8 @@ def sheet(rows: dict[str, list[SaliencyImage]], title: str) -> Figure:
 
 @mpl.rc_context(STYLE)
 def randomization_curve(table: pd.DataFrame, title: str) -> Figure:
-    """Rank correlation with the trained model's heat map, by how much of the network was randomised.
-
-    table: columns share, image, rho (means over draws). Dots are images, bars medians.
-    """
+    """Rank correlation with the trained model's heat map, by how much of the network was randomised. table: columns
+    share, image, rho (means over draws). Dots are images, bars medians."""
     figure, axes = new_figure(PAGE_IN, 2.2)
     ax, shares = axes[0, 0], sorted(table["share"].unique())
     for at, share in enumerate(shares):
@@ -82,11 +78,9 @@ def randomized_layers(share: float) -> str:
 
 
 def select_examples(test: pd.DataFrame, n: int) -> dict[str, dict[str, pd.DataFrame]]:
-    """`{"outcome": {kind: rows}, "subtype": {code: rows}}`: the n most confident test images of each that occurs.
-
-    Rows are of `add_predictions`. Outcomes are true and false positives and negatives (malignant is positive), or
-    correct and wrong subtypes.
-    """
+    """`{"outcome": {kind: rows}, "subtype": {code: rows}}`: the n most confident test images of each that occurs. Rows
+    are of `add_predictions`. Outcomes are true and false positives and negatives (malignant is positive), or correct
+    and wrong subtypes."""
     rows = add_predictions(test).sort_values(["p", "file"], ascending=[False, True])
     correct = rows["true_label"] == rows["predicted_label"]
     rows["outcome"] = np.where(correct, "correctly classified", "misclassified")
@@ -114,10 +108,8 @@ def write_saliency_report(
     folder: Path, experiment: Experiment, examples: dict[str, dict[str, pd.DataFrame]],
     images: dict[int, SaliencyImage], sanity: pd.DataFrame,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write index.html, explain.json and the figures into folder; returns what is in explain.json.
-
-    images: by place in the test; sanity: of `gradcam.randomization_check`.
-    """
+    """Write index.html, explain.json and the figures into folder; returns what is in explain.json. images: by place in
+    the test; sanity: of `gradcam.randomization_check`."""
     # --- the sanity check: means over draws of each image, then quartiles over images ---
     # Smooth maps correlate with either sign, so the size without the sign is given too.
     by_image = sanity.assign(size=sanity["rho"].abs()).groupby(["share", "image"], as_index=False).mean()

@@ -77,11 +77,9 @@ def search(
     train: "Callable[[config.Config], TrainedRun]",
 ) -> Path:  # fmt: skip
     """Try settings until `space.trials` are done by all processes of the study; returns the config of the best.
-
     `expand` turns values into the runs of one trial, `train` trains one; both as in any sweep, so that equal settings
     are trained once and a killed trial's runs are found again. Only the validation rows of predictions.csv are read.
-    Raises ConfigError where a range does not fit its setting, ModelError if no trial went through all its runs.
-    """
+    Raises ConfigError where a range does not fit its setting, ModelError if no trial went through all its runs."""
     # An unknown setting and a bound that it cannot have are reported before anything is trained.
     for end in (0, -1):
         expand({setting: (one.choices or (one.low, one.high))[end] for setting, one in space.ranges.items()})
