@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
-import gzip
 import hashlib
 import io
 import json
@@ -134,18 +133,15 @@ def read_text(path: Path) -> str:
     """The text of a file that anyone made: UTF-8 or UTF-16, without comment lines on top. DataError says what it is."""
     try:
         raw = path.read_bytes()
-        raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
     except FileNotFoundError:
         raise DataError(f"no such file: {path}") from None
-    except (OSError, EOFError) as error:
+    except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     if raw.startswith(b"PK"):
         raise DataError(f"{path} cannot be read as text: it is a workbook or a zip; save the table as CSV (UTF-8)")
-    encoding = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    if b"\0" in raw[:2]:  # UTF-16 without a byte-order mark: one byte of a plain letter is zero
-        encoding = "utf-16-be" if raw[0] == 0 else "utf-16-le"
+    is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return re.sub(r"\A(#\s.*\n|\s*\n)+", "", raw.decode(encoding))
+        return re.sub(r"\A(#\s.*\n|\s*\n)+", "", raw.decode("utf-16" if is_utf16 else "utf-8-sig"))
     except UnicodeDecodeError as error:
         found = f"byte {raw[error.start]:#04x} at {error.start:,} is not UTF-8; an older encoding such as CP1252, or no"
         raise DataError(f"{path} cannot be read as text: {found} text at all? Save it as UTF-8") from None

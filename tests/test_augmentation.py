@@ -1,35 +1,20 @@
-"""Augmentation: alike eagerly and in a Dataset, as in earlier versions; zeros change nothing; repeatable."""
+"""Augmentation: as in earlier versions; repeatable; of training pixels alone."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from breakhis_cls.config import Augment
-from breakhis_cls.pipeline import augmentation, batches, stain_jitter
+from breakhis_cls.pipeline import batches, stain_jitter
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 14, 21, 3), dtype=np.uint8)
 ALL = Augment(stain=0.2)
 
 
-def test_alike_eagerly_and_in_a_dataset():
-    draws = augmentation.draw_augmentations(6, 0, 0, ALL)
-    eager = augmentation.augment_images(tf.constant(IMAGES), tf.constant(draws), ALL).numpy()
-    inside = tf.data.Dataset.from_tensors((IMAGES, draws)).map(lambda x, d: augmentation.augment_images(x, d, ALL))
-    np.testing.assert_array_equal(eager, inside.get_single_element())
-    assert eager.dtype == np.uint8 and inside.element_spec.shape == IMAGES.shape
-    assert all((one != other).any() for one, other in zip(eager, IMAGES, strict=True))
-
-
-@pytest.mark.parametrize("augment", [ALL, Augment()], ids=["stain", "none"])
-def test_zero_draws_change_nothing(augment):
-    zeros = tf.zeros((6, augmentation.N_DRAWS))
-    np.testing.assert_array_equal(augmentation.augment_images(tf.constant(IMAGES), zeros, augment), IMAGES)
-
-
 def test_draws_are_a_function_of_seed_and_epoch():
-    one, same = (augmentation.draw_augmentations(50, 3, 1, ALL) for _ in range(2))
+    one, same = (batches.epoch_draws(50, 3, 1, 0.2) for _ in range(2))
     np.testing.assert_array_equal(one, same)
-    for other in (augmentation.draw_augmentations(50, 3, 2, ALL), augmentation.draw_augmentations(50, 4, 1, ALL)):
+    for other in (batches.epoch_draws(50, 3, 2, 0.2), batches.epoch_draws(50, 4, 1, 0.2)):
         assert (one != other).all()
     assert 0.15 < np.abs(one).max() < 0.2
 

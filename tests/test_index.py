@@ -166,14 +166,6 @@ def test_rights_that_are_mended_are_noticed(tree, tmp_path):
     assert len(index.load_images(settings(tree, tmp_path))) == 75
 
 
-def test_the_number_of_cores_changes_nothing(tree, tmp_path, monkeypatch):
-    tables = []
-    for n in (1, 5):
-        monkeypatch.setattr(parallel, "count_cores", lambda n=n: n)
-        tables.append(index.load_images(settings(tree, tmp_path / str(n))))
-    assert tables[0].equals(tables[1])
-
-
 def test_junk_is_ignored(tree, tmp_path):
     slide = image_in(tree).parent
     for name in (".DS_Store", f"._{ADENOSIS}", "Thumbs.db", "Folds.csv", "README.txt", "desktop.ini", ".nfs01", "x~"):

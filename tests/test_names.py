@@ -36,20 +36,6 @@ def test_any_other_text_is_refused(text):
             names.parse_image_name(text)
 
 
-def test_year_15_and_block_letters():
-    name = names.parse_image_name("SOB_M_PC-15-190EF-400-014.png")
-    assert name == ("malignant", "PC", "SOB_M_PC_15-190EF", "190", 400, 14)
-    assert names.official_path("SOB_B_A-14-22549AB-40-001.png") == (
-        "histology_slides/breast/benign/SOB/adenosis/SOB_B_A_14-22549AB/40X/SOB_B_A-14-22549AB-40-001.png"
-    )
-
-
-def test_slides_that_share_a_case_number():
-    blocks_of_one_case, two_subtypes = ("B_A_14-22549AB", "B_A_14-22549CD"), ("M_DC_14-13412", "M_LC_14-13412")
-    assert {names.parse_slide_name(f"SOB_{slide}").case for slide in blocks_of_one_case} == {"22549"}
-    assert {names.parse_slide_name(f"SOB_{slide}").case for slide in two_subtypes} == {"13412"}
-
-
 @pytest.mark.parametrize("filename", ["SOB_B_DC-14-2523-40-001.png", "SOB_M_F-14-9133-40-001.png"])
 def test_a_label_that_contradicts_the_subtype_is_refused(filename):
     with pytest.raises(DataError, match="but subtype"):

@@ -19,15 +19,11 @@ def test_stains_agree_with_scikit_image():
     np.testing.assert_allclose(ratio, -np.log(1e-6), rtol=0.1)
 
 
-def test_density_and_back_is_exact_for_every_level():
-    levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+def test_no_jitter_changes_no_level():
+    levels = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None, None], (1, 256, 1, 3))
     np.testing.assert_array_equal(
-        stain_jitter.to_levels(stain_jitter.to_rgb(stain_jitter.to_optical_density(levels))), levels
+        stain_jitter.to_levels(stain_jitter.jitter_stains(levels, np.zeros((1, 4), np.float32))), levels
     )
-
-
-def test_no_jitter_changes_nothing():
-    np.testing.assert_allclose(stain_jitter.jitter_stains(RGB, np.zeros((4, 4), np.float32)), RGB, atol=0.01)
 
 
 def test_alike_eagerly_and_in_a_dataset():
@@ -50,9 +46,3 @@ def test_each_image_has_its_own_draws_and_white_stays_bright():
     alone = [stain_jitter.jitter_stains(RGB[at : at + 1], DRAWS[at : at + 1])[0] for at in range(4)]
     np.testing.assert_allclose(stain_jitter.jitter_stains(RGB, DRAWS), alone, atol=1e-3)
     assert stain_jitter.jitter_stains(np.full((4, 2, 2, 3), 255, np.uint8), DRAWS).numpy().min() > 220
-
-
-def test_scaled_is_gain_and_offset_of_each_channel():
-    images, gain, offset = RGB.astype(np.float32), 1 + DRAWS[:, :3], DRAWS[:, 1:]
-    expected = images * gain[:, None, None] + offset[:, None, None]
-    np.testing.assert_array_equal(stain_jitter.scale_channels(images, gain, offset), expected)

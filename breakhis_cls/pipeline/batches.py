@@ -54,6 +54,11 @@ def epoch_views(n: int, seed: int, epoch: int, views: np.ndarray) -> np.ndarray:
     return views[np.random.default_rng((seed, epoch, 1)).integers(len(views), size=n)]
 
 
+def epoch_draws(n: int, seed: int, epoch: int, spread: float) -> np.ndarray:
+    """(n, 4) float32 in (-spread, spread): how `stain_jitter.jitter_stains` changes each row in one epoch."""
+    return np.random.default_rng((seed, epoch, 2)).uniform(-spread, spread, (n, 4)).astype(np.float32)
+
+
 def count_batches(n_rows: int, batch_size: int, accumulate: int = 1) -> int:
     """Batches of an epoch: for gradients that are accumulated whole groups, so that the last one makes a step too."""
     n_groups = math.ceil(n_rows / batch_size / accumulate)
@@ -75,9 +80,7 @@ def plan_batches(
     def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         draws = np.zeros((len(rows), 0), np.float32)
         if augment.stain:
-            from . import augmentation  # imports TensorFlow
-
-            draws = augmentation.draw_augmentations(len(rows), seed, epoch, augment)
+            draws = epoch_draws(len(rows), seed, epoch, augment.stain)
         order = epoch_order(len(rows), seed, epoch, rows.probabilities)
         return order, epoch_views(len(rows), seed, epoch, rows.views), draws
 
@@ -106,11 +109,12 @@ def training_batches(
     inputs: pixels (b, h, w, 3) uint8 in [0, 255], turned and augmented; or features (b, d) float32.
     targets: (b, n_classes) float32 one-hot. weights: (b,) float32 above 0. multiple: see `plan_batches`.
     """
-    from . import augmentation
+    from . import stain_jitter
 
     def augment(inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, draws: tf.Tensor):
         is_augmented = rows.source.ndim == 4 and draws.shape[1]
-        return augmentation.augment_images(inputs, draws, rows.augment) if is_augmented else inputs, targets, weights
+        inputs = stain_jitter.to_levels(stain_jitter.jitter_stains(inputs, draws)) if is_augmented else inputs
+        return inputs, targets, weights
 
     n_steps = count_batches(len(rows), batch_size, accumulate)
     batch = plan_batches(rows, batch_size, seed, accumulate, multiple)

@@ -18,11 +18,6 @@ def to_optical_density(rgb: tf.Tensor) -> tf.Tensor:
     return -tf.math.log((tf.cast(rgb, tf.float32) + 1) / 256)
 
 
-def to_rgb(density: tf.Tensor) -> tf.Tensor:
-    """(..., 3) OD, float32 -> (..., 3) float32 RGB below 256, not rounded: the inverse of `to_optical_density`."""
-    return 256 * tf.exp(-density) - 1
-
-
 def to_levels(rgb: tf.Tensor) -> tf.Tensor:
     """(..., 3) RGB of any range, float32 -> (..., 3) uint8 in [0, 255], rounded and clipped."""
     return tf.cast(tf.clip_by_value(tf.round(rgb), 0, 255), tf.uint8)
@@ -38,14 +33,9 @@ def jitter_stains(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     H and E times 1 + draw, plus OFFSET times draw; neither rounded nor clipped. Columns of draws: gain of H, gain of E,
     offset of H, offset of E. Zeros change nothing."""
     gain, offset = (tf.pad(part, [[0, 0], [0, 1]]) for part in (draws[:, :2], draws[:, 2:]))  # the residual stays
-    amounts = scale_channels(to_stains(to_optical_density(images)), 1 + gain, OFFSET * offset)
-    return to_rgb(tf.linalg.matmul(amounts, tf.constant(HED)))
-
-
-def scale_channels(images: tf.Tensor, gain: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """(n, h, w, c), (n, c), (n, c), all float32 of any range -> (n, h, w, c) float32: images * gain + offset."""
     n, height, width, _ = tf.unstack(tf.shape(images))
     # By whole lines: TensorFlow takes twice as long to spread three numbers over an image as w times three.
-    lines = tf.reshape(images, (n, height, -1))
-    lines = lines * tf.tile(gain, (1, width))[:, None] + tf.tile(offset, (1, width))[:, None]
-    return tf.ensure_shape(tf.reshape(lines, tf.shape(images)), images.shape)
+    lines = tf.reshape(to_stains(to_optical_density(images)), (n, height, -1))
+    lines = lines * tf.tile(1 + gain, (1, width))[:, None] + tf.tile(OFFSET * offset, (1, width))[:, None]
+    amounts = tf.ensure_shape(tf.reshape(lines, tf.shape(images)), images.shape)
+    return 256 * tf.exp(-tf.linalg.matmul(amounts, tf.constant(HED))) - 1
