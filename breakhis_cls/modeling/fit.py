@@ -28,10 +28,9 @@ def fit_phase(
     """Train `model` for one phase and leave it with its best weights; returns the phase's rows of history.csv.
 
     Best is the lowest loss on validation; the weights of a model that `is_fitted` by an earlier phase, of
-    `first_epoch` epochs, compete too.
-    folder: named like the phase; holds TensorBoard's events and, with `checkpoints`, the last epoch, after which a
-    killed phase goes on. Under a distribution strategy call it in the scope where the model was made; batch_size is
-    that of all replicas together. Raises ModelError when the loss is not finite, or a batch does not fit into memory.
+    `first_epoch` epochs, compete too. folder: named like the phase; holds TensorBoard's events and, with `checkpoints`,
+    the last epoch, after which a killed phase goes on. Call it in the `training_scope` where the model was made; all
+    devices share a batch. Raises ModelError when the loss is not finite, or a batch does not fit into memory.
     """
     # --- optimizer and learning-rate schedule: linear warm-up, then a cosine to zero ---
     accumulate = min(phase.accumulate, len(rows))
@@ -89,11 +88,9 @@ def fit_phase(
 
 
 class EpochCheckpoint(keras.callbacks.Callback):
-    """Early stopping that keeps the best weights, dropout that depends on the epoch alone, and checkpoints on disk.
+    """Early stopping that keeps the best weights, dropout that depends on the epoch alone, and checkpoints on disk."""
 
-    Keras's BackupAndRestore forgets the best score, dropout's seeds and the place in the order of images. Here order
-    and seeds are functions of the epoch, and the score is kept.
-    """
+    # Keras's BackupAndRestore forgets the best score, dropout's seeds and the place in the order of images.
 
     def __init__(self, folder: Path, phase: config.Phase, seed: int, first_epoch: int = 0, on_disk: bool = False):
         super().__init__()
@@ -114,7 +111,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         return self.n_done >= self.phase.epochs or self.n_done - 1 - self.best_epoch >= self.phase.patience
 
     def start_from(self, model: keras.Model, validation_data: Any) -> None:
-        """Let the weights that a compiled model has now compete with those of the epochs."""
+        """Let the present weights of a compiled model compete with those of the epochs."""
         self.best = model.evaluate(validation_data, verbose=0, return_dict=True)["loss"]
         self.best_weights = model.get_weights()
 

@@ -90,10 +90,7 @@ def join_model(backbone: keras.Model, head: keras.Model, image: config.Image) ->
 
 
 def set_trainable(backbone: keras.Model, model: config.Model, part: str) -> None:
-    """Make `part` of the trunk trainable and freeze the rest. BatchNorm stays frozen unless the weights are random.
-
-    Call it before `compile`; afterwards it does nothing.
-    """
+    """Before `compile`: train `part` of the trunk and freeze the rest, and BatchNorm unless the weights are random."""
     trunk, from_scratch = backbone.get_layer("trunk"), model.weights == "random"
     opened = trunk.layers if part == "all" else []
     if part in LAST_FROZEN:
@@ -120,8 +117,7 @@ def predict_views(model: keras.Model, pixels: np.ndarray, index: np.ndarray, n_v
 def load_run_model(folder: Path) -> keras.Model:
     """The whole model of a finished run: its model.keras, or its head.npz joined with the backbone of its config.yaml.
 
-    Raises ModelError where neither file can be read, or where the backbone's weights or another setting are not those
-    that the head was trained with.
+    Raises ModelError where neither can be read, or where settings are not those that the head was trained with.
     """
     settings = config.load_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else config.Config()
     check_reads_images(settings, folder)
