@@ -134,9 +134,9 @@ def test_labels_are_those_of_the_field() -> None:
 
 def test_a_decision_curve_says_where_the_model_is_better_than_all_or_none() -> None:
     curve = net_benefit_curve(made())
-    assert "at 0% of thresholds" in words(plots.decision_curve(curve.assign(model=curve["treat_all"]), 0.6))
+    assert "at 0 % of thresholds" in words(plots.decision_curve(curve.assign(model=curve["treat_all"]), 0.6))
     above = curve["treat_all"].clip(lower=0) + np.where(curve["threshold"] <= 0.495, 0.1, 0)
-    assert "at 49% of thresholds" in words(plots.decision_curve(curve.assign(model=above), 0.6))
+    assert "at 49 % of thresholds" in words(plots.decision_curve(curve.assign(model=above), 0.6))
 
 
 def test_a_flow_chart_holds_every_number() -> None:

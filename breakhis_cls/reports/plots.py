@@ -217,12 +217,10 @@ def decision_curve(curve: pd.DataFrame, prevalence: float) -> Figure:
     ax.plot(curve["threshold"], curve["model"], color=BLUE, linewidth=1.4, label="model")
     ax.set(xlabel="Threshold probability", ylabel="Net benefit", xlim=(0, 1))
     ax.set_ylim(-0.1, 1.05 * max(prevalence, curve["high"].max()))
-    ax.legend(loc="lower left")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 0.13))  # above the line at 0
     is_best = curve["model"] > np.maximum(curve["treat_all"], 0) + 1e-9
-    title = (
-        f"Decision curve at {prevalence:.0%} malignant: better than all or none at {is_best.mean():.0%} of thresholds"
-    )
-    return add_title(figure, title)
+    best = f"better than all or none at {percent(is_best.mean())} of thresholds"
+    return add_title(figure, f"Decision curve at {percent(prevalence)} malignant: {best}")
 
 
 @mpl.rc_context(STYLE)

@@ -37,7 +37,7 @@ def confident_errors(table: pd.DataFrame, root: Path) -> Figure | None:
     # Four times as many as are shown, since some may not be on disk.
     rows = _on_disk(most_confident_errors(table, 4 * N_ERRORS), root).head(N_ERRORS)
     captions = [caption(row) for _, row in rows.iterrows()]
-    return sheet(rows["file"], root, captions, "Most confident errors", 3) if captions else None
+    return sheet(rows["file"], root, captions, "Most confident errors", 4) if captions else None
 
 
 @mpl.rc_context(STYLE)
