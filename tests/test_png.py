@@ -44,6 +44,8 @@ TRUE_16_BIT = with_chunks(  # Pillow cannot write it: a header of depth 16 over 
     written(Image.fromarray(np.zeros((46, 140, 3), np.uint8))),
     lambda kind, body: (70).to_bytes(4) + body[4:8] + b"\x10" + body[9:] if kind == b"IHDR" else body,
 )
+SHORT = zlib.compress(bytes([0, *[99] * 210]) * 20)  # 20 rows: filter 0, then 70 RGB pixels
+SHORT_4_BIT = zlib.compress(bytes([0, *[17] * 35]) * 20)
 BOMB = with_chunks(RGB, lambda kind, body: (60_000).to_bytes(4) * 2 + body[8:] if kind == b"IHDR" else body)
 
 CANNOT = {
@@ -56,6 +58,10 @@ CANNOT = {
     "one byte short": (RGB[:-1], "truncated after"),
     "flipped bit": (RGB[:2_000] + bytes([RGB[2_000] ^ 1]) + RGB[2_001:], "checksum in b'IDAT'"),
     "zeros inside": (RGB[:3_000] + bytes(500) + RGB[3_500:], "checksum in b'IDAT'"),
+    "20 rows": (with_chunks(RGB, lambda kind, body: SHORT if kind == b"IDAT" else body), "20 of 46 rows"),
+    "20 palette rows": (
+        with_chunks(written(PALETTE), lambda kind, body: SHORT_4_BIT if kind == b"IDAT" else body), "20 of 46",
+    ),
     "no pixels": (with_chunks(RGB, lambda kind, body: None if kind == b"IDAT" else body), "damaged"),
     "no header": (with_chunks(RGB, lambda kind, body: None if kind == b"IHDR" else body), "header cannot be read"),
     "damaged header": (RGB[:20] + b"\0\0\0\1" + RGB[24:], "header cannot be read"),
