@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_metrics import subtypes
@@ -258,3 +259,11 @@ def test_a_model_that_calls_every_image_malignant_has_a_report(tmp_path: Path) -
     numbers = metrics.compute_metrics(table, n_resamples=50)
     page = report.write_report(experiment_of(table), numbers, tmp_path, None)
     assert "not defined on these images" in page.read_text(encoding="utf-8")
+
+
+def test_a_subtype_without_images_at_a_magnification_has_an_empty_cell(tmp_path: Path) -> None:
+    table = made()
+    is_rare = table["subtype"] == table["subtype"].iloc[0]
+    zoom = np.where(is_rare, 40, np.resize([40, 100], len(table)))
+    page = draw(experiment_of(table.assign(magnification=zoom)), tmp_path)
+    assert page.count('<td class="soft">·</td>') == 1

@@ -48,7 +48,7 @@ def decode_bytes(raw: bytes) -> np.ndarray:
             return to_rgb(picture)
     except UnidentifiedImageError:  # whose message names a BytesIO
         raise DataError("damaged: its header cannot be read") from None
-    except (OSError, SyntaxError, ValueError, IndexError, zlib.error, Image.DecompressionBombError) as error:  # Pillow's
+    except (OSError, SyntaxError, ValueError, IndexError, zlib.error, Image.DecompressionBombError) as error:
         raise DataError(f"damaged ({error})") from None
 
 
