@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import json
 import sys
-import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field
+
 from . import config, files
-from .errors import DONE, ConfigError, DataError, ModelError, exits_cleanly, list_first
+from .errors import DONE, ConfigError, DataError, exits_cleanly, list_first
 from .names import IMAGE_SUFFIXES
+from .parallel import count_cores, show_progress
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+CHUNK = 128  # images in memory at a time
 
 
 class Arguments(config.Section):
@@ -33,6 +39,10 @@ class Arguments(config.Section):
     """CSV file to write; by default the table is printed."""
     skip_broken: bool = False
     """Leave out files that cannot be read, instead of stopping."""
+    quantile: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """Refuse images that are farther from the training images than this share of those, their own case left out."""
+    magnification: config.Magnification | None = None
+    """Magnification of the images; refuse them all if the model was not trained at it."""
 
 
 @exits_cleanly
@@ -50,25 +60,31 @@ def main(argv: list[str] | None = None) -> int:
     about = f"model:  {arguments.model}, trained on {data}\nResearch use only: this is not a medical device."
     print(about, file=sys.stderr)
 
-    table = predict_images(arguments.model, arguments.images, arguments.skip_broken)
+    table = predict_images(
+        arguments.model, arguments.images, arguments.skip_broken, arguments.quantile, arguments.magnification
+    )
     if arguments.out is None:
         print(table.to_csv(index=False), end="")
     else:
         files.write_csv(arguments.out, table)
     counts = ", ".join(f"{n:,} {name}" for name, n in table["predicted"].value_counts().items())
     where = f"\ntable:  {arguments.out}" if arguments.out else ""
-    print(f"result: {len(table):,} images, of which predicted: {counts}{where}", file=sys.stderr)
+    refused = f"; refused: {n_refused:,}" if (n_refused := int(table["refused"].eq(True).sum())) else ""
+    print(f"result: {len(table):,} images, of which predicted: {counts}{refused}{where}", file=sys.stderr)
     return DONE
 
 
-def predict_images(model_path: Path | str, sources: Sequence[Path | str], skip_broken: bool = False) -> pd.DataFrame:
-    """Table of file, p_<class> (raw probabilities) and predicted; a row per image, sorted within each folder.
+def predict_images(
+    model_path: Path | str, sources: Sequence[Path | str], skip_broken: bool = False, quantile: float = 0.99,
+    magnification: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """A row per image, sorted within each folder: file, p_<class> (raw), predicted, probability (calibrated), refused,
+    refusal_reason, distance_percentile and nearest_<class>, a training image; docs/refusal.md explains them.
 
-    Images are resized as in the run's training. Raises DataError if there is no image or one cannot be read, ModelError
-    if the model cannot be opened.
+    Images are resized as in the run's training, and read a few at a time. Raises DataError if there is no image or one
+    cannot be read, ModelError if the model cannot be opened.
     """
     from .data import index
-    from .modeling import devices
 
     # --- image files ---
     found: list[Path] = []
@@ -82,57 +98,32 @@ def predict_images(model_path: Path | str, sources: Sequence[Path | str], skip_b
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"no image under {', '.join(map(str, sources))}; expected files that end in {kinds}")
 
-    # --- model, with the settings of its run: of the same size and classes, its images may be fitted in other ways ---
-    model_path = Path(model_path)
-    folder, file = model_path, model_path / "model.keras"
-    if not model_path.is_dir():
-        folder, file = model_path.parent, model_path
-    settings = config.Config()
-    if (folder / "config.yaml").is_file():
-        settings = config.load_config(folder / "config.yaml")
-    elif zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            if config.IN_MODEL not in archive.namelist():
-                expected = "name the folder of its run, or put the config.yaml of its run beside it"
-                raise ModelError(f"{file} does not say how its images were prepared; {expected}")
-            settings = config.parse_config(archive.read(config.IN_MODEL), file)
-    devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
+    from .modeling.predictor import open_predictor, read_field
+
+    predictor = open_predictor(model_path, quantile)
     import numpy as np
     import pandas as pd
-    from PIL import Image
 
-    from .data import png, splits
-    from .modeling import network
-    from .pipeline import pixel_store
-
-    model = network.load_run_model(model_path) if model_path.is_dir() else network.load_model(model_path)
-    size, classes = settings.image, splits.class_names(settings.data.task, settings.split.protocol)
-    is_of = (*model.input_shape[1:3], model.output_shape[-1])
-    if is_of != (size.height_px, size.width_px, len(classes)):  # config.yaml was edited
-        expected = f"{size.height_px}x{size.width_px} px, {len(classes)} classes"
-        raise ConfigError(
-            f"the model's input is {is_of[0]}x{is_of[1]} px, {is_of[2]} classes, its settings say {expected}; restore "
-            f"the {folder / 'config.yaml'} of its run"
-        )
-
-    # --- pixels ---
-    read, pixels, broken = [], [], []
-    for path in found:
-        try:
-            pixels.append(pixel_store.fit_image(png.decode_any(path), size))
-        except (OSError, ValueError, DataError, Image.DecompressionBombError) as error:
-            broken.append(f"{path}: {error}")
-            continue
-        read.append(str(path))
+    # --- a chunk at a time, so that memory holds the pixels of one ---
+    tables, read, broken = [], [], []
+    chunks = [found[start : start + CHUNK] for start in range(0, len(found), CHUNK)]
+    with ThreadPoolExecutor(count_cores()) as pool:
+        for chunk in show_progress(chunks, f"predicting {len(found):,} images", len(chunks)):
+            fields = list(pool.map(lambda path: read_field(path, predictor.settings.image), chunk))
+            broken += [f"{path}: {field}" for path, field in zip(chunk, fields, strict=True) if isinstance(field, str)]
+            pairs = [(path, field) for path, field in zip(chunk, fields, strict=True) if not isinstance(field, str)]
+            if pairs and (skip_broken or not broken):  # else the other files are only checked
+                read += [str(path) for path, _ in pairs]
+                tables.append(predictor.predict(np.stack([field for _, field in pairs]), magnification)[0])
     if broken and not (skip_broken and read):
-        advice = "replace them, or leave them out with --skip-broken:" if read else "no other image is left:"
+        advice = "replace them, or leave them out with --skip-broken:"
+        advice = advice if len(broken) < len(found) else "no other image is left:"
         raise DataError(f"{len(broken)} of {len(found)} files cannot be read as images; {advice}{list_first(broken)}")
-
-    # --- probabilities, the mean over the views of the run's test ---
-    rows, n_views = np.arange(len(pixels)), settings.augment.test_views
-    probabilities = network.predict_views(model, np.stack(pixels), rows, n_views)
-    columns = {f"p_{name}": probabilities[:, at] for at, name in enumerate(classes)}
-    return pd.DataFrame({"file": read, **columns, "predicted": np.asarray(classes)[probabilities.argmax(axis=1)]})
+    if not predictor.reference:
+        print(f"note: {model_path} has no reference.npz, so nothing is refused; run its train command", file=sys.stderr)
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(0, "file", read)
+    return table
 
 
 if __name__ == "__main__":

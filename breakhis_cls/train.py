@@ -54,7 +54,7 @@ def train_run(settings: config.Config, report: bool = True, intervals: bool = Tr
         print(f"warning: {message}", file=sys.stderr)
 
     from .evaluation import metrics, predictions
-    from .modeling import devices, run_folder, training
+    from .modeling import devices, reference, run_folder, training
 
     tuned = f", {settings.tune.part} fine-tuned" if settings.fine_tunes else ""
     kind = f"{settings.head.kind} head" if settings.head.epochs else "head"
@@ -98,9 +98,40 @@ def train_run(settings: config.Config, report: bool = True, intervals: bool = Tr
             table = predictions.read_predictions(run.folder / "predictions.csv")
             run.finish(metrics.compute_metrics(table) if intervals else metrics.compute_metrics(table, n_resamples=0))
         trained = TrainedRun(run.folder, settings)
-        if report:
-            trained.report()  # also of a finished run: a kill may fall between the two
+        if report:  # also of a finished run: a kill may fall before these
+            reads_images = not settings.features.source and settings.head.kind in ("logistic", "keras")
+            if reads_images and not (run.folder / reference.NAME).is_file():
+                _write_reference(trained, dataset)
+            trained.report()
     return trained
+
+
+def _write_reference(run: TrainedRun, dataset: Dataset) -> None:
+    """reference.npz: features of the images that the model was fitted on, and the temperature from validation."""
+    import numpy as np
+
+    from .evaluation import calibration, predictions
+    from .modeling import features, head, reference
+    from .pipeline.pixel_store import PixelStore
+
+    # Validation stops fine-tuning, and is new to the model.
+    settings = run.settings
+    rows = np.flatnonzero(dataset.in_part("train", *([] if settings.fine_tunes else ["validation"])))
+    images, split = dataset.images.iloc[rows], dataset.split.iloc[rows]
+    store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
+    hashes = images["pixel_sha256"].to_numpy()
+    pooled = features.backbone_features(settings, hashes, store.array, store.rows[rows])
+
+    validation = predictions.select_part(run.predictions, "validation")
+    present = [predictions.class_names(validation)[at] for at in np.unique(predictions.true_labels(validation))]
+    temperature, why_not = calibration.fit_temperature(validation, present) if len(validation) else (1.0, "no images")
+    about = {"temperature": 1.0 if why_not else temperature, "not_calibrated": why_not, "data": dataset.name}
+    about |= {"features": head.head_settings(settings)}
+    label = split["label" if dataset.task == "binary" else "subtype"]
+    columns = [split[name].to_numpy() for name in ("file", "case")]
+    magnification = split["magnification"].to_numpy()
+    built = reference.build_reference(pooled, *columns, label.to_numpy(), magnification, about)
+    reference.save_reference(run.folder, built)
 
 
 def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder: Path) -> str:

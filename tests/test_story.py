@@ -1,5 +1,6 @@
 """The whole way on a tiny tree: index, split, features, head, fine-tuning, predictions, metrics, report, prediction."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,7 +17,7 @@ from tiny_backbone import TINY
 
 from breakhis_cls import predict, train
 from breakhis_cls.config import Config, parse_config, parse_settings
-from breakhis_cls.modeling import backbones
+from breakhis_cls.modeling import backbones, reference
 from breakhis_cls.synthetic import tree
 
 
@@ -57,6 +58,7 @@ def test_a_run_leaves_its_files(story):
         "split.csv",
         "history.csv",
         "model.keras",
+        "reference.npz",
         "predictions.csv",
         "metrics.json",
     } <= left
@@ -133,10 +135,12 @@ def test_predict_names_the_model_and_ends_with_a_summary(story, tiny_tree, capsy
     _, _, run = story
     assert predict.main([str(run.folder), str(tiny_tree)]) == 0
     printed = capsys.readouterr()
-    first, caution, result = printed.err.splitlines()
+    first, caution, *_, result = printed.err.splitlines()  # between them progress, where it took seconds
     assert first == f"model:  {run.folder}, trained on {run.predictions['data'][0]}"
     assert caution.startswith("Research use only") and re.match(r"result: 75 images, of which predicted: \d+", result)
-    assert printed.out.startswith("file,p_benign,p_malignant,predicted\n")
+    assert printed.out.startswith(
+        "file,p_benign,p_malignant,predicted,probability,refused,refusal_reason,distance_percentile,nearest_benign,"
+    )
 
 
 def test_predict_refuses_what_eight_bits_cannot_hold(story, tmp_path, capsys):
@@ -182,6 +186,49 @@ def test_a_model_away_from_its_run_is_read_with_its_settings_or_not_at_all(story
                 bare.writestr(member, archive.read(member))
     assert predict.main([str(tmp_path / "bare.keras"), str(tiny_tree)]) == 2
     assert "does not say how its images were prepared; name the folder of its run" in capsys.readouterr().err
+
+
+def test_predict_refuses_what_no_training_image_resembles(story, tiny_tree, tmp_path):
+    _, _, run = story
+    picture().save(tmp_path / "noise.png")
+    Image.new("RGB", (70, 46), (255, 255, 255)).save(tmp_path / "white.png")
+    shutil.copy(run.folder / "model.keras", tmp_path / "mine.keras")
+    for model in (run.folder, tmp_path / "mine.keras"):  # the reference goes with the model
+        table = predict.predict_images(model, [tmp_path])
+        assert table["refused"].all() and (table["distance_percentile"] == 100).all()
+        assert table["refusal_reason"].str.startswith("farther from the training images than 99 %").all()
+        assert set(table["predicted"]) <= {"benign", "malignant"}  # the label has a column of its own
+    training = set(pd.read_csv(run.folder / "split.csv").query("part == 'train'")["file"])
+    known = predict.predict_images(run.folder, [tiny_tree])
+    assert not known["refused"].all()
+    for label in ("benign", "malignant"):
+        assert set(known[f"nearest_{label}"]) <= {one for one in training if f"/{label}/" in one}
+    # every image is refused at a magnification that the model was not trained at
+    other = predict.predict_images(run.folder, [tiny_tree], magnification=100)
+    assert set(other["refusal_reason"]) == {"the model was trained at 40X, 200X, not at 100X"}
+
+
+def test_predict_gives_the_calibrated_probability_of_the_predicted_class(story, tiny_tree, tmp_path):
+    _, _, run = story
+    held = reference.load_reference(run.folder)
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    reference.save_reference(copy, dataclasses.replace(held, about=held.about | {"temperature": 2.0}))
+    table = predict.predict_images(copy, [tiny_tree])
+    logit = np.log(table["p_malignant"] / table["p_benign"]) / 2
+    expected = 1 / (1 + np.exp(-logit.abs()))
+    np.testing.assert_allclose(table["probability"], expected, rtol=1e-5)
+    assert set(held.files) == set(pd.read_csv(run.folder / "split.csv").query("part == 'train'")["file"])
+
+
+def test_a_run_without_a_reference_predicts_and_says_that_nothing_is_refused(story, tiny_tree, tmp_path, capsys):
+    _, _, run = story
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    (copy / "reference.npz").unlink()
+    assert predict.predict_images(copy, [tiny_tree])["refused"].isna().all()
+    assert "nothing is refused" in capsys.readouterr().err
+    (copy / "reference.npz").write_bytes(b"no archive")
+    assert predict.main([str(copy), str(tiny_tree)]) == 2
+    assert "reference.npz" in capsys.readouterr().err
 
 
 def test_commands_speak_in_one_sentence(tmp_path):

@@ -89,6 +89,23 @@ def join_model(backbone: keras.Model, head: keras.Model, image: config.Image) ->
     return keras.Model(pixels, head(backbone(pixels)), name="breakhis")
 
 
+def join_outputs(model: keras.Model, frozen: keras.Model) -> keras.Model:
+    """Images as `model` takes them -> {"probabilities", "features"}; features of `frozen`, which may be its backbone.
+
+    Its weights are constants or variables that every export format knows: Normalization keeps its mean outside of both.
+    """
+    pixels = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
+    own = model.get_layer("backbone")(pixels)
+    trained = get_head_weights(model.get_layer("head"))
+    deviation = np.maximum(np.sqrt(trained.variance), 1e-7)
+    standardise = layers.Rescaling((1 / deviation).tolist(), (-trained.mean / deviation).tolist(), dtype="float32")
+    last = layers.Dense(len(trained.bias), "softmax", name="probabilities", dtype="float32")
+    probabilities = last(standardise(own))
+    last.set_weights([trained.kernel, trained.bias])
+    features = own if frozen is model.get_layer("backbone") else frozen(pixels)
+    return keras.Model(pixels, {"probabilities": probabilities, "features": features}, name="breakhis_joint")
+
+
 def set_trainable(backbone: keras.Model, model: config.Model, part: str) -> None:
     """Before `compile`: train `part` of the trunk and freeze the rest, and BatchNorm unless the weights are random."""
     trunk, from_scratch = backbone.get_layer("trunk"), model.weights == "random"
