@@ -33,6 +33,10 @@ from breakhis_cls.pipeline.pixel_store import fit_image
 
 QUANTILES = (0.9, 0.95, QUANTILE, 1.0)
 UCSB = "other laboratory (UCSB)"
+BLANKS = {"white": (255, 255, 255), "glass": (245, 245, 245), "black": (0, 0, 0), "pink": (220, 170, 200),
+          "violet": (120, 70, 150)}  # fmt: skip
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg",
+               "motorcycle_left.png", "retina.jpg")  # fmt: skip
 PER_CASE = 2  # held-out images of each case that are corrupted
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,7 +47,7 @@ class Sample(NamedTuple):
     name: str
     images: pd.DataFrame  # case, subtype, label: (n,)
     pixels: np.ndarray  # (n, h, w, 3) uint8
-    foreign: pd.DataFrame  # kind, name, case ("" where it is of none)
+    foreign: pd.DataFrame  # kind, name, case (of no tissue: the picture)
     foreign_pixels: np.ndarray
 
 
@@ -96,16 +100,14 @@ def foreign_pictures() -> list[tuple[str, str, np.ndarray]]:
     import sklearn
 
     rng, found = np.random.default_rng(0), []
-    for name, colour in {"white": (255, 255, 255), "glass": (245, 245, 245), "black": (0, 0, 0), "pink": (220, 170, 200),
-                         "violet": (120, 70, 150)}.items():  # fmt: skip
+    for name, colour in BLANKS.items():
         flat = np.tile(np.array(colour), (460, 700, 1))
         found.append(("blank", name, flat.astype(np.uint8)))
         found.append(
             ("blank", f"{name} with noise", np.clip(flat + rng.normal(0, 6, flat.shape), 0, 255).astype(np.uint8))
         )
     data, more = Path(skimage.__file__).parent / "data", Path(sklearn.__file__).parent / "datasets" / "images"
-    for path in [*(data / one for one in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg",
-                                          "motorcycle_left.png", "retina.jpg")), more / "china.jpg", more / "flower.jpg"]:  # fmt: skip
+    for path in [*(data / name for name in PHOTOGRAPHS), more / "china.jpg", more / "flower.jpg"]:
         found += [("photograph", f"{path.stem} {at}", window) for at, window in enumerate(windows(path))]
     found += [
         ("other stain (immunohistochemistry)", f"ihc {at}", one) for at, one in enumerate(windows(data / "ihc.png"))
@@ -133,7 +135,7 @@ def read_sample(name: str, settings: config.Config, squeeze: bool, more: dict[st
             rows.append((kind, Path(str(row.file)).name, str(row.case)))
             fitted.append(fit_image(rgb, settings.image))
     for kind, picture, rgb in foreign_pictures():
-        rows.append((kind, picture, ""))
+        rows.append((kind, picture, picture.split()[0]))  # windows of one picture count as one case
         fitted.append(fit_image(rgb, settings.image))
     chosen = images.groupby("case").sample(frac=1, random_state=0).groupby("case").head(PER_CASE).sort_index()
     for at in chosen.index:
@@ -325,17 +327,18 @@ def measure(sample: Sample, known: np.ndarray, foreign: np.ndarray) -> tuple[pd.
                     at = np.flatnonzero(subtypes == without)
                     parts.append((f"subtype {without}", known[at], cases[at]))
                 else:
-                    parts += [(kind, foreign[new[(others["kind"].to_numpy()[new] == kind)]],
-                               others[["case", "name"]].to_numpy()[new[others["kind"].to_numpy()[new] == kind]])
-                              for kind in others["kind"].unique()]  # fmt: skip
-                for kind, features, unit in parts:
-                    if len(features):
-                        scores = fitted.score(features)
-                        unit = np.array([one[0] or one[1] for one in unit]) if np.ndim(unit) == 2 else unit
-                        rows.append(pd.DataFrame({
-                            "method": method, "without": without, "kind": kind, "unit": unit, "score": (scores - own.mean()) / own.std(),
-                            **{f"refused_{q}": scores > limit for q, limit in zip(QUANTILES, limits, strict=True)},
-                        }))  # fmt: skip
+                    kinds = others["kind"].to_numpy()[new]
+                    for kind in others["kind"].unique():
+                        at = new[kinds == kind]
+                        parts.append((kind, foreign[at], others["case"].to_numpy()[at]))
+                for kind, queries, unit in parts:
+                    if not len(queries):
+                        continue
+                    scores = fitted.score(queries)
+                    columns = {"method": method, "without": without, "kind": kind, "unit": unit}
+                    columns["score"] = (scores - own.mean()) / own.std()
+                    columns |= {f"refused_{q}": scores > limit for q, limit in zip(QUANTILES, limits, strict=True)}
+                    rows.append(pd.DataFrame(columns))
     scores = pd.concat(rows, ignore_index=True)
     found = []
     for (method, without), table in scores.groupby(["method", "without"], sort=False):
@@ -393,8 +396,9 @@ def score_ucsb(sample: Sample, known: np.ndarray, foreign: np.ndarray, labels: p
         fitted = fit(known, y, cases)
         limit = np.quantile(fitted.left_out(), QUANTILE, weights=case_weights(cases), method="inverted_cdf")
         refused = fitted.score(foreign[at]) > limit
-        found.append({"sample": sample.name, "method": method, "n_images": len(at), "refused": refused.sum(), "right_of_all": right.sum(),
-                      "kept": (~refused).sum(), "right_of_kept": right[~refused].sum()})  # fmt: skip
+        row = {"sample": sample.name, "method": method, "n_images": len(at), "refused": refused.sum()}
+        row |= {"right_of_all": right.sum(), "kept": (~refused).sum(), "right_of_kept": right[~refused].sum()}
+        found.append(row)
     return found
 
 

@@ -127,10 +127,15 @@ def save_reference(run: Path, reference: Reference) -> None:
     packed = io.BytesIO()
     np.savez(packed, **content | text | {"about": json.dumps(reference.about)})
     if (model := run / "model.keras").is_file():
-        with atomic_path(model) as temporary:
-            temporary.write_bytes(model.read_bytes())
-            with zipfile.ZipFile(temporary, "a") as archive:
-                archive.writestr(NAME, packed.getvalue())
+        with (
+            atomic_path(model) as temporary,
+            zipfile.ZipFile(model) as old,
+            zipfile.ZipFile(temporary, "w") as archive,
+        ):
+            for member in old.infolist():
+                if member.filename != NAME:
+                    archive.writestr(member, old.read(member))
+            archive.writestr(NAME, packed.getvalue())
     with atomic_path(run / NAME) as temporary:
         temporary.write_bytes(packed.getvalue())
 
