@@ -187,7 +187,8 @@ def score_exported(path: str, to: str, pixels: str, answers: str) -> None:
         serve = tf.saved_model.load(path).signatures["serving_default"]
         outputs = [{name: one.numpy() for name, one in serve(image=tf.constant(images[[row]])).items()} for row in rows]
     scored = {name: np.concatenate([one[name] for one in outputs]) for name in ("probabilities", "features")}
-    np.savez(answers, tensorflow="tensorflow" in sys.modules, **scored)
+    scored["tensorflow"] = np.array("tensorflow" in sys.modules)
+    np.savez(answers, allow_pickle=False, **scored)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ def build_app(run: Path, quantile: float = 0.99, data_root: str | None = None) -
 
     predictor = open_predictor(run, quantile)
     import gradio as gr
+    import gradio.themes
     import numpy as np
     import pandas as pd
     from PIL import Image
@@ -92,12 +93,14 @@ def build_app(run: Path, quantile: float = 0.99, data_root: str | None = None) -
 
     def nearest_cases(features: np.ndarray) -> dict[str, list[dict[str, str]]]:
         found: dict[str, list[dict[str, str]]] = {}
-        for name in classes if predictor.reference else ():
-            for row in predictor.reference.nearest(features, name, N_NEAREST)[0]:
-                file = str(predictor.reference.files[row])
-                exists = root is not None and (root / file).is_file()
-                shown = {"file": Path(file).name, "case": str(predictor.reference.cases[row])}
-                found.setdefault(name, []).append(shown | {"picture": embed(png.decode(root / file)) if exists else ""})
+        if not (reference := predictor.reference):
+            return {}
+        for name in classes:
+            for row in reference.nearest(features, name, N_NEAREST)[0]:
+                file = str(reference.files[row])
+                picture = embed(png.decode(root / file)) if root and (root / file).is_file() else ""
+                shown = {"file": Path(file).name, "case": str(reference.cases[row]), "picture": picture}
+                found.setdefault(name, []).append(shown)
         return found
 
     def answer(paths: list[str] | None, magnification: str | None) -> str:
@@ -131,8 +134,7 @@ def build_app(run: Path, quantile: float = 0.99, data_root: str | None = None) -
         if root and (root / str(row.file)).is_file()
     ]
 
-    parts = trained.experiment.sources[0].split if hasattr(trained.experiment.sources[0], "split") else None
-    split = pd.read_csv(run / "split.csv", dtype={"case": str}) if parts is None else parts
+    split = pd.read_csv(run / "split.csv", dtype={"case": str})
     seen = split[split["part"] == "train"]
     about = text.render("about.html", {
         "banners": text.banners(settings.split.protocol, str(trained.predictions["data"].iloc[0])),
@@ -161,7 +163,7 @@ def build_app(run: Path, quantile: float = 0.99, data_root: str | None = None) -
             gallery.select(choose, None, answers)
         gr.HTML(about)
     style = (Path(text.__file__).parent / "templates" / "serve.css").read_text("utf-8")
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font from the network
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font from the network
     allowed = [str(root)] if root else []
     return app, {"css": style, "theme": theme, "allowed_paths": allowed, "max_file_size": "100mb", "footer_links": []}
 

@@ -127,10 +127,9 @@ def _write_reference(run: TrainedRun, dataset: Dataset) -> None:
     temperature, why_not = calibration.fit_temperature(validation, present) if len(validation) else (1.0, "no images")
     about = {"temperature": 1.0 if why_not else temperature, "not_calibrated": why_not, "data": dataset.name}
     about |= {"features": head.head_settings(settings)}
-    label = split["label" if dataset.task == "binary" else "subtype"]
-    columns = [split[name].to_numpy() for name in ("file", "case")]
-    magnification = split["magnification"].to_numpy()
-    built = reference.build_reference(pooled, *columns, label.to_numpy(), magnification, about)
+    truth = "label" if dataset.task == "binary" else "subtype"
+    file, case, label, magnification = (split[name].to_numpy() for name in ("file", "case", truth, "magnification"))
+    built = reference.build_reference(pooled, file, case, label, magnification, about)
     reference.save_reference(run.folder, built)
 
 

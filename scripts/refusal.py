@@ -56,6 +56,8 @@ class Sample(NamedTuple):
 
 def corrupt(rgb: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Ten corruptions of one fitted image (h, w, 3) uint8: five kinds, each mild and strong."""
+    import tensorflow as tf
+
     from breakhis_cls.pipeline import stain_jitter
 
     picture, rng = Image.fromarray(rgb), np.random.default_rng(seed)
@@ -81,7 +83,9 @@ def corrupt(rgb: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         found[f"brightness, {level}"] = np.clip(rgb * gain, 0, 255).astype(np.uint8)
         sign = rng.choice([-1, 1])
         draws = np.array([[sign * stain, -sign * stain, 0, 0]], np.float32)
-        found[f"H&E shift, {level}"] = stain_jitter.to_levels(stain_jitter.jitter_stains(rgb[None], draws))[0].numpy()
+        found[f"H&E shift, {level}"] = stain_jitter.to_levels(
+            stain_jitter.jitter_stains(tf.constant(rgb[None]), tf.constant(draws))
+        )[0].numpy()
     return found
 
 
@@ -106,7 +110,7 @@ def foreign_pictures() -> list[tuple[str, str, np.ndarray]]:
         found.append(
             ("blank", f"{name} with noise", np.clip(flat + rng.normal(0, 6, flat.shape), 0, 255).astype(np.uint8))
         )
-    data, more = Path(skimage.__file__).parent / "data", Path(sklearn.__file__).parent / "datasets" / "images"
+    data, more = Path(str(skimage.__file__)).parent / "data", Path(str(sklearn.__file__)).parent / "datasets" / "images"
     for path in [*(data / name for name in PHOTOGRAPHS), more / "china.jpg", more / "flower.jpg"]:
         found += [("photograph", f"{path.stem} {at}", window) for at, window in enumerate(windows(path))]
     found += [
@@ -297,8 +301,8 @@ def case_weights(cases: np.ndarray) -> np.ndarray:
     return 1 / n[case]
 
 
-def measure(sample: Sample, known: np.ndarray, foreign: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Scores of held-out images, and a row per method, kind of foreign image and quantile that was refused."""
+def measure(sample: Sample, known: np.ndarray, foreign: np.ndarray) -> pd.DataFrame:
+    """A row per method and kind of image: AUROC against held-out images, and the shares refused."""
     cases, labels = sample.images["case"].to_numpy(), (sample.images["label"] == "malignant").to_numpy().astype(int)
     subtypes, others = sample.images["subtype"].to_numpy(), sample.foreign
     runs = [("", np.zeros(len(cases), bool))] + [
@@ -337,7 +341,8 @@ def measure(sample: Sample, known: np.ndarray, foreign: np.ndarray) -> tuple[pd.
                     scores = fitted.score(queries)
                     columns = {"method": method, "without": without, "kind": kind, "unit": unit}
                     columns["score"] = (scores - own.mean()) / own.std()
-                    columns |= {f"refused_{q}": scores > limit for q, limit in zip(QUANTILES, limits, strict=True)}
+                    if not without:
+                        columns |= {f"refused_{q}": scores > limit for q, limit in zip(QUANTILES, limits, strict=True)}
                     rows.append(pd.DataFrame(columns))
     scores = pd.concat(rows, ignore_index=True)
     found = []
@@ -355,7 +360,7 @@ def measure(sample: Sample, known: np.ndarray, foreign: np.ndarray) -> tuple[pd.
             }
             row |= rates(of_kind)
             found.append(row | (auroc_by_case(held, of_kind) if kind != "held out" else {}))
-    return scores, pd.DataFrame(found)
+    return pd.DataFrame(found)
 
 
 def rates(table: pd.DataFrame) -> dict[str, float]:
@@ -423,9 +428,11 @@ def main() -> None:
             outputs.append(features.backbone_features(settings, hashes, pixels, np.arange(len(pixels))))
         print(sample.name, *(one.shape for one in outputs), flush=True)
         if not arguments.extract_only:
-            found.append(measure(sample, *outputs)[1])
+            found.append(measure(sample, outputs[0], outputs[1]))
             if (sample.foreign["kind"] == UCSB).any():
-                ucsb += score_ucsb(sample, *outputs, pd.read_csv(arguments.shared / "external" / "ucsb" / "labels.csv"))
+                ucsb += score_ucsb(
+                    sample, outputs[0], outputs[1], pd.read_csv(arguments.shared / "external" / "ucsb" / "labels.csv")
+                )
     if found:
         pd.concat(found).to_csv(arguments.out / "refusal.csv", index=False, float_format="%.4f", lineterminator="\n")
         pd.DataFrame(ucsb).to_csv(arguments.out / "refusal_ucsb.csv", index=False, lineterminator="\n")

@@ -8,7 +8,7 @@ import functools
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from ..errors import ModelError
 from ..files import atomic_path
 
 NAME = "reference.npz"  # in a run's folder, and within its model.keras
-K = 5  # nearest cases whose mean distance counts, chosen on the 200X sample: docs/refusal.md
 QUANTILE = 0.99  # of the left-out distances: an image beyond it is refused
 CHUNK = 512  # rows compared at a time: all of BreakHis with itself would take 0.3 GB
 
@@ -53,29 +52,23 @@ class Reference:
             return euclidean_distances(new, known) / np.sqrt(new.shape[1])
 
     def distance(self, features: np.ndarray, own_case: np.ndarray | None = None) -> np.ndarray:
-        """(m, d) -> (m,): the mean of the distances to the nearest image of each of the K nearest cases.
-
-        own_case: (m,) the case of each row, which is left out.
-        """
-        cases, starts = np.unique(self.cases, return_index=True)
-        k, found = min(K, len(cases) - (own_case is not None)), []
+        """(m, d) -> (m,): the distance to the nearest image; own_case: (m,) the case of each row, which is left out."""
+        found = []
         for start in range(0, len(features), CHUNK):
             rows = slice(start, start + CHUNK)
-            # One neighbour a case: images of one slide resemble each other whatever they show.
-            per_case = np.minimum.reduceat(self.image_distances(features[rows]), starts, axis=1)
+            distances = self.image_distances(features[rows])
             if own_case is not None:
-                per_case[own_case[rows, None] == cases] = np.inf
-            found.append(np.partition(per_case, k - 1, axis=1)[:, :k].mean(axis=1))
+                distances[own_case[rows, None] == self.cases] = np.inf
+            found.append(distances.min(axis=1))
         return np.concatenate(found)
 
     def describe(self) -> dict[str, Any]:
         """How to compute the distance from reference.npz, JSON-able, for those who have no copy of this file."""
         return {
             "file": NAME,
-            "k": K,
             "magnifications": sorted(set(self.magnifications.tolist())),
             "distance": "standardise features by mean and deviation of the file's; root mean square difference to each "
-            "image of the file; of each case the least; the mean of the k least. Refuse above the threshold.",
+            "image of the file; the least of them. Refuse above the threshold.",
         }
 
     def threshold(self, quantile: float) -> float:
@@ -112,20 +105,19 @@ def build_reference(
     if len(np.unique(cases)) < 2:
         raise ModelError("all training images are of one case, so that no distance between cases can be measured")
     order = np.argsort(cases, kind="stable")
-    columns = [
-        np.asarray(column)[order] for column in (features.astype(np.float16), files, cases, labels, magnifications)
-    ]
-    reference = Reference(*columns, np.zeros(len(order), np.float32), about)
-    left_out = reference.distance(reference.features, reference.cases).astype(np.float32)
-    return Reference(*columns, left_out, about)
+    built = Reference(
+        features[order].astype(np.float16), files[order], cases[order], labels[order], magnifications[order],
+        np.zeros(len(order), np.float32), about,
+    )  # fmt: skip
+    return replace(built, left_out=built.distance(built.features, built.cases).astype(np.float32))
 
 
 def save_reference(run: Path, reference: Reference) -> None:
     """Write reference.npz into a run's folder, and into its model.keras, which then refuses away from its run too."""
-    content = {name: value for name, value in vars(reference).items() if not name.startswith("_")}
-    text = {name: value.astype(str) for name, value in content.items() if name in ("files", "cases", "labels")}
+    content: dict[str, Any] = {field.name: getattr(reference, field.name) for field in fields(Reference)}
+    content |= {name: content[name].astype(str) for name in ("files", "cases", "labels")}  # no pickled objects
     packed = io.BytesIO()
-    np.savez(packed, **content | text | {"about": json.dumps(reference.about)})
+    np.savez(packed, allow_pickle=False, **content | {"about": json.dumps(reference.about)})
     if (model := run / "model.keras").is_file():
         with (
             atomic_path(model) as temporary,
