@@ -112,6 +112,7 @@ def export_run(
     reference, size = predictor.reference, settings.image
     with files.atomic_folder(out) as folder:
         own = dict(zip(("probabilities", "features"), predictor.compute(store.array[rows]), strict=True))
+        predictor.joint(store.array[rows[:1]])  # Keras exports what was called
         predictor.joint.export(str(folder / form.file), format=form.keras_name, verbose=False)
 
         # --- score all test images in the format's own runtime, and compare ---

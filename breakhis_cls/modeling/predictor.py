@@ -17,6 +17,8 @@ from . import devices
 from .head import head_settings
 from .reference import QUANTILE, Reference, load_reference
 
+FEW = 8  # images; the page asks for one at a time
+
 
 class Predictor(NamedTuple):
     """What `predict`, `serve` and `export` share. `reference` is None for a run that left none: nothing is refused."""
@@ -25,24 +27,23 @@ class Predictor(NamedTuple):
     classes: tuple[str, ...]
     model: Any  # keras.Model: images -> probabilities
     joint: Any  # keras.Model: images -> {"probabilities", "features"}, those of the frozen backbone
-    forward: Any  # `joint` as one graph
+    combined: Any  # the same, side by side: (n, n_classes + d)
     reference: Reference | None
     quantile: float
 
     def compute(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n, height_px, width_px, 3) uint8 -> raw probabilities (n, n_classes), the mean over the views of the run's
         test, and features (n, d) of the first view."""
-        from ..pipeline import batches
-        from .features import BATCH_SIZE
+        import keras
 
-        views = []
-        for view in range(self.settings.augment.test_views):
-            outputs = [
-                self.forward(batch)
-                for batch in batches.ordered_batches(pixels, np.arange(len(pixels)), BATCH_SIZE, view)
-            ]
-            views.append({name: np.concatenate([one[name].numpy() for one in outputs]) for name in outputs[0]})
-        return np.mean([view["probabilities"] for view in views], axis=0), views[0]["features"]
+        from .features import predict_rows
+
+        n_views, n_classes, rows = self.settings.augment.test_views, len(self.classes), np.arange(len(pixels))
+        if len(pixels) < FEW and n_views == 1:  # predict_rows fills up a whole batch
+            views = [keras.ops.convert_to_numpy(self.combined(pixels, training=False))]
+        else:
+            views = [predict_rows(self.combined, pixels, rows, view) for view in range(n_views)]
+        return np.mean([view[:, :n_classes] for view in views], axis=0), views[0][:, n_classes:]
 
     def predict(self, pixels: np.ndarray, magnification: int | None = None) -> tuple[pd.DataFrame, np.ndarray]:
         """A row for each of (n, height_px, width_px, 3) uint8 images, and their features (n, d).
@@ -104,7 +105,6 @@ def open_predictor(model_path: Path | str, quantile: float = QUANTILE) -> Predic
             settings = config.parse_config(archive.read(config.IN_MODEL), file)
     devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
     import keras
-    import tensorflow as tf
 
     from . import network
 
@@ -125,10 +125,10 @@ def open_predictor(model_path: Path | str, quantile: float = QUANTILE) -> Predic
         raise ModelError(f"the reference of {model_path} was made with other weights or settings; train the run again")
     frozen = model.get_layer("backbone")
     if reference and settings.fine_tunes:
-        keras.utils.set_random_seed(settings.run.seed)  # where the backbone's weights are random
+        devices.backend().seed(settings.run.seed)  # where the backbone's weights are random
         frozen = network.build_backbone(settings.model)
         frozen = keras.Model(frozen.input, frozen.output, name="frozen")
     joint = network.join_outputs(model, frozen)
-    shape = tf.TensorSpec((None, size.height_px, size.width_px, 3), tf.uint8)
-    forward = tf.function(lambda batch: joint(batch, training=False), input_signature=[shape])
-    return Predictor(settings, classes, model, joint, forward, reference, quantile)
+    outputs = [joint.output["probabilities"], joint.output["features"]]
+    combined = keras.Model(joint.input, keras.layers.Concatenate(dtype="float32")(outputs))
+    return Predictor(settings, classes, model, joint, combined, reference, quantile)
