@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # A file's tests run in one process, the longest files first; -rs lists every skipped test and why.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -rs
 
-.PHONY: help demo pictures notebooks benchmark test test-all lint lock croissant release-check clean
+.PHONY: help demo app pictures notebooks benchmark test test-all lint lock croissant release-check clean
 .DEFAULT_GOAL := help
 
 help:   ## show this list
@@ -15,6 +15,9 @@ help:   ## show this list
 
 demo: $(VENV)/.demo   ## train on synthetic tissue and name the report: no download, 2 to 4 minutes on 2 cores
 	$(BIN)/python -m breakhis_cls.train --config configs/demo.yaml
+
+app: $(VENV)/.app demo   ## a page in the browser for the demo's model: upload an image, get an answer or a refusal
+	$(BIN)/python -m breakhis_cls.serve "$$(ls -td runs/demo-0-0-* | head -1)"
 
 pictures: demo   ## remake what docs/ shows of synthetic tissue: report.png (needs Chromium), saliency.png
 	$(BIN)/python scripts/saliency_truth.py "$$(ls -td runs/demo-0-0-* | head -1)" --out docs
@@ -63,6 +66,11 @@ $(BIN)/python:
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) (TensorFlow is some 600 MB; once)"
 	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.app: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) with Gradio (once)"
+	@$(INSTALL) -e '.[app]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

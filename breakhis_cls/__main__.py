@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "compute metrics and write a report from runs or from any predictions.csv",
     "predict": "predict your own images with a trained model",
     "explain": "draw Grad-CAM heat maps of a trained model, with a randomisation check",
+    "serve": "open a page in the browser that answers for your own images, or refuses",
     "export": "write the model as ONNX, SavedModel or LiteRT, with proof that it answers the same",
     "features": "write the features of a frozen backbone to a file; docs/embeddings.md",
     "doctor": "check whether this machine can run `train`, and what to install or change",

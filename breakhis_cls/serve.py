@@ -125,11 +125,15 @@ def build_app(run: Path, quantile: float = 0.99, data_root: str | None = None) -
 
     # --- examples: the run's own test images, misclassified and correctly classified, each of another case ---
     test = error_analysis.add_predictions(trained.experiment.test)
-    test = test.sample(frac=1, random_state=0).drop_duplicates(["case", "correct"])
+    test = (
+        test.assign(correct=test["true_label"] == test["predicted_label"])
+        .sample(frac=1, random_state=0)
+        .drop_duplicates(["case", "correct"])
+    )
     test = pd.concat([test[~test["correct"]].head(N_EXAMPLES // 2), test[test["correct"]].head(N_EXAMPLES)])
     test = test.head(N_EXAMPLES) if root else test.head(0)
     examples = [
-        (str(root / row.file), f"{row.label}, {'correctly classified' if row.correct else 'misclassified'}")
+        (str(root / row.file), f"{row.true_label}, {'correctly classified' if row.correct else 'misclassified'}")
         for row in test.itertuples()
         if root and (root / str(row.file)).is_file()
     ]
