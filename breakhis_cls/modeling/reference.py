@@ -119,7 +119,6 @@ def save_reference(run: Path, reference: Reference) -> None:
     packed = io.BytesIO()
     np.savez(packed, allow_pickle=False, **content | {"about": json.dumps(reference.about)})
     if (model := run / "model.keras").is_file():
-<<<<<<< HEAD
         with (
             atomic_path(model) as temporary,
             zipfile.ZipFile(model) as old,
@@ -129,14 +128,6 @@ def save_reference(run: Path, reference: Reference) -> None:
                 if member.filename != NAME:
                     archive.writestr(member, old.read(member))
             archive.writestr(NAME, packed.getvalue())
-=======
-        with atomic_path(model) as temporary:
-            with zipfile.ZipFile(model) as old, zipfile.ZipFile(temporary, "w") as archive:
-                for member in old.infolist():
-                    if member.filename != NAME:
-                        archive.writestr(member, old.read(member))
-                archive.writestr(NAME, packed.getvalue())
->>>>>>> 92da90b (Serve a page that answers, refuses and shows the nearest training cases)
     with atomic_path(run / NAME) as temporary:
         temporary.write_bytes(packed.getvalue())
 
