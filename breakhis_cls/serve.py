@@ -6,6 +6,7 @@ examples:
 """
 
 import base64
+import importlib
 import importlib.util
 import io
 import os
@@ -64,8 +65,7 @@ def build_app(run: Path, quantile: float = 0.99, data_root: str | None = None) -
     from .modeling.predictor import open_predictor
 
     predictor = open_predictor(run, quantile)
-    import gradio as gr
-    import gradio.themes
+    gr: Any = importlib.import_module("gradio")
     import numpy as np
     import pandas as pd
     from PIL import Image
@@ -74,7 +74,7 @@ def build_app(run: Path, quantile: float = 0.99, data_root: str | None = None) -
     from .evaluation import error_analysis
     from .modeling import gradcam
     from .pipeline.pixel_store import fit_image
-    from .reports import plots_saliency, text
+    from .reports import saliency_report, text
     from .train import TrainedRun
 
     trained, settings, classes = TrainedRun(run, predictor.settings), predictor.settings, predictor.classes
@@ -120,7 +120,7 @@ def build_app(run: Path, quantile: float = 0.99, data_root: str | None = None) -
             card |= {"row": row, "picture": embed(rgb), "nearest": nearest_cases(features)}
             evidence = gradcam.class_evidence(predictor.model, field[None], np.array([classes.index(row["predicted"])]))
             heat = gradcam.upsample_heat(evidence[0], rgb.shape[:2], settings.image)
-            card["heat"] = embed(plots_saliency.blend_heat(rgb, heat.clip(0, 1)))
+            card["heat"] = embed(saliency_report.blend_heat(rgb, heat.clip(0, 1)))
         return text.render("answers.html", {"cards": cards})
 
     # --- examples: the run's own test images, misclassified and correctly classified, each of another case ---
@@ -161,13 +161,15 @@ def build_app(run: Path, quantile: float = 0.99, data_root: str | None = None) -
             shown = {"columns": 4, "allow_preview": False, "height": "auto", "interactive": False}
             gallery = gr.Gallery(examples, label="Test images of this run", elem_id="examples", **shown)
 
-            def choose(event: gr.SelectData) -> str:
+            def choose(event: Any) -> str:
                 return answer([examples[event.index][0]], None)
+
+            choose.__annotations__["event"] = gr.SelectData  # which Gradio reads
 
             gallery.select(choose, None, answers)
         gr.HTML(about)
     style = (Path(text.__file__).parent / "templates" / "serve.css").read_text("utf-8")
-    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font from the network
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font from the network
     allowed = [str(root)] if root else []
     return app, {"css": style, "theme": theme, "allowed_paths": allowed, "max_file_size": "100mb", "footer_links": []}
 
