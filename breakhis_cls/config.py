@@ -61,7 +61,7 @@ class Data(Section):
     task: Literal["binary", "subtype"] = "binary"
     duplicates: Literal["auto", "keep", "first", "drop"] = "auto"
     skip_broken: bool = False
-    balance: Literal["none", "images", "class_weights", "sampling"] = "none"
+    balance: Literal["none", "images", "class_weights"] = "none"
 
 
 class Split(Section):
@@ -114,8 +114,6 @@ class Phase(Section):
     patience: PositiveInt = 10
     accumulate: PositiveInt = 1
     label_smoothing: Fraction = 0.0  # https://arxiv.org/abs/1906.02629
-    clip_norm: Amount = 0.0
-    ema: Fraction = 0.0
 
 
 class Head(Phase):
@@ -228,7 +226,11 @@ PLACES = (
 MEANINGS = Path(__file__).with_name("settings.yaml")
 IN_MODEL = "breakhis_cls.yaml"  # settings within a model.keras, which is a zip
 # Settings that were removed; runs that have them are still scored.
-RETIRED = {"head": ("views",), "augment": ("brightness", "contrast", "scale")}
+RETIRED = {
+    "head": ("views", "clip_norm", "ema"),
+    "tune": ("clip_norm", "ema"),
+    "augment": ("brightness", "contrast", "scale"),
+}
 
 
 class _UniqueKeys(yaml.SafeLoader):

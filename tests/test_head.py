@@ -28,7 +28,6 @@ def test_weights_of_a_cases_images_add_up_to_one():
     # Balanced: 3 cases in all, half of the weight for each class, and within benign half for each case.
     balanced = head.case_weights(labels, cases, "class_weights")
     np.testing.assert_allclose(balanced, np.array([1 / 8, 1 / 8, 1 / 4, 1 / 2]) * 3)
-    np.testing.assert_allclose(head.sampling_probabilities(labels, cases), [1 / 8, 1 / 8, 1 / 4, 1 / 2])
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])

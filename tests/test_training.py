@@ -147,7 +147,7 @@ def _fit_head(given):
     return training.TrainingRun(given, dataset, run).fit()
 
 
-@pytest.mark.parametrize("balance", ["class_weights", "sampling"])
+@pytest.mark.parametrize("balance", ["class_weights", "images"])
 @pytest.mark.parametrize("kind", ["logistic", "keras"])
 def test_balance_reaches_the_head(kind, balance, tiny_tree, tmp_path):
     """Fold 1 trains on more malignant cases than benign ones, so that balancing classes must change the fit."""

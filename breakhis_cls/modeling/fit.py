@@ -42,9 +42,10 @@ def fit_phase(
     warmup = {"warmup_target": phase.peak_lr, "warmup_steps": n_warmup} if n_warmup else {}
     schedule = keras.optimizers.schedules.CosineDecay(start, max(n_total - n_warmup, 1), **warmup)
     optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=phase.weight_decay, global_clipnorm=phase.clip_norm or None, use_ema=phase.ema > 0,
-        ema_momentum=phase.ema, gradient_accumulation_steps=accumulate if accumulate > 1 else None,
-    )  # fmt: skip
+        schedule,
+        weight_decay=phase.weight_decay,
+        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
+    )
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing)
     accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
     model.compile(optimizer, loss, metrics=[accuracy], jit_compile=devices.backend().jit_compile)
@@ -70,7 +71,7 @@ def fit_phase(
                 batches.training_batches(rows, phase.batch_size, seed, *sizes),
                 validation_data=validation_data,
                 shuffle=False,  # the stream is in order already
-                callbacks=[*checkpoint.averaging, checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],
+                callbacks=[checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],
                 verbose=1 if sys.stdout.isatty() else 0,  # Keras's bar is control codes, which a log is better without
                 initial_epoch=checkpoint.n_done, epochs=phase.epochs, steps_per_epoch=n_steps,
             )  # fmt: skip
@@ -98,7 +99,6 @@ class EpochCheckpoint(keras.callbacks.Callback):
         self.best, self.best_epoch = math.inf, -1  # lowest validation loss, and the epoch of this phase that had it
         self.best_weights: list[np.ndarray] = []  # in memory too, as Keras's EarlyStopping has them: no read at the end
         self.history: list[dict[str, Any]] = []
-        self.averaging = [keras.callbacks.SwapEMAWeights()] if phase.ema else []  # validates the running mean
         self.started = 0.0
 
     @property
@@ -150,11 +150,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
             )
         if scores["val_loss"] < self.best:
             self.best, self.best_epoch = scores["val_loss"], epoch
-            for average in self.averaging:
-                average.on_test_begin()
             self.best_weights = self.model.get_weights()
-            for average in self.averaging:
-                average.on_test_end()  # rounds, so that the checkpoint is written after it
         rate, seconds = float(self.model.optimizer.learning_rate), round(time.monotonic() - self.started, 3)
         row = {"phase": self.folder.name, "epoch": self.first_epoch + epoch + 1}
         self.history.append(row | scores | {"learning_rate": rate, "seconds": seconds})

@@ -195,23 +195,16 @@ def predict_out_of_fold(
 
 
 def case_weights(labels: np.ndarray, cases: np.ndarray, balance: str = "none") -> np.ndarray:
-    """(n,) weights of images, as many in sum as there are cases; with `balance` none those of a case add up to 1.
+    """(n,) weights of images, which add up to the number of cases.
 
-    With `balance` images every image has the same weight; unless it is none, every class, and every case within it.
+    balance: none gives every case the same weight; images every image; class_weights every class, and its cases.
     """
-    if balance == "images":
-        return np.full(len(cases), len(np.unique(cases)) / len(cases))
-    _, case, n_images = np.unique(cases, return_inverse=True, return_counts=True)
-    return 1 / n_images[case] if balance == "none" else len(n_images) * sampling_probabilities(labels, cases)
-
-
-def sampling_probabilities(labels: np.ndarray, cases: np.ndarray) -> np.ndarray:
-    """(n,) probabilities under which every class, and within it every case, is drawn equally often. Sums to 1."""
     rows = pd.DataFrame({"label": labels, "case": cases})
-    n_images = rows.groupby(["label", "case"])["case"].transform("size")
-    n_cases = rows.groupby("label")["case"].transform("nunique")
-    probabilities = (1 / (n_images * n_cases)).to_numpy()
-    return probabilities / probabilities.sum()
+    n_images = rows.groupby(["label", "case"] if balance == "class_weights" else "case")["case"].transform("size")
+    weights = np.ones(len(rows)) if balance == "images" else 1 / n_images.to_numpy()
+    if balance == "class_weights":
+        weights = weights / rows.groupby("label")["case"].transform("nunique").to_numpy()
+    return weights if balance == "none" else weights * (rows["case"].nunique() / weights.sum())
 
 
 # --- head.npz ---

@@ -175,16 +175,14 @@ def build_rows(
     train, validation = dataset.in_part("train"), dataset.in_part("validation")
     # Both are computed on train alone. The loss on validation stays unweighted, so that runs compare.
     labels, cases = targets[train].argmax(axis=1), dataset.split["case"].to_numpy()[train]
-    weights = chances = None
-    if balance == "sampling":
-        chances = head.sampling_probabilities(labels, cases)
-    elif not views:  # the head: every case weighs the same, 1 on average over images
+    weights = None
+    if not views:  # the head: every case weighs the same, 1 on average over images
         weights = head.case_weights(labels, cases, balance)
         weights *= len(weights) / weights.sum()
     elif balance == "class_weights":
         weights = compute_sample_weight("balanced", labels)
     shown = {"views": views, "augment": settings.augment} if views else {}
     return (
-        TrainingRows(source, index[train], targets[train], weights, chances, **shown),
+        TrainingRows(source, index[train], targets[train], weights, **shown),
         TrainingRows(source, index[validation], targets[validation]),
     )

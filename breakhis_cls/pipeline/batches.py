@@ -1,4 +1,4 @@
-"""Rows -> batches. Order, views and sampling are functions of (seed, epoch, row)."""
+"""Rows -> batches. Order, views and stains are functions of (seed, epoch, row)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class TrainingRows:
     """What a phase trains on: rows of a source array with their targets.
 
     source: (m, ...) array or memory map; index: (n,) rows of it; targets: (n, n_classes) one-hot; weights: (n,) of
-    the loss; probabilities: (n,) of being drawn, or None to see every row once an epoch; views: those a row may be
-    shown in; augment: spreads of what changes pixels (its flips and turns are `views`), or None to change nothing.
+    the loss; views: those a row may be shown in; augment: spreads of what changes pixels (its flips and turns are
+    `views`), or None to change nothing.
     """
 
-    def __init__(self, source, index, targets, weights=None, probabilities=None, views=(0,), augment=None):
+    def __init__(self, source, index, targets, weights=None, views=(0,), augment=None):
         self.source, self.index = source, np.asarray(index, dtype=np.int64)
         self.targets = np.asarray(targets, dtype=np.float32)
         self.weights = np.ones(len(index), np.float32) if weights is None else np.asarray(weights, dtype=np.float32)
-        self.probabilities, self.views, self.augment = probabilities, np.asarray(views), augment or config.Augment()
+        self.views, self.augment = np.asarray(views), augment or config.Augment()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -43,10 +43,9 @@ def allowed_views(augment: config.Augment) -> tuple[int, ...]:
     return FLIPS if augment.flips else TURNS if augment.turns else (0,)
 
 
-def epoch_order(n: int, seed: int, epoch: int, probabilities: np.ndarray | None = None) -> np.ndarray:
-    """(n,) row order of one epoch; with probabilities, rows repeat. Resuming at epoch 7 needs no earlier epoch."""
-    generator = np.random.default_rng((seed, epoch))
-    return generator.permutation(n) if probabilities is None else generator.choice(n, size=n, p=probabilities)
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """(n,) row order of one epoch. Resuming at epoch 7 needs no earlier epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(n)
 
 
 def epoch_views(n: int, seed: int, epoch: int, views: np.ndarray) -> np.ndarray:
@@ -81,7 +80,7 @@ def plan_batches(
         draws = np.zeros((len(rows), 0), np.float32)
         if augment.stain:
             draws = epoch_draws(len(rows), seed, epoch, augment.stain)
-        order = epoch_order(len(rows), seed, epoch, rows.probabilities)
+        order = epoch_order(len(rows), seed, epoch)
         return order, epoch_views(len(rows), seed, epoch, rows.views), draws
 
     def batch(step: int) -> tuple[np.ndarray, ...]:
