@@ -28,6 +28,8 @@ NOT_RUN = {  # the first words of a command -> why the test does not run it
     "make": "runs the tests themselves or takes minutes; only the target is looked up",
     "breakhis download": "fetches from Kaggle; test_download.py runs it with a local server",
     "breakhis sweep": "trains many runs; test_sweep.py runs small ones",
+    "breakhis serve": "serves until it is interrupted; test_serve.py opens the page",
+    "breakhis export": "takes a minute; test_export.py runs it in every format",
     "ray ": "another program; test_ray.py starts a cluster with it",
     "python scripts": "measures for minutes to hours",
 }
