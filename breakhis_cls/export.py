@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -113,7 +114,9 @@ def export_run(
     with files.atomic_folder(out) as folder:
         own = dict(zip(("probabilities", "features"), predictor.compute(store.array[rows]), strict=True))
         predictor.joint(store.array[rows[:1]])  # Keras exports what was called
-        predictor.joint.export(str(folder / form.file), format=form.keras_name, verbose=False)
+        with warnings.catch_warnings():  # of Keras's converters about NumPy
+            warnings.simplefilter("ignore", FutureWarning)
+            predictor.joint.export(str(folder / form.file), format=form.keras_name, verbose=False)
 
         # --- score all test images in the format's own runtime, and compare ---
         with tempfile.TemporaryDirectory() as scratch:

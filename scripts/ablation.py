@@ -63,7 +63,6 @@ TUNED: dict[str, dict[str, Any]] = {
     "conv4, head by Keras": {"tune.part": "none", "head.kind": "keras"},
     "conv5": CONV5 | {"tune.part": "none"},
     "conv5 tuned": CONV5 | {"tune.part": "conv5", "augment.stain": 0.0},
-    "conv5 tuned, stain 0.2": CONV5 | {"tune.part": "conv5", "augment.stain": 0.2},
 }
 
 
@@ -72,7 +71,7 @@ class Ablation(config.Config):
 
     arms: Literal["frozen", "tuned", "probes"] = "frozen"
     """frozen: logistic heads on blocks, views, weights and C. tuned: heads by logistic regression and by Keras, and
-    conv5 fine-tuned from its head, with and without stain augmentation. probes: kinds of heads, few shots, the null."""
+    conv5 fine-tuned from its head. probes: kinds of heads, few shots, the null."""
     confirm: str = ""
     """Name of the arm to compare with the first on test rows, and nothing else."""
 
@@ -175,7 +174,7 @@ def plot_differences(entries: list[dict[str, Any]], pairs: list[str], label: str
     ax.set_xlabel(f"{label}, difference")
 
     n_significant = sum(entry["p_holm"] is not None and entry["p_holm"] < 0.05 for _, entry in known)
-    title = f"{n_significant} of {len(known)} differences significant at 5 % (Holm)"
+    title = f"{n_significant} of {len(known)} differences significant at 5\u00a0% (Holm)"
     if not known:
         title = "undefined for these test images"
     elif len(known) == 1:

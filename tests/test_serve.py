@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 from test_story import settings
@@ -33,7 +35,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def page(tiny_tree, tmp_path_factory):
-    """Address of a served run, whose images lie at `data.root`."""
+    """Address of a served run, whose images lie at `data.root`, and the run's folder."""
     pytest.importorskip("gradio")
     pytest.importorskip("playwright")
     if not CHROMIUM:
@@ -53,7 +55,7 @@ def page(tiny_tree, tmp_path_factory):
                 break
             except OSError:
                 time.sleep(1)
-        yield address
+        yield address, run
     finally:
         server.terminate()
         server.wait(30)
@@ -75,7 +77,9 @@ def test_the_page_answers_refuses_and_explains_for_two_users_at_once(page, tiny_
 
     Image.new("RGB", (70, 46), (255, 255, 255)).save(tmp_path / "white.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    known = next(tiny_tree.rglob("*_M_*-200-001.png"))
+    address, run = page
+    split = pd.read_csv(run / "split.csv")
+    known = next(tiny_tree.rglob(Path(split.loc[split["part"] == "train", "file"].iloc[0]).name))  # at distance 0
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
@@ -83,16 +87,20 @@ def test_the_page_answers_refuses_and_explains_for_two_users_at_once(page, tiny_
                 browser.new_context().new_page(),
                 browser.new_context(viewport={"width": 390, "height": 844}).new_page(),
             )
-            text = ask(tab, page, known, tmp_path / "white.png", tmp_path / "broken.png")
+            text = ask(tab, address, known, tmp_path / "white.png", tmp_path / "broken.png")
             assert "Calibrated probability" in text and "white.png: refused" in text
             assert "farther from the training images than 99 %" in text
-            assert "broken.png: cannot be read" in text and str(tmp_path) not in text
+            assert (
+                "broken.png: cannot be read" in text
+                and "no image that Pillow can read" in text
+                and str(tmp_path) not in text
+            )
             images = tab.locator("article.answer img")
             assert images.count() >= 8 and all(images.nth(at).get_attribute("alt") for at in range(images.count()))
             assert "Nearest malignant training cases" in text and "medical device" in tab.inner_text("body")
             # A second user has a page of their own, narrow, and both are answered.
             for one in (tab, other):
-                one.goto(page)
+                one.goto(address)
                 one.set_input_files("input[type=file]", str(known))
                 one.wait_for_selector(".file-preview tr", timeout=60_000)
             for one in (tab, other):

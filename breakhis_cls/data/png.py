@@ -54,13 +54,16 @@ def decode_bytes(raw: bytes) -> np.ndarray:
 
 def decode_any(path: Path) -> np.ndarray:
     """Any image file as uint8 (height, width, 3) RGB, turned as its EXIF orientation says; a PNG as strictly as above.
-    DataError for what is no single field in 8 bits, such as a whole slide; Pillow's errors for what is no image."""
+    DataError for what is no image or no single field in 8 bits, such as a whole slide; Pillow's errors for damage."""
     raw = path.read_bytes()
     if raw.startswith(SIGNATURE):
         return decode_bytes(raw)
-    with Image.open(io.BytesIO(raw)) as picture:
-        check_field(picture, np.max(getattr(picture, "tag_v2", {}).get(BITS_PER_SAMPLE, 8)))
-        return to_rgb(picture)
+    try:
+        with Image.open(io.BytesIO(raw)) as picture:
+            check_field(picture, np.max(getattr(picture, "tag_v2", {}).get(BITS_PER_SAMPLE, 8)))
+            return to_rgb(picture)
+    except UnidentifiedImageError:  # whose message names a BytesIO
+        raise DataError("no image that Pillow can read" if raw else "empty file") from None
 
 
 def check_field(picture: Image.Image, n_bits: int) -> None:

@@ -15,7 +15,6 @@ from sklearn.metrics import roc_auc_score
 
 from .. import config
 from ..parallel import show_progress
-from . import devices
 from .network import get_head_weights
 
 BATCH_SIZE = 16
@@ -34,8 +33,10 @@ def class_evidence(model: keras.Model, images: np.ndarray, class_index: np.ndarr
     backbone, head = model.get_layer("backbone"), get_head_weights(model.get_layer("head"))
     pixels = keras.Input((None, None, 3))
     cut = keras.Model(pixels, backbone.get_layer("trunk")(backbone.get_layer("preprocessing")(pixels)))
-    cut.jit_compile = devices.backend().jit_compile
-    blocks = tree.flatten(cut.predict(images, batch_size=BATCH_SIZE, verbose=0))
+    # Called and not `predict`, which would trace each of the networks that a check or a page asks about.
+    batches = [cut(images[at : at + BATCH_SIZE], training=False) for at in range(0, len(images), BATCH_SIZE)]
+    by_block = zip(*map(tree.flatten, batches), strict=True)
+    blocks = [np.concatenate([keras.ops.convert_to_numpy(one) for one in block]) for block in by_block]
     pooled = [block.astype(np.float64).mean(axis=(1, 2)) for block in blocks]
     norms = {}  # ConvNeXt normalises its last pooled block: its place -> gamma, x, the deviation that x was divided by
     for norm in (layer for layer in backbone.layers if isinstance(layer, layers.LayerNormalization)):
