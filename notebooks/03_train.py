@@ -162,8 +162,7 @@ head = keras.Sequential([
 # epoch. They are computed once, and the head is trained on them in seconds.
 
 # %%
-all_images = batches.ordered_batches(store.array, store.rows, batch_size=32)
-features = backbone.predict(all_images, verbose=0)
+features = backbone.predict(store.array[store.rows], batch_size=32, verbose=0)
 head.get_layer("standardise").adapt(features[dataset.in_part("train")])
 rows = training.build_rows(settings, dataset, features, np.arange(len(features)))
 of_head = settings.head
@@ -269,8 +268,7 @@ model.set_weights(best.best_weights)
 from sklearn.metrics import ConfusionMatrixDisplay
 
 test = dataset.in_part("test")
-test_images = batches.ordered_batches(store.array, store.rows[test], batch_size=32)
-probabilities = model.predict(test_images, verbose=0)
+probabilities = model.predict(store.array[store.rows[test]], batch_size=32, verbose=0)
 truth = dataset.split["label"][test]
 predicted = np.asarray(dataset.classes)[probabilities.argmax(axis=1)]
 matrix = ConfusionMatrixDisplay.from_predictions(truth, predicted, cmap="Blues", colorbar=False)

@@ -4,6 +4,7 @@ Keras computes by TensorFlow or, with KERAS_BACKEND=jax in the environment, by J
 """
 
 import contextlib
+import logging
 import os
 import platform
 import random
@@ -24,6 +25,10 @@ from ..parallel import peak_memory_bytes, reset_peak_memory
 PACKAGES = ("tensorflow", "jax", "keras", "numpy", "pandas", "scikit-learn", "pillow", "breakhis_cls")
 
 
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in str(record.msg)
+
+
 class TensorFlow:
     """Keras on TensorFlow; its docstrings hold for JAX too."""
 
@@ -42,6 +47,8 @@ class TensorFlow:
         with hold_stderr():
             import tensorflow as tf
 
+        # It counts how often `predict` is traced over all models together, and advises what does not apply.
+        logging.getLogger("tensorflow").addFilter(_is_of_use)
         # Once TensorFlow runs it refuses these switches (RuntimeError): what is in force is checked below.
         with contextlib.suppress(RuntimeError), hold_stderr():
             for gpu in tf.config.list_physical_devices("GPU"):
