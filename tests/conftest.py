@@ -55,10 +55,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def extract_here():
     """Features are computed in the test's own process, and so by its own backbone; tests of their process start it."""
-    from breakhis_cls.modeling import features
+    from breakhis_cls.modeling import devices, features
+
+    def extract(settings, *rows):
+        devices.prepare(settings.run.deterministic)  # first, since what follows in this process needs oneDNN off
+        yield from features.extract(settings, *rows)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(features, "extract_apart", features.extract)
+        patched.setattr(features, "extract_apart", extract)
         yield
 
 
