@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import needs_signals
 
-from breakhis_cls import config
+from breakhis_cls import config, parallel
 from breakhis_cls.errors import ModelError
 from breakhis_cls.modeling import devices, features, fit, network
 from breakhis_cls.pipeline import batches
@@ -228,3 +228,15 @@ def test_what_extraction_computes_in_is_part_of_the_key(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(ModelError, match="expected tensorflow or jax"):
         devices.backend()
+
+
+def test_a_prediction_keeps_no_pixels():
+    """TensorFlow keeps what a stream of batches yields, so that memory would grow with every call."""
+    model = keras.Sequential([keras.Input((128, 128, 3), dtype="uint8"), keras.layers.GlobalAveragePooling2D()])
+    pixels = np.zeros((32, 128, 128, 3), np.uint8)
+    peaks = []
+    for _ in range(2):  # the first calls warm up
+        for _ in range(60):
+            features.predict_rows(model, pixels, np.arange(32))
+        peaks.append(parallel.peak_memory_bytes())
+    assert peaks[1] - peaks[0] < 30 * pixels.nbytes

@@ -110,7 +110,8 @@ def predict_rows(model: keras.Model, pixels: np.ndarray, index: np.ndarray, view
     if not model.compiled:
         model.jit_compile = devices.backend().jit_compile
     stream = batches.ordered_batches(pixels, full, BATCH_SIZE, view)
-    outputs = model.predict(stream, steps=len(full) // BATCH_SIZE, verbose=0)
+    # Not `predict`: TensorFlow keeps every generator that it was ever given, and with it the pixels.
+    outputs = np.concatenate([model.predict_on_batch(batch) for (batch,) in stream])
     return outputs[: len(index)].astype(np.float32)
 
 
