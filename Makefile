@@ -30,7 +30,7 @@ pictures: demo   ## remake what docs/ shows of synthetic tissue: report.png (nee
 notebooks: $(VENV)/.dev   ## run notebooks/*.py into notebooks/*.ipynb, on synthetic tissue: 5 to 8 minutes on 2 cores
 	$(BIN)/python scripts/notebooks.py
 
-benchmark: $(VENV)/.demo   ## measure speed beside stock Keras and the bare limit: no download, under 10 minutes on 2 cores
+benchmark: $(VENV)/.demo   ## measure speed beside stock Keras and the bare limit: no download, some 20 minutes on 2 cores
 	$(BIN)/python scripts/benchmark.py
 
 test: $(VENV)/.dev   ## quick tests, some 9 minutes on 2 cores; lists what it skips, such as tests on real images (see CONTRIBUTING.md)

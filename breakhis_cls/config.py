@@ -37,6 +37,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and Keras take
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Quantile = Annotated[float, Field(gt=0, le=1)]
+REFUSE_BEYOND: Quantile = 0.99  # of the distances of training images to other cases (docs/refusal.md)
 # A shell expands ~ only where it begins a word, and YAML not at all; of a user that does not exist it stays.
 UserText = Annotated[str, AfterValidator(os.path.expanduser)]
 UserPath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]  # noqa: PTH111 (Path's raises then)

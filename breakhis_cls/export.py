@@ -51,7 +51,7 @@ class Arguments(config.Section):
     """Format: ONNX, TensorFlow's SavedModel, or LiteRT (TensorFlow Lite)."""
     out: config.UserPath = Path("exported")
     """New folder to write."""
-    quantile: Annotated[float, Field(gt=0, le=1)] = 0.99
+    quantile: config.Quantile = config.REFUSE_BEYOND
     """Share of the training images, their own case left out, within whose distance the contract accepts an image."""
     data_root: config.UserText | None = Field(None, alias="data.root")
     """Folder of the images, if it is not the one in the run's config."""
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export_run(
-    run: Path, to: str, out: Path, quantile: float = 0.99, data_root: str | None = None
+    run: Path, to: str, out: Path, quantile: float = config.REFUSE_BEYOND, data_root: str | None = None
 ) -> dict[str, Any]:  # fmt: skip
     """Write the folder `out`; returns parity.json. Raises RunError for an unfinished run, ModelError for one that the
     format cannot hold faithfully, ConfigError where a package is missing or `out` is in use."""

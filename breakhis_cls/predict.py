@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
-
 from . import config, files
 from .errors import DONE, ConfigError, DataError, exits_cleanly, list_first
 from .names import IMAGE_SUFFIXES
@@ -39,7 +37,7 @@ class Arguments(config.Section):
     """CSV file to write; by default the table is printed."""
     skip_broken: bool = False
     """Leave out files that cannot be read, instead of stopping."""
-    quantile: Annotated[float, Field(gt=0, le=1)] = 0.99
+    quantile: config.Quantile = config.REFUSE_BEYOND
     """Refuse images that are farther from the training images than this share of those, their own case left out."""
     magnification: config.Magnification | None = None
     """Magnification of the images; refuse them all if the model was not trained at it."""
@@ -75,8 +73,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def predict_images(
-    model_path: Path | str, sources: Sequence[Path | str], skip_broken: bool = False, quantile: float = 0.99,
-    magnification: int | None = None,
+    model_path: Path | str, sources: Sequence[Path | str], skip_broken: bool = False,
+    quantile: float = config.REFUSE_BEYOND, magnification: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """A row per image, sorted within each folder: file, p_<class> (raw), predicted, probability (calibrated), refused,
     refusal_reason, distance_percentile and nearest_<class>, a training image; docs/refusal.md explains them.

@@ -33,7 +33,7 @@ class Arguments(config.Section):
     """Address to listen on; 0.0.0.0 lets other machines in, without any password."""
     port: Annotated[int, Field(ge=1, le=65535)] = 7860
     """Port to listen on."""
-    quantile: Annotated[float, Field(gt=0, le=1)] = 0.99
+    quantile: config.Quantile = config.REFUSE_BEYOND
     """Refuse images that are farther from the training images than this share of those, their own case left out."""
     data_root: config.UserText | None = Field(None, alias="data.root")
     """Folder of the images, if it is not the one in the run's config."""
@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     return DONE
 
 
-def build_app(run: Path, quantile: float = 0.99, data_root: str | None = None) -> tuple[Any, dict[str, Any]]:
+def build_app(
+    run: Path, quantile: float = config.REFUSE_BEYOND, data_root: str | None = None
+) -> tuple[Any, dict[str, Any]]:
     """The page of a finished run (gradio.Blocks), and what its `launch` is to be called with.
 
     ConfigError without Gradio, RunError for an unfinished run, and as open_predictor.

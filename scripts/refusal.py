@@ -25,10 +25,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler, normalize
 
 from breakhis_cls import config
+from breakhis_cls.config import REFUSE_BEYOND as QUANTILE
 from breakhis_cls.data import index, png, splits
 from breakhis_cls.data.dataset import load_dataset
 from breakhis_cls.modeling import devices, features, head
-from breakhis_cls.modeling.reference import QUANTILE
 from breakhis_cls.pipeline.pixel_store import fit_image
 
 QUANTILES = (0.9, 0.95, QUANTILE, 1.0)

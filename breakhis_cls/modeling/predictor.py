@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError, ModelError
 from ..pipeline import pixel_store
 from . import devices
 from .head import head_settings
-from .reference import QUANTILE, Reference, load_reference
+from .reference import Reference, load_reference
 
 FEW = 8  # images; the page asks for one at a time
 
@@ -84,7 +84,7 @@ def read_field(path: Path, image: config.Image) -> np.ndarray | str:
         return str(error)
 
 
-def open_predictor(model_path: Path | str, quantile: float = QUANTILE) -> Predictor:
+def open_predictor(model_path: Path | str, quantile: float = config.REFUSE_BEYOND) -> Predictor:
     """The model of a finished run's folder, or a model.keras with its settings beside it or within.
 
     Raises ModelError where model, settings or reference cannot be read or do not belong together.

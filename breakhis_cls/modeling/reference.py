@@ -20,7 +20,6 @@ from ..errors import ModelError
 from ..files import atomic_path
 
 NAME = "reference.npz"  # in a run's folder, and within its model.keras
-QUANTILE = 0.99  # of the left-out distances: an image beyond it is refused
 CHUNK = 512  # rows compared at a time: all of BreakHis with itself would take 0.3 GB
 
 
