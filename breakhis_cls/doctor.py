@@ -173,7 +173,7 @@ def run_checks(settings: config.Config) -> Iterator[Check]:
     except (BreakHisError, ImportError) as error:
         yield Check("device", MISSING, f"TensorFlow does not start: {error}", INSTALL)
         return
-    device, policy = devices.device_names(), devices.dtype_policy(settings.run.precision)
+    device, policy = [name for name, _ in devices.list_gpus()] or ["CPU"], devices.dtype_policy(settings.run.precision)
     advice = f"for an NVIDIA card: its driver (nvidia-smi), then {INSTALL_GPU}" if device == ["CPU"] else ""
     yield Check("device", NOTE if advice else OK, f"{', '.join(device)}, {policy}", advice)
 

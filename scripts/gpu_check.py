@@ -75,13 +75,12 @@ def measure(quick: bool, scratch: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "quick": quick, "cores": count_cores()}
     found |= devices.environment(run)
     found["precision_by_auto"] = devices.dtype_policy("auto")
-    is_gpu = devices.device_names() != ["CPU"]
+    is_gpu = bool(devices.list_gpus())
     n_extracted, n_steps = (2048, 20) if is_gpu and not quick else (64, 3)
     rows = np.resize(store.rows, n_extracted)
 
     # --- features and a head on them ---
-    devices.prepare(False, devices.extraction_numerics(run)["precision"])
-    devices.backend().seed(0)
+    devices.prepare(False, devices.numerics(run, extraction=True)["precision"])
     from breakhis_cls.modeling import network
 
     backbone = network.build_backbone(settings.model)
@@ -118,12 +117,11 @@ def tune(settings: config.Config, store: PixelStore, precision: str, batch_size:
 
     keras.backend.clear_session()
     keras.config.set_dtype_policy(precision)
-    devices.backend().seed(0)
     backbone = network.build_backbone(settings.model)
     network.set_trainable(backbone, settings.model.model_copy(update={"weights": "imagenet"}), "conv5")
     last = network.build_head(backbone.output_shape[-1], 2, 0.0, 0)
     model = network.join_model(backbone, last, settings.image)
-    model.compile("adamw", "categorical_crossentropy", jit_compile=devices.backend().jit_compile)
+    model.compile("adamw", "categorical_crossentropy", jit_compile=devices.jit_compile())
     n = batch_size * n_steps
     rows = batches.TrainingRows(
         store.array, np.resize(store.rows, n), np.eye(2)[np.arange(n) % 2], views=batches.ALL_VIEWS
@@ -138,7 +136,6 @@ def tune(settings: config.Config, store: PixelStore, precision: str, batch_size:
             waited += seconds
             yield inputs
 
-    devices.backend().peak_bytes(reset=True)
     history = model.fit(stream(0, n_steps), steps_per_epoch=n_steps, verbose=0).history["loss"]  # compiles
     waited = 0.0
     _, seconds = timed(lambda: model.fit(stream(n_steps, n_steps), steps_per_epoch=n_steps, verbose=0))
@@ -146,9 +143,25 @@ def tune(settings: config.Config, store: PixelStore, precision: str, batch_size:
     return {
         "precision": precision, "batch_size": batch_size, "images_per_s": n / seconds,
         "share_waiting_for_data": waited / seconds,
-        "peak_gib": {name: n_bytes / 2**30 for name, n_bytes in devices.backend().peak_bytes().items()},
+        "peak_gib": peak_gib(),
         "loss": history[0], "sha256": hashlib.sha256(weights).hexdigest(),
     }  # fmt: skip
+
+
+def peak_gib() -> dict[str, float]:
+    """The most that was allocated on each GPU since the last call, which JAX cannot reset."""
+    if devices.backend() == "jax":
+        import jax
+
+        stats = {str(device): device.memory_stats() for device in jax.devices()}
+        return {name: one["peak_bytes_in_use"] / 2**30 for name, one in stats.items() if one}
+    import tensorflow as tf
+
+    memory, gpus = tf.config.experimental, [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+    found = {gpu: memory.get_memory_info(gpu)["peak"] / 2**30 for gpu in gpus}
+    for gpu in gpus:
+        memory.reset_memory_stats(gpu)
+    return found
 
 
 def timed(work: Any) -> tuple[Any, float]:

@@ -39,7 +39,7 @@ def bare_machine(tmp_path, monkeypatch):
 def fake_devices(monkeypatch):
     """Two GPUs, and no import of TensorFlow."""
     monkeypatch.setattr(devices, "prepare", lambda *_: None)
-    monkeypatch.setattr(devices, "device_names", lambda: ["Some GPU", "Some GPU"])
+    monkeypatch.setattr(devices, "list_gpus", lambda: [("Some GPU", (8, 0))] * 2)
     monkeypatch.setattr(devices, "dtype_policy", lambda _: "mixed_bfloat16")
     monkeypatch.setattr(doctor, "time_forward_pass", lambda _: 0.1)
 

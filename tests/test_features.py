@@ -217,14 +217,18 @@ def test_the_other_process_ends_with_this_one(tmp_path):
 
 def test_what_extraction_computes_in_is_part_of_the_key(monkeypatch):
     run = config.Run()
-    apart = devices.extraction_numerics(run)
+    apart = devices.numerics(run, extraction=True)
     assert apart["onednn"] and not devices.numerics(run)["onednn"]
-    assert devices.extraction_numerics(config.Run(extraction_precision="bfloat16"))["precision"] == "mixed_bfloat16"
+    assert (
+        devices.numerics(config.Run(extraction_precision="bfloat16"), extraction=True)["precision"] == "mixed_bfloat16"
+    )
     for has_it, precision in ((True, "mixed_bfloat16"), (False, "float32")):
         monkeypatch.setattr(devices, "has_bfloat16", lambda has_it=has_it: has_it)
-        assert devices.extraction_numerics(run)["precision"] == precision
+        assert devices.numerics(run, extraction=True)["precision"] == precision
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    assert devices.extraction_numerics(run) | {"backend": ""} != apart | {"backend": ""}  # its version, and no oneDNN
+    assert devices.numerics(run, extraction=True) | {"backend": ""} != apart | {
+        "backend": ""
+    }  # its version, and no oneDNN
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(ModelError, match="expected tensorflow or jax"):
         devices.backend()

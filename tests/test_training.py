@@ -209,8 +209,7 @@ import tensorflow as tf
 from breakhis_cls import config, train
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-scope = devices.training_scope
-devices.training_scope = lambda: scope(["CPU:0", "CPU:1"])
+devices.training_scope = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope()
 from breakhis_cls.modeling import features
 features.extract_apart = features.extract
 train.train_run(config.load_config(pathlib.Path(sys.argv[1])), report=False)

@@ -1,13 +1,13 @@
 """What the machine computes on, in which precision, and the switches that make equal commands give equal bytes.
 
-Keras computes by TensorFlow or, with KERAS_BACKEND=jax in the environment, by JAX. What differs is in two classes here.
+Keras computes by TensorFlow or, with KERAS_BACKEND=jax in the environment, by JAX, which also knows GPUs that
+TensorFlow 2.21 does not: NVIDIA's Blackwell.
 """
 
 import contextlib
 import logging
 import os
 import platform
-import random
 import shutil
 import subprocess
 import sys
@@ -25,133 +25,12 @@ from ..parallel import peak_memory_bytes, reset_peak_memory
 PACKAGES = ("tensorflow", "jax", "keras", "numpy", "pandas", "scikit-learn", "pillow", "breakhis_cls")
 
 
-def _is_of_use(record: logging.LogRecord) -> bool:
-    return "triggered tf.function retracing" not in str(record.msg)
-
-
-class TensorFlow:
-    """Keras on TensorFlow; its docstrings hold for JAX too."""
-
-    package = "tensorflow"
-    jit_compile = False  # op determinism and CPUs switch XLA off anyway: no run should differ in it
-    equal_shares = False  # of a batch for several devices
-
-    def start(self, deterministic: bool, onednn: bool) -> None:
-        """Import it with its switches."""
-        # Op determinism alone is not enough for training on CPU: oneDNN's kernels and more than one inter-op thread
-        # still change bits (three fine-tunings in fresh processes gave three results). A forward pass by oneDNN does
-        # not. On GPU determinism costs speed, and XLA is off.
-        if deterministic and "tensorflow" not in sys.modules:
-            os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(onednn))
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its log hides our warnings; real errors are raised
-        with hold_stderr():
-            import tensorflow as tf
-
-        # It counts how often `predict` is traced over all models together, and advises what does not apply.
-        logging.getLogger("tensorflow").addFilter(_is_of_use)
-        # Once TensorFlow runs it refuses these switches (RuntimeError): what is in force is checked below.
-        with contextlib.suppress(RuntimeError), hold_stderr():
-            for gpu in tf.config.list_physical_devices("GPU"):
-                tf.config.experimental.set_memory_growth(gpu, True)
-        if deterministic:
-            if not onednn and os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":
-                advice = "call devices.prepare() first, set TF_ENABLE_ONEDNN_OPTS=0, or use --run.no_deterministic"
-                raise ModelError(f"TensorFlow was imported with oneDNN on, which is not repeatable; {advice}")
-            tf.config.experimental.enable_op_determinism()
-            with contextlib.suppress(RuntimeError):
-                tf.config.threading.set_inter_op_parallelism_threads(1)
-            if tf.config.threading.get_inter_op_parallelism_threads() != 1:
-                raise ModelError("TensorFlow already runs with several inter-op threads; call devices.prepare() first")
-
-    def gpus(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Name and compute capability of each GPU."""
-        import tensorflow as tf
-
-        found = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
-        return [(one.get("device_name", "GPU"), one.get("compute_capability", (0, 0))) for one in found]
-
-    def replicas(self) -> list[Any]:
-        """Devices that share a batch."""
-        import tensorflow as tf
-
-        return [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
-
-    def scope(self, replicas: list[Any]) -> Any:
-        """Context in which a model is built and trained on several devices."""
-        import tensorflow as tf
-
-        # MultiWorkerMirroredStrategy fails in fit (keras#20585): several machines share a sweep, one run each.
-        return tf.distribute.MirroredStrategy(replicas).scope()
-
-    def seed(self, seed: int) -> None:
-        """Fix the draws of random weights."""
-        import keras
-
-        keras.utils.set_random_seed(seed)
-
-    def peak_bytes(self, reset: bool = False) -> dict[str, int]:
-        """The most that was allocated on each GPU since the last reset."""
-        import tensorflow as tf
-
-        memory, gpus = tf.config.experimental, self.replicas()
-        found = {gpu: memory.get_memory_info(gpu)["peak"] for gpu in gpus}
-        for gpu in gpus if reset else ():
-            memory.reset_memory_stats(gpu)
-        return found
-
-
-class Jax:
-    """Keras on JAX, which also knows GPUs that TensorFlow 2.21 does not: NVIDIA's Blackwell."""
-
-    package = "jax"
-    jit_compile = True  # without it JAX computes each operation apart
-    equal_shares = True
-
-    def start(self, deterministic: bool, onednn: bool) -> None:
-        if deterministic and "jax" not in sys.modules:
-            os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first process takes all memory
-        try:
-            with hold_stderr():
-                import jax
-
-                jax.devices()
-        except ImportError:
-            raise ModelError("KERAS_BACKEND is jax, which is missing; pip install 'breakhis_cls[jax]'") from None
-
-    def gpus(self) -> list[tuple[str, tuple[int, ...]]]:
-        found = [device for device in self.replicas() if device.platform == "gpu"]
-        return [(gpu.device_kind, tuple(map(int, gpu.compute_capability.split(".")))) for gpu in found]
-
-    def replicas(self) -> list[Any]:
-        import jax
-
-        return jax.devices()
-
-    def scope(self, replicas: list[Any]) -> Any:
-        import keras
-
-        names = [f"{device.platform}:{device.id}" for device in replicas]
-        return keras.distribution.DataParallel(devices=names).scope()
-
-    def seed(self, seed: int) -> None:
-        random.seed(seed)  # Keras draws the seeds of initialisers here; its own function would import TensorFlow
-
-    def peak_bytes(self, reset: bool = False) -> dict[str, int]:
-        stats = {str(device): device.memory_stats() for device in self.replicas()}  # JAX cannot reset them
-        return {name: one["peak_bytes_in_use"] for name, one in stats.items() if one}
-
-
-BACKENDS = {"tensorflow": TensorFlow(), "jax": Jax()}
-
-
-def backend() -> TensorFlow | Jax:
-    """What Keras computes by, as the environment says; imports nothing."""
+def backend() -> str:
+    """What Keras computes by, as the environment says: `tensorflow` or `jax`. Imports nothing."""
     name = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if name not in BACKENDS:
+    if name not in ("tensorflow", "jax"):
         raise ModelError(f"KERAS_BACKEND is {name}; expected tensorflow or jax, which this package was tested with")
-    return BACKENDS[name]
+    return name
 
 
 def prepare(deterministic: bool, precision: str = "float32", onednn: bool = False) -> None:
@@ -159,12 +38,59 @@ def prepare(deterministic: bool, precision: str = "float32", onednn: bool = Fals
 
     onednn: on CPU compute by oneDNN, which is fast, and repeatable in a forward pass alone.
     """
-    os.environ["KERAS_BACKEND"] = backend().package  # ~/.keras/keras.json may name another one
-    backend().start(deterministic, onednn)
+    os.environ["KERAS_BACKEND"] = backend()  # ~/.keras/keras.json may name another one
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's log hides our warnings; real errors are raised
+    if backend() == "jax":
+        _start_jax(deterministic)
+    else:
+        _start_tensorflow(deterministic, onednn)
     import keras
 
     # Global: layers that are built from here on take it, unless they name their own.
     keras.config.set_dtype_policy(dtype_policy(precision))
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in str(record.msg)
+
+
+def _start_tensorflow(deterministic: bool, onednn: bool) -> None:
+    # Op determinism alone is not enough for training on CPU: oneDNN's kernels and more than one inter-op thread
+    # still change bits (three fine-tunings in fresh processes gave three results). A forward pass by oneDNN does
+    # not. On GPU determinism costs speed, and XLA is off.
+    if deterministic and "tensorflow" not in sys.modules:
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(onednn))
+    with hold_stderr():
+        import tensorflow as tf
+
+    # It counts how often `predict` is traced over all models together, and advises what does not apply.
+    logging.getLogger("tensorflow").addFilter(_is_of_use)
+    # Once TensorFlow runs it refuses these switches (RuntimeError): what is in force is checked below.
+    with contextlib.suppress(RuntimeError), hold_stderr():
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if deterministic:
+        if not onednn and os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":
+            advice = "call devices.prepare() first, set TF_ENABLE_ONEDNN_OPTS=0, or use --run.no_deterministic"
+            raise ModelError(f"TensorFlow was imported with oneDNN on, which is not repeatable; {advice}")
+        tf.config.experimental.enable_op_determinism()
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        if tf.config.threading.get_inter_op_parallelism_threads() != 1:
+            raise ModelError("TensorFlow already runs with several inter-op threads; call devices.prepare() first")
+
+
+def _start_jax(deterministic: bool) -> None:
+    if deterministic and "jax" not in sys.modules:
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first process takes all memory
+    try:
+        with hold_stderr():
+            import jax
+
+            jax.devices()
+    except ImportError:
+        raise ModelError("KERAS_BACKEND is jax, which is missing; pip install 'breakhis_cls[jax]'") from None
 
 
 @contextlib.contextmanager
@@ -184,78 +110,82 @@ def hold_stderr() -> Iterator[None]:
             os.close(visible)
 
 
+def list_gpus() -> list[tuple[str, tuple[int, ...]]]:
+    """Name and compute capability of each GPU that the backend sees."""
+    if backend() == "jax":
+        import jax
+
+        gpus = [device for device in jax.devices() if device.platform == "gpu"]
+        return [(gpu.device_kind, tuple(map(int, gpu.compute_capability.split(".")))) for gpu in gpus]
+    import tensorflow as tf
+
+    found = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return [(one.get("device_name", "GPU"), one.get("compute_capability", (0, 0))) for one in found]
+
+
 def dtype_policy(precision: str) -> str:
     """`auto` -> a Keras dtype policy: mixed where every GPU is good at it, else float32. Others stay as they are."""
     if precision != "auto":
         return precision
-    capability = min((capability for _, capability in backend().gpus()), default=(0, 0))
+    capability = min((capability for _, capability in list_gpus()), default=(0, 0))
     # NVIDIA's tensor cores compute in bfloat16 from 8.0 (Ampere) on, in float16 from 7.0 (Volta) on.
     return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else "float32"
 
 
-def training_scope(replicas: list[Any] | None = None) -> Any:
-    """Context in which a model is built and trained: on all of this process's GPUs, or on the one device there is."""
-    replicas = backend().replicas() if replicas is None else replicas
-    return backend().scope(replicas) if len(replicas) > 1 else contextlib.nullcontext()
-
-
-def start_tf_data() -> None:
-    """Import TensorFlow for its input pipeline, which JAX uses too, and leave the GPUs to the backend."""
-    with hold_stderr():
+def training_scope() -> Any:
+    """Context in which a model is built and trained: by TensorFlow on all of this process's GPUs, by JAX on one."""
+    if backend() == "tensorflow":
         import tensorflow as tf
-    if backend().package != "tensorflow":
-        with contextlib.suppress(RuntimeError):  # it runs already
-            tf.config.set_visible_devices([], "GPU")
+
+        # MultiWorkerMirroredStrategy fails in fit (keras#20585): several machines share a sweep, one run each.
+        if len(gpus := tf.config.list_logical_devices("GPU")) > 1:
+            return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus]).scope()
+    return contextlib.nullcontext()
 
 
-def count_shares() -> int:
-    """Into how many equal parts the size of every batch must divide."""
-    return len(backend().replicas()) if backend().equal_shares else 1
+def jit_compile() -> bool:
+    """Whether models are compiled by XLA."""
+    # JAX would compute each operation apart. In TensorFlow op determinism and CPUs switch it off: no run should differ.
+    return backend() == "jax"
 
 
 @contextlib.contextmanager
 def measure_cost(costs: dict[str, dict[str, float]], phase: str) -> Iterator[None]:
-    """Enter seconds and peak GiB of what runs inside as `costs[phase]`: of the process, and what each GPU allocated."""
-    runs = backend().package in sys.modules  # a head on cached features needs none
-    if runs:
-        backend().peak_bytes(reset=True)
+    """Enter seconds and the process's peak GiB of what runs inside as `costs[phase]`."""
     reset_peak_memory()
     started = time.monotonic()
     yield
-    costs[phase] = {"seconds": round(time.monotonic() - started, 2)}
-    for name, n_bytes in {"process": peak_memory_bytes(), **(backend().peak_bytes() if runs else {})}.items():
-        costs[phase][f"peak_gib_{name}"] = round(n_bytes / 2**30, 3)
+    seconds, peak_gib = time.monotonic() - started, peak_memory_bytes() / 2**30
+    costs[phase] = {"seconds": round(seconds, 2), "peak_gib_process": round(peak_gib, 3)}
 
 
-def numerics(run: config.Run) -> dict[str, Any]:
-    """What training asks of the machine that may change a bit. Imports no backend."""
+def numerics(run: config.Run, extraction: bool = False) -> dict[str, Any]:
+    """What training, or the extraction of features, asks of the machine that may change a bit; part of the features'
+    key. Imports no backend."""
     gpus = gpu_names()
+    onednn = not run.deterministic and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
+    precision = "float32" if run.precision == "auto" and not gpus else run.precision
+    if extraction:
+        onednn |= extracts_apart(run)
+        if run.extraction_precision != "auto":
+            precision = {"bfloat16": "mixed_bfloat16"}.get(run.extraction_precision, "float32")
+        elif not gpus:
+            precision = "mixed_bfloat16" if onednn and has_bfloat16() else "float32"
     return {
-        "backend": backend().package,
-        "version": metadata.version(backend().package),
-        "onednn": not run.deterministic and os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0",
+        "backend": backend(),
+        "version": metadata.version(backend()),
+        "onednn": onednn,
         "inter_op_threads": 1 if run.deterministic else os.cpu_count(),
         "intra_op_threads": os.cpu_count(),
         "processor": platform.machine(),
         "devices": gpus or ["CPU"],
-        "precision": "float32" if run.precision == "auto" and not gpus else run.precision,
+        "precision": precision,
     }
-
-
-def extraction_numerics(run: config.Run) -> dict[str, Any]:
-    """The same for features of a frozen backbone: part of their key."""
-    arithmetic = numerics(run)
-    arithmetic["onednn"] |= extracts_apart(run)
-    if run.extraction_precision != "auto":
-        arithmetic["precision"] = {"bfloat16": "mixed_bfloat16"}.get(run.extraction_precision, "float32")
-    elif arithmetic["devices"] == ["CPU"]:
-        arithmetic["precision"] = "mixed_bfloat16" if arithmetic["onednn"] and has_bfloat16() else "float32"
-    return arithmetic
 
 
 def extracts_apart(run: config.Run) -> bool:
     """Whether features need a process of their own: on CPU, TensorFlow has oneDNN on for them and off for training."""
-    return backend().package == "tensorflow" and run.deterministic and not gpu_names()
+    return backend() == "tensorflow" and run.deterministic and not gpu_names()
 
 
 def has_bfloat16() -> bool:
@@ -275,21 +205,17 @@ def gpu_names() -> list[str]:
     return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
-def device_names() -> list[str]:
-    """GPUs that the backend sees, by their own name, or CPU."""
-    return [name for name, _ in backend().gpus()] or ["CPU"]
-
-
 def environment(run: config.Run) -> dict[str, Any]:
     """Versions and machine, for environment.json."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
+    seen = [name for name, _ in list_gpus()] if backend() in sys.modules else gpu_names()
     return {
         "versions": versions,
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "devices": device_names() if backend().package in sys.modules else gpu_names() or ["CPU"],
+        "devices": seen or ["CPU"],
         "arithmetic": numerics(run),
-        "extraction": extraction_numerics(run),
+        "extraction": numerics(run, extraction=True),
     }

@@ -46,7 +46,7 @@ def backbone_features(
     pixel_hashes: (n,) hex SHA-256 of the rows.
     """
     # All that the outputs depend on, but for the pixels, whose hashes name the rows within the folder.
-    model, machine = settings.model, devices.extraction_numerics(settings.run)
+    model, machine = settings.model, devices.numerics(settings.run, extraction=True)
     identity, seed = weights.weights_identity(model), settings.run.seed if model.weights == "random" else None
     image = settings.image.model_dump()
     key = sha256_of_values(VERSION, BATCH_SIZE, model.backbone, identity, seed, image, BLOCKS, machine)
@@ -76,12 +76,11 @@ def extract(
     settings: config.Config, hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path, view: int = 0
 ) -> Iterator[Path]:
     """Write shards of features of rows `index` of `pixels` and yield each shard's path."""
-    onednn, precision = (devices.extraction_numerics(settings.run)[key] for key in ("onednn", "precision"))
+    onednn, precision = (devices.numerics(settings.run, extraction=True)[key] for key in ("onednn", "precision"))
     devices.prepare(settings.run.deterministic, precision, onednn)  # before anything imports Keras
     from . import network
 
-    devices.backend().seed(settings.run.seed)
-    backbone = network.build_backbone(settings.model, BLOCKS)
+    backbone = network.build_backbone(settings.model, BLOCKS, settings.run.seed)
     yield from write_shards(backbone, network.widths(settings.model), hashes, pixels, index, folder, view)
 
 
@@ -108,7 +107,7 @@ def predict_rows(model: keras.Model, pixels: np.ndarray, index: np.ndarray, view
     # The last batch is filled up with its last row: every row is computed in one shape, to equal bits.
     full = np.pad(index, (0, -len(index) % BATCH_SIZE), mode="edge")
     if not model.compiled:
-        model.jit_compile = devices.backend().jit_compile
+        model.jit_compile = devices.jit_compile()
     stream = batches.ordered_batches(pixels, full, BATCH_SIZE, view)
     # Not `predict`: TensorFlow keeps every generator that it was ever given, and with it the pixels.
     outputs = np.concatenate([model.predict_on_batch(batch) for (batch,) in stream])

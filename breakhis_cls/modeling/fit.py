@@ -1,5 +1,6 @@
 """One phase of training. Killed at any moment, fine-tuning goes on after its last epoch, to the same bytes."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -48,7 +49,7 @@ def fit_phase(
     )
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing)
     accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-    model.compile(optimizer, loss, metrics=[accuracy], jit_compile=devices.backend().jit_compile)
+    model.compile(optimizer, loss, metrics=[accuracy], jit_compile=devices.jit_compile())
     model.optimizer.build(model.trainable_variables)  # so that a checkpoint holds all of its state
 
     # --- fit, from the last checkpoint if there is one ---
@@ -58,15 +59,18 @@ def fit_phase(
         print(f"{folder.name}: continuing after epoch {first_epoch + checkpoint.n_done}")
     else:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # else its curves show a killed try, too
-    devices.start_tf_data()
-    n_shares = devices.count_shares()
-    validation_data = batches.validation_batches(validation, phase.batch_size, n_shares)  # in order, and not turned
+    if devices.backend() == "jax":  # which reads by tf.data, too: TensorFlow must leave it the GPUs
+        with devices.hold_stderr(), contextlib.suppress(RuntimeError):  # it runs already
+            import tensorflow as tf
+
+            tf.config.set_visible_devices([], "GPU")
+    validation_data = batches.validation_batches(validation, phase.batch_size)  # in order, and not turned
     try:
         # Fine-tuning with a rate that is too high would else end worse than the head it began with.
         if is_fitted and not checkpoint.n_done:
             checkpoint.start_from(model, validation_data)
         if not checkpoint.ended:
-            sizes = checkpoint.n_done, phase.epochs, accumulate, n_shares
+            sizes = checkpoint.n_done, phase.epochs, accumulate
             model.fit(
                 batches.training_batches(rows, phase.batch_size, seed, *sizes),
                 validation_data=validation_data,

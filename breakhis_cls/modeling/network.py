@@ -1,5 +1,6 @@
 """A backbone with its own preprocessing inside the model, a head on its pooled features, and what is frozen when."""
 
+import random
 import warnings
 import zipfile
 from pathlib import Path
@@ -10,7 +11,6 @@ from keras import layers, tree
 
 from .. import config
 from ..errors import ModelError
-from . import devices
 from .backbones import BACKBONES, stage_output
 from .features import BLOCKS, predict_rows
 from .head import LinearHead, check_reads_images, load_head
@@ -25,14 +25,15 @@ def widths(model: config.Model) -> dict[str, int]:
     return {block: BACKBONES[model.backbone].stages[block][1] for block in BLOCKS}
 
 
-def build_backbone(model: config.Model, blocks: tuple[str, ...] | None = None) -> keras.Model:
+def build_backbone(model: config.Model, blocks: tuple[str, ...] | None = None, seed: int = 0) -> keras.Model:
     """(n, h, w, 3) RGB in [0, 255] -> (n, d) pooled outputs of `blocks` side by side; d by `widths`.
 
     conv5 alone is what keras.applications gives with `pooling="avg"` on images that its own function preprocessed.
-    Random weights come from Keras's global seed: call `devices.backend().seed` first.
+    seed: of random weights.
     Raises ModelError where the weights are missing or of another architecture.
     """
     kind, blocks = BACKBONES[model.backbone], blocks or model.features
+    random.seed(seed)  # Keras draws the seeds of initialisers here; its own function would import TensorFlow on JAX
 
     # --- the network of keras.applications, with its weights ---
     weights_identity(model)  # raises where the file is missing
@@ -141,8 +142,7 @@ def load_run_model(folder: Path) -> keras.Model:
     if (folder / "model.keras").is_file() or not (folder / "head.npz").is_file():
         return load_model(folder / "model.keras")
     trained = load_head(folder / "head.npz", settings)
-    devices.backend().seed(settings.run.seed)  # where the backbone's weights are random
-    backbone = build_backbone(settings.model)
+    backbone = build_backbone(settings.model, seed=settings.run.seed)
     head = build_head(len(trained.mean), len(trained.bias), settings.model.dropout, settings.run.seed)
     set_head_weights(head, trained)
     return join_model(backbone, head, settings.image)

@@ -125,8 +125,7 @@ def open_predictor(model_path: Path | str, quantile: float = config.REFUSE_BEYON
         raise ModelError(f"the reference of {model_path} was made with other weights or settings; train the run again")
     frozen = model.get_layer("backbone")
     if reference and settings.fine_tunes:
-        devices.backend().seed(settings.run.seed)  # where the backbone's weights are random
-        frozen = network.build_backbone(settings.model)
+        frozen = network.build_backbone(settings.model, seed=settings.run.seed)
         frozen = keras.Model(frozen.input, frozen.output, name="frozen")
     joint = network.join_outputs(model, frozen)
     outputs = [joint.output["probabilities"], joint.output["features"]]

@@ -79,8 +79,7 @@ class TrainingRun:
         from . import fit, network
 
         with devices.training_scope():
-            devices.backend().seed(seed)
-            backbone = network.build_backbone(settings.model)
+            backbone = network.build_backbone(settings.model, seed=seed)
             last = network.build_head(
                 backbone.output_shape[-1], len(self.dataset.classes), settings.model.dropout, seed
             )
