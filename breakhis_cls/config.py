@@ -83,7 +83,6 @@ class Image(Section):
     height_px: PositiveInt = 230
     width_px: PositiveInt = 350
     fit: Literal["stretch", "crop", "pad"] = "stretch"
-    stains: Literal["as_is", "macenko"] = "as_is"  # https://doi.org/10.1109/ISBI.2009.5193250
 
 
 # --- model and training ---
@@ -114,7 +113,6 @@ class Phase(Section):
     weight_decay: Amount = 1e-4  # https://arxiv.org/abs/1711.05101
     warmup_share: Fraction = 0.1
     patience: PositiveInt = 10
-    accumulate: PositiveInt = 1
     label_smoothing: Fraction = 0.0  # https://arxiv.org/abs/1906.02629
 
 
@@ -146,7 +144,6 @@ class Augment(Section):
     flips: bool = True
     turns: bool = True
     stain: Fraction = 0.0
-    test_views: Literal[1, 8] = 1
 
 
 # --- runs ---
@@ -183,13 +180,6 @@ class Config(Section):
         """Whether a part of the backbone is trained; otherwise only its head is fitted."""
         return self.tune.part != "none" and self.tune.epochs > 0
 
-    @property
-    def n_feature_views(self) -> int:
-        """Views of each image whose features are cached: those of the test, view 0 before fine-tuning, or none."""
-        if self.features.source or not self.head.epochs:
-            return 0
-        return 1 if self.fine_tunes else self.augment.test_views
-
     # Otherwise the error would come only after the features of all images are extracted.
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Config:
@@ -200,9 +190,8 @@ class Config(Section):
             (self.fine_tunes and trained and not trained & set(self.model.features),
              f"tune.part {tune.part} trains blocks that model.features does not use; "
              f"set tune.part to none, or add {tune.part} to model.features"),
-            (self.features.source and (self.fine_tunes or self.augment.test_views > 1),
-             "features.source has one embedding an image and no pixels; set tune.part to none and "
-             "augment.test_views to 1"),
+            (self.features.source and self.fine_tunes,
+             "features.source has one embedding an image and no pixels; set tune.part to none"),
             (self.fine_tunes and is_probe, f"head.kind {head.kind} cannot be fine-tuned; set tune.part to none"),
             (head.shots and head.kind != "prototype",
              f"head.shots counts for head.kind prototype, not {head.kind}; leave it out"),
@@ -229,9 +218,10 @@ MEANINGS = Path(__file__).with_name("settings.yaml")
 IN_MODEL = "breakhis_cls.yaml"  # settings within a model.keras, which is a zip
 # Settings that were removed; runs that have them are still scored.
 RETIRED = {
-    "head": ("views", "clip_norm", "ema"),
-    "tune": ("clip_norm", "ema"),
-    "augment": ("brightness", "contrast", "scale"),
+    "image": ("stains",),
+    "head": ("views", "clip_norm", "ema", "accumulate"),
+    "tune": ("clip_norm", "ema", "accumulate"),
+    "augment": ("brightness", "contrast", "scale", "test_views"),
 }
 
 
@@ -296,7 +286,9 @@ def parse_config(raw: bytes, file: Path, kind: type[S] = Config) -> S:
     is_of_a_run = file.name == "config.yaml" or file.suffix == ".keras"
     for section, keys in RETIRED.items() if is_of_a_run else ():
         if isinstance(content.get(section), dict):
-            content[section] = {key: value for key, value in content[section].items() if key not in keys}
+            # Images that were normalised before would be predicted without it now, so that setting is refused.
+            kept = {key: value for key, value in content[section].items() if key not in keys or value == "macenko"}
+            content[section] = kept
     return validate_settings(kind, content, str(file))
 
 

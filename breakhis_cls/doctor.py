@@ -83,7 +83,7 @@ def run_checks(settings: config.Config) -> Iterator[Check]:
     # --- memory ---
     tune, n_bytes = settings.tune, parallel.memory_bytes()
     is_little = tune.part != "none" and n_bytes < ENOUGH_BYTES
-    smaller = f"--tune.batch_size {max(tune.batch_size // 4, 1)} --tune.accumulate {4 * tune.accumulate}"
+    smaller = f"--tune.batch_size {max(tune.batch_size // 4, 1)}"
     advice = f"fine-tuning may need 8 GiB; if memory runs out: {smaller}" if is_little else ""
     found = f"{n_bytes / 2**30:.1f} GiB, {parallel.count_cores()} cores"
     yield Check("memory", NOTE if is_little else OK, found, advice)
@@ -139,9 +139,10 @@ def run_checks(settings: config.Config) -> Iterator[Check]:
     # --- disk: pixel store, features and run; archive and tree too where there are no images yet ---
     n_rows = names.N_IMAGES if n_images is None else n_images
     folders = {"data.cache": data.cache, "run.dir": settings.run.dir, "run.reports": settings.run.reports}
+    extracts = settings.head.epochs > 0 and not settings.features.source
     needs = [
         (data.cache, n_rows * settings.image.height_px * settings.image.width_px * 3, "pixel store"),
-        (data.cache, n_rows * settings.n_feature_views * FEATURE_BYTES, "features"),
+        (data.cache, n_rows * extracts * FEATURE_BYTES, "features"),
         (settings.run.dir, RUN_BYTES, "run"),
     ]
     if n_images is None:
@@ -179,10 +180,10 @@ def run_checks(settings: config.Config) -> Iterator[Check]:
 
     # --- time from nothing: a forward pass of every image, and some three for each training step ---
     if n_images is not None and parts is not None:
-        passes = settings.n_feature_views * n_images
+        passes = extracts * n_images
         if settings.fine_tunes:
             passes += tune.epochs * (3 * parts["train"] + parts["validation"])
-            passes += settings.augment.test_views * (parts["validation"] + parts["test"])
+            passes += parts["validation"] + parts["test"]
         found = parallel.format_duration(passes * time_forward_pass(settings) if passes else 0)
         yield Check("time", OK, f"about {found}, by one timed batch; less where features are cached")
 

@@ -83,9 +83,6 @@ def export_run(
     if not (run / "metrics.json").is_file():
         raise RunError(f"{run} is not a finished run; name the folder that train printed")
     settings = config.load_config(run / "config.yaml")
-    if settings.augment.test_views > 1:
-        why = f"averages {settings.augment.test_views} views of each image, which no exported graph does"
-        raise ModelError(f"{run} {why}; train it with --augment.test_views 1")
 
     from .data import dataset as datasets
     from .evaluation import predictions

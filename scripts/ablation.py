@@ -38,7 +38,6 @@ FROZEN: dict[str, dict[str, Any]] = {
     "conv3 and conv4": {"model.features": ("conv3", "conv4")},
     "conv3 and conv5": {"model.features": ("conv3", "conv5")},
     "conv4 and conv5": {"model.features": ("conv4", "conv5")},
-    "conv4, mean of eight views": {"augment.test_views": 8},
     "conv4, weights by image": {"data.balance": "images"},
     "conv4, classes balanced": {"data.balance": "class_weights"},
     "conv4, C 0.005": {"head.C": 0.005},
@@ -70,7 +69,7 @@ class Ablation(config.Config):
     """An experiment, and how much is varied."""
 
     arms: Literal["frozen", "tuned", "probes"] = "frozen"
-    """frozen: logistic heads on blocks, views, weights and C. tuned: heads by logistic regression and by Keras, and
+    """frozen: logistic heads on blocks, weights and C. tuned: heads by logistic regression and by Keras, and
     conv5 fine-tuned from its head. probes: kinds of heads, few shots, the null."""
     confirm: str = ""
     """Name of the arm to compare with the first on test rows, and nothing else."""

@@ -83,7 +83,7 @@ def write_config(root: Path, folder: Path) -> Path:
         "model": {"weights": "random", "features": ["conv5"]},
         "head": {"kind": "keras", "epochs": 4, "batch_size": 8},
         "tune": {"part": "conv5", "epochs": 3, "batch_size": 8, "peak_lr": 1e-3},
-        "augment": {"stain": 0.3, "test_views": 8},
+        "augment": {"stain": 0.3},
         "run": {"dir": str(folder / "runs"), "reports": str(folder / "reports")},
     }
     write_text(folder / "soak.yaml", json.dumps(settings))  # JSON is YAML

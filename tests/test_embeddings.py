@@ -187,7 +187,7 @@ def test_a_run_on_embeddings_imports_no_tensorflow_and_reports(extracted, tmp_pa
 
 @pytest.mark.parametrize(
     "changes",
-    [{"tune.part": "conv5", "model.features": ("conv5",)}, {"augment.test_views": 8}, {"head.epochs": 0}],
+    [{"tune.part": "conv5", "model.features": ("conv5",)}, {"head.epochs": 0}],
 )
 def test_settings_that_need_pixels_are_refused_when_they_are_read(extracted, changes):
     with pytest.raises(ConfigError, match=r"features.source has one embedding an image|nothing would be trained"):

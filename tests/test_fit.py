@@ -9,11 +9,10 @@ from breakhis_cls import config
 from breakhis_cls.errors import ModelError
 from breakhis_cls.modeling import fit, network
 from breakhis_cls.modeling.head import fit_logistic, l2_of_mean_loss
-from breakhis_cls.pipeline import batches
 from breakhis_cls.pipeline.batches import TrainingRows
 
 PHASE = config.Head(epochs=4, batch_size=4, peak_lr=0.05)
-WITH_ALL = PHASE.model_copy(update={"accumulate": 2, "label_smoothing": 0.1})
+SMOOTHED = PHASE.model_copy(update={"label_smoothing": 0.1})
 
 
 class Interruption(Exception):
@@ -43,21 +42,6 @@ def _assert_equal(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(("n_rows", "batch_size", "accumulate"), [(10, 4, 10), (10, 2, 3), (5, 1, 3), (7, 7, 2)])
-def test_every_group_of_accumulated_batches_is_whole(n_rows, batch_size, accumulate):
-    stream = batches.training_batches(_rows(1, n_rows), batch_size, 0, 0, 1, accumulate)
-    sizes = [len(targets) for _, targets, _ in stream]
-    assert sum(sizes) == n_rows and len(sizes) % accumulate == 0 and max(sizes) - min(sizes) <= 1
-
-
-@pytest.mark.parametrize("accumulate", [3, 1000])
-def test_accumulating_over_more_batches_than_there_are_still_trains(tmp_path, accumulate):
-    before = _kernel(network.build_head(6, 2, 0.5, seed=0))
-    head, history = _fit(tmp_path, PHASE.model_copy(update={"epochs": 2, "accumulate": accumulate}))
-    assert abs(_kernel(head) - before).max() > 0.01
-    assert history["learning_rate"].max() <= PHASE.peak_lr
-
-
 @pytest.mark.parametrize(
     ("loss", "val_loss", "said"), [(0.5, np.inf, "validation loss"), (np.nan, 0.5, "training loss")]
 )
@@ -67,7 +51,7 @@ def test_the_loss_that_is_not_finite_is_named(tmp_path, loss, val_loss, said):
         fit.EpochCheckpoint(tmp_path / "head", PHASE, 0).on_epoch_end(0, logs)
 
 
-@pytest.mark.parametrize(("epoch", "phase"), [(0, PHASE), (1, WITH_ALL)])
+@pytest.mark.parametrize(("epoch", "phase"), [(0, PHASE), (1, SMOOTHED)])
 def test_resuming_from_a_checkpoint_equals_never_stopping(epoch, phase, tmp_path, monkeypatch, capsys):
     undisturbed, expected = _fit(tmp_path / "undisturbed", phase, checkpoints=True)
     on_epoch_end = fit.EpochCheckpoint.on_epoch_end
@@ -151,17 +135,6 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(tmp_path):
     assert history["learning_rate"].max() <= PHASE.peak_lr
 
 
-def test_two_half_batches_take_the_step_of_a_whole_one(tmp_path):
-    kernels = []
-    for batch_size, accumulate in ((8, 1), (4, 2)):
-        changes = {"batch_size": batch_size, "accumulate": accumulate, "warmup_share": 0.0, "epochs": 1}
-        head, _ = _fit(tmp_path, PHASE.model_copy(update=changes), _rows(1, n=16), dropout=0.0)
-        kernels.append(_kernel(head))
-    moved = abs(kernels[0] - _kernel(network.build_head(6, 2, 0.0, seed=0))).max()
-    assert moved > 0.05
-    assert abs(kernels[0] - kernels[1]).max() < 0.4 * moved  # not 0: the rate is read at another step of the cosine
-
-
 def test_label_smoothing_lowers_the_highest_probability(tmp_path):
     phase = PHASE.model_copy(update={"epochs": 20, "patience": 20, "warmup_share": 0.0})
     highest = []
@@ -176,7 +149,7 @@ def test_a_batch_too_large_for_memory_is_an_error_with_advice(tmp_path, monkeypa
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     monkeypatch.setattr(keras.Model, "fit", exhausted)
-    with pytest.raises(ModelError, match=r"--head\.batch_size 2 --head\.accumulate 2 takes the same steps"):
+    with pytest.raises(ModelError, match=r"--head\.batch_size 2 needs half of it"):
         _fit(tmp_path)
 
 

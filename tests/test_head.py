@@ -79,9 +79,9 @@ def test_a_constant_feature_changes_nothing():
 def test_out_of_fold_predictions_never_see_their_own_labels():
     features, labels, cases = _sample(n_cases=20)
     folds, settings = cases.astype(int) // 2 % 4, config.Config()
-    predicted = head.predict_out_of_fold([features], labels, cases, folds, 2, settings)
+    predicted = head.predict_out_of_fold(features, labels, cases, folds, 2, settings)
     swapped = np.where(folds == 1, 1 - labels, labels)
-    other = head.predict_out_of_fold([features], swapped, cases, folds, 2, settings)
+    other = head.predict_out_of_fold(features, swapped, cases, folds, 2, settings)
     np.testing.assert_array_equal(predicted[folds == 1], other[folds == 1])
     assert not np.allclose(predicted[folds != 1], other[folds != 1])
     assert np.isfinite(predicted).all()
@@ -89,9 +89,9 @@ def test_out_of_fold_predictions_never_see_their_own_labels():
 
 def test_out_of_fold_needs_both_classes_in_the_other_folds():
     features, labels, cases = _sample()
-    predicted = head.predict_out_of_fold([features], labels, cases, np.zeros(len(labels), int), 2, config.Config())
+    predicted = head.predict_out_of_fold(features, labels, cases, np.zeros(len(labels), int), 2, config.Config())
     assert np.isnan(predicted).all()
-    by_label = head.predict_out_of_fold([features], labels, cases, labels, 2, config.Config())
+    by_label = head.predict_out_of_fold(features, labels, cases, labels, 2, config.Config())
     assert np.isnan(by_label).all()  # each fold would be predicted by a head that knows the other class alone
 
 
@@ -220,7 +220,7 @@ def test_other_probes_never_see_the_labels_that_they_predict_out_of_fold(kind):
     folds = cases.astype(int) // 2 % 4
     swapped = np.where(folds == 1, 1 - labels, labels)
     one, other = (
-        head.predict_out_of_fold([features], truth, cases, folds, 2, _settings(kind)) for truth in (labels, swapped)
+        head.predict_out_of_fold(features, truth, cases, folds, 2, _settings(kind)) for truth in (labels, swapped)
     )
     np.testing.assert_array_equal(one[folds == 1], other[folds == 1])
     assert not np.allclose(one[folds != 1], other[folds != 1]) and np.isfinite(one).all()

@@ -20,8 +20,7 @@ from PIL import Image
 from breakhis_cls import config, files, parallel
 from breakhis_cls.data import index, png
 from breakhis_cls.errors import DataError
-from breakhis_cls.pipeline import pixel_store, stain_normalization
-from breakhis_cls.synthetic import tree
+from breakhis_cls.pipeline import pixel_store
 
 SMALL = config.Image(height_px=23, width_px=35)
 pytestmark = pytest.mark.filterwarnings("ignore:.*of BreakHis's:UserWarning")
@@ -101,13 +100,12 @@ def test_a_second_opening_decodes_nothing_and_takes_no_lock(data, decoded, monke
 def test_the_key_follows_settings_pixels_and_version(data, monkeypatch):
     images = [
         SMALL, config.Image(height_px=23, width_px=34), config.Image(height_px=23, width_px=35, fit="crop"),
-        config.Image(height_px=23, width_px=35, stains="macenko"),
     ]  # fmt: skip
     keys = [open_store(data, image).key for image in images]
     keys += [open_store(data.model_copy(update={"magnifications": (200,)})).key]
     monkeypatch.setattr(pixel_store, "VERSION", 1)  # a store of the old layout lies in another folder
     keys += [open_store(data).key]
-    assert len(set(keys)) == 6
+    assert len(set(keys)) == 5
 
 
 def test_the_key_does_not_follow_paths(data, tmp_path):
@@ -236,16 +234,6 @@ def test_crop_takes_the_centre_and_pad_keeps_all():
     padded = pixel_store.fit_image(image, settings("pad", 60, 60))
     assert (padded[:20] == pixel_store.GLASS).all() and (padded[40:] == pixel_store.GLASS).all()
     assert (padded[20:40, 22:38] == 200).all() and (padded[20:40, :18] == 0).all()
-
-
-@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
-def test_stains_are_normalised_on_the_field_at_its_full_size(fit):
-    field = tree.draw_image("SOB_M_DC-14-90008-200-001.png")[0]
-    as_is = settings(fit, 64, 64)
-    expected = pixel_store.fit_image(stain_normalization.normalize_stains(field), as_is)
-    fitted = pixel_store.fit_image(field, as_is.model_copy(update={"stains": "macenko"}))
-    np.testing.assert_array_equal(fitted, expected)
-    assert not np.array_equal(fitted, pixel_store.fit_image(field, as_is))
 
 
 def test_shrinking_averages_and_does_not_pick():

@@ -21,7 +21,7 @@ from breakhis_cls.modeling.run_folder import RunFolder
 HERE = Path(__file__).parent
 EVERYTHING = {
     "head": {"kind": "keras"},
-    "augment": {"stain": 0.3, "test_views": 8},
+    "augment": {"stain": 0.3},
 }
 FROZEN = {"tune": {"part": "none"}, "run": {"save_model": False}}
 

@@ -39,9 +39,9 @@ BLOCKS = ("conv3", "conv4", "conv5")  # whose pooled outputs may feed the head: 
 
 
 def backbone_features(
-    settings: config.Config, pixel_hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, view: int = 0
+    settings: config.Config, pixel_hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray
 ) -> np.ndarray:
-    """(n, d) float32 pooled features of `model.features` for rows `index` of the pixel store, seen in one view.
+    """(n, d) float32 pooled features of `model.features` for rows `index` of the pixel store.
 
     pixel_hashes: (n,) hex SHA-256 of the rows.
     """
@@ -50,30 +50,30 @@ def backbone_features(
     identity, seed = weights.weights_identity(model), settings.run.seed if model.weights == "random" else None
     image = settings.image.model_dump()
     key = sha256_of_values(VERSION, BATCH_SIZE, model.backbone, identity, seed, image, BLOCKS, machine)
-    folder = settings.data.cache / "features" / key[:16] / f"view-{view}"
+    folder = settings.data.cache / "features" / key[:16]
 
     known = read_shards(folder, model.features)
     missing = np.array([at for at, name in enumerate(pixel_hashes) if name not in known], int)
     if len(missing):
         shards = extract_apart if devices.extracts_apart(settings.run) else extract
-        title = f"features of {len(missing):,} images" + (f", view {view}" if view else "")
-        work = shards(settings, pixel_hashes[missing], pixels, index[missing], folder, view)
+        title = f"features of {len(missing):,} images"
+        work = shards(settings, pixel_hashes[missing], pixels, index[missing], folder)
         for _ in show_progress(work, title, -(-len(missing) // SHARD_ROWS)):
             pass
         known = read_shards(folder, model.features)
     return np.stack([known[name] for name in pixel_hashes])
 
 
-def image_features(settings: config.Config, pixels: np.ndarray, view: int = 0) -> np.ndarray:
+def image_features(settings: config.Config, pixels: np.ndarray) -> np.ndarray:
     """(n, d) float32 features of (n, height_px, width_px, 3) uint8 pixels, as those of a run; nothing is kept."""
     with tempfile.TemporaryDirectory() as cache:
         settings = config.change_settings(settings, {"data.cache": cache})
         rows = np.arange(len(pixels))
-        return backbone_features(settings, np.array([f"{row:064x}" for row in rows]), pixels, rows, view)
+        return backbone_features(settings, np.array([f"{row:064x}" for row in rows]), pixels, rows)
 
 
 def extract(
-    settings: config.Config, hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path, view: int = 0
+    settings: config.Config, hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path
 ) -> Iterator[Path]:
     """Write shards of features of rows `index` of `pixels` and yield each shard's path."""
     onednn, precision = (devices.numerics(settings.run, extraction=True)[key] for key in ("onednn", "precision"))
@@ -81,18 +81,17 @@ def extract(
     from . import network
 
     backbone = network.build_backbone(settings.model, BLOCKS, settings.run.seed)
-    yield from write_shards(backbone, network.widths(settings.model), hashes, pixels, index, folder, view)
+    yield from write_shards(backbone, network.widths(settings.model), hashes, pixels, index, folder)
 
 
 def write_shards(
-    model: keras.Model, widths: dict[str, int], hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray,
-    folder: Path, view: int = 0,
-) -> Iterator[Path]:  # fmt: skip
+    model: keras.Model, widths: dict[str, int], hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path
+) -> Iterator[Path]:
     """Write outputs of a model for rows `index` of `pixels` in shards; `widths` of its pieces lie side by side."""
     ends = np.cumsum([*widths.values()])[:-1]
     for start in range(0, len(index), SHARD_ROWS):
         at = slice(start, start + SHARD_ROWS)
-        pieces = np.split(predict_rows(model, pixels, index[at], view), ends, axis=1)
+        pieces = np.split(predict_rows(model, pixels, index[at]), ends, axis=1)
         content: dict[str, Any] = dict(zip(widths, pieces, strict=True), hashes=np.asarray(hashes[at], dtype="U64"))
         path = folder / f"shard-{sha256_of_values(list(hashes[at]))[:16]}.npz"
         with atomic_path(path) as temporary:
@@ -100,15 +99,15 @@ def write_shards(
         yield path
 
 
-def predict_rows(model: keras.Model, pixels: np.ndarray, index: np.ndarray, view: int = 0) -> np.ndarray:
-    """(n, d) float32 outputs of a model for rows `index` of (m, h, w, 3) uint8 pixels, all in one view."""
+def predict_rows(model: keras.Model, pixels: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """(n, d) float32 outputs of a model for rows `index` of (m, h, w, 3) uint8 pixels."""
     from ..pipeline import batches
 
     # The last batch is filled up with its last row: every row is computed in one shape, to equal bits.
     full = np.pad(index, (0, -len(index) % BATCH_SIZE), mode="edge")
     if not model.compiled:
         model.jit_compile = devices.jit_compile()
-    stream = batches.ordered_batches(pixels, full, BATCH_SIZE, view)
+    stream = batches.ordered_batches(pixels, full, BATCH_SIZE)
     # Not `predict`: TensorFlow keeps every generator that it was ever given, and with it the pixels.
     outputs = np.concatenate([model.predict_on_batch(batch) for (batch,) in stream])
     return outputs[: len(index)].astype(np.float32)
@@ -137,7 +136,7 @@ def _read_shards(stamped: tuple[tuple[Path, int], ...], blocks: tuple[str, ...])
 
 
 def extract_apart(
-    settings: config.Config, hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path, view: int = 0
+    settings: config.Config, hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path
 ) -> Iterator[str]:
     """`extract` in a child process, which ends when this one does; yields a line for each shard that is written."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -148,7 +147,7 @@ def extract_apart(
             np.save(file, pixels)
         Path(scratch, "config.yaml").write_text(config.dump_config(settings), encoding="utf-8")
         np.savez(Path(scratch, "rows.npz"), hashes=np.asarray(hashes, dtype="U64"), index=index)
-        command = [sys.executable, "-m", __name__, scratch, str(file), str(folder), str(view)]
+        command = [sys.executable, "-m", __name__, scratch, str(file), str(folder)]
         # stdin stays open as long as we live. Ctrl-C reaches only us: we end the child.
         apart = {"start_new_session": True, "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
@@ -160,7 +159,7 @@ def extract_apart(
             raise subprocess.CalledProcessError(child.returncode, command)
 
 
-def main(scratch: str, pixels: str, folder: str, view: str) -> int:
+def main(scratch: str, pixels: str, folder: str) -> int:
     """What the child does; prints a line for each shard."""
 
     def end_with_parent() -> None:
@@ -172,7 +171,7 @@ def main(scratch: str, pixels: str, folder: str, view: str) -> int:
     try:
         with np.load(Path(scratch, "rows.npz")) as rows:
             hashes, index = rows["hashes"], rows["index"]
-        for path in extract(settings, hashes, np.load(pixels, mmap_mode="r"), index, Path(folder), int(view)):
+        for path in extract(settings, hashes, np.load(pixels, mmap_mode="r"), index, Path(folder)):
             print(path, flush=True)
     except (BreakHisError, OSError) as error:
         Path(scratch, "error").write_bytes(pickle.dumps(error))

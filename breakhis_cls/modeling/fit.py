@@ -34,19 +34,13 @@ def fit_phase(
     devices share a batch. Raises ModelError when the loss is not finite, or a batch does not fit into memory.
     """
     # --- optimizer and learning-rate schedule: linear warm-up, then a cosine to zero ---
-    accumulate = min(phase.accumulate, len(rows))
-    n_steps = batches.count_batches(len(rows), phase.batch_size, accumulate)
+    n_steps = batches.count_batches(len(rows), phase.batch_size)
     n_total = max(phase.epochs * n_steps, 1)  # the schedule's length is fixed: early stopping cuts it
-    n_warmup = accumulate * round(phase.warmup_share * n_total / accumulate)
+    n_warmup = round(phase.warmup_share * n_total)
     start = 0.0 if n_warmup else phase.peak_lr
-    n_total, n_warmup = n_total + accumulate - 1, n_warmup + accumulate - 1  # a group steps at its last batch
     warmup = {"warmup_target": phase.peak_lr, "warmup_steps": n_warmup} if n_warmup else {}
     schedule = keras.optimizers.schedules.CosineDecay(start, max(n_total - n_warmup, 1), **warmup)
-    optimizer = keras.optimizers.AdamW(
-        schedule,
-        weight_decay=phase.weight_decay,
-        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
-    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=phase.weight_decay)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing)
     accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
     model.compile(optimizer, loss, metrics=[accuracy], jit_compile=devices.jit_compile())
@@ -70,9 +64,8 @@ def fit_phase(
         if is_fitted and not checkpoint.n_done:
             checkpoint.start_from(model, validation_data)
         if not checkpoint.ended:
-            sizes = checkpoint.n_done, phase.epochs, accumulate
             model.fit(
-                batches.training_batches(rows, phase.batch_size, seed, *sizes),
+                batches.training_batches(rows, phase.batch_size, seed, checkpoint.n_done, phase.epochs),
                 validation_data=validation_data,
                 shuffle=False,  # the stream is in order already
                 callbacks=[checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],
@@ -84,10 +77,8 @@ def fit_phase(
         if "ResourceExhausted" not in type(error).__name__ and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         section, smaller = type(phase).__name__.lower(), max(phase.batch_size // 2, 1)
-        raise ModelError(
-            f"a batch of {phase.batch_size} does not fit into memory; --{section}.batch_size {smaller} "
-            f"--{section}.accumulate {2 * phase.accumulate} takes the same steps in half of it"
-        ) from None
+        found = f"a batch of {phase.batch_size} does not fit into memory"
+        raise ModelError(f"{found}; --{section}.batch_size {smaller} needs half of it") from None
     model.set_weights(checkpoint.best_weights)  # not those of the last epoch
     return pd.DataFrame(checkpoint.history)
 

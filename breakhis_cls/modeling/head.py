@@ -179,18 +179,18 @@ def l2_of_mean_loss(C: float, n_cases: int, n_classes: int) -> float:
 
 
 def predict_out_of_fold(
-    views: list[np.ndarray], labels: np.ndarray, cases: np.ndarray, folds: np.ndarray, n_classes: int,
+    features: np.ndarray, labels: np.ndarray, cases: np.ndarray, folds: np.ndarray, n_classes: int,
     settings: config.Config,
 ) -> np.ndarray:  # fmt: skip
-    """(n, n_classes) probabilities of each image by a head that was fitted on the other folds (n,), their mean over
-    views (n, d) of the features, the first of which is fitted on. NaN where the other folds hold a single class."""
+    """(n, n_classes) probabilities of each image by a head that was fitted on the other folds (n,); NaN where those
+    hold a single class."""
     probabilities = np.full((len(labels), n_classes), np.nan)
     for fold in np.unique(folds):
         held_out = folds == fold
         if len(np.unique(labels[~held_out])) > 1:
-            rest = (values[~held_out] for values in (views[0], labels, cases, folds))
+            rest = (values[~held_out] for values in (features, labels, cases, folds))
             head = PROBES[settings.head.kind](*rest, n_classes, settings)
-            probabilities[held_out] = np.mean([head.predict(view[held_out]) for view in views], axis=0)
+            probabilities[held_out] = head.predict(features[held_out])
     return probabilities
 
 

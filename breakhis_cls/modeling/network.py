@@ -12,7 +12,7 @@ from keras import layers, tree
 from .. import config
 from ..errors import ModelError
 from .backbones import BACKBONES, stage_output
-from .features import BLOCKS, predict_rows
+from .features import BLOCKS
 from .head import LinearHead, check_reads_images, load_head
 from .weights import weights_identity
 
@@ -125,11 +125,6 @@ def set_trainable(backbone: keras.Model, model: config.Model, part: str) -> None
         # EfficientNet drops whole blocks: frozen stages must not, as they did not when the features were computed.
         if isinstance(layer, layers.Dropout) and layer not in opened:
             layer.rate = 0.0
-
-
-def predict_views(model: keras.Model, pixels: np.ndarray, index: np.ndarray, n_views: int) -> np.ndarray:
-    """(n, n_classes) probabilities of rows `index` of (m, h, w, 3) uint8 pixels, the mean over the first views."""
-    return np.mean([predict_rows(model, pixels, index, view) for view in range(n_views)], axis=0)
 
 
 def load_run_model(folder: Path) -> keras.Model:

@@ -32,18 +32,17 @@ class Predictor(NamedTuple):
     quantile: float
 
     def compute(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n, height_px, width_px, 3) uint8 -> raw probabilities (n, n_classes), the mean over the views of the run's
-        test, and features (n, d) of the first view."""
+        """(n, height_px, width_px, 3) uint8 -> raw probabilities (n, n_classes) and features (n, d)."""
         import keras
 
         from .features import predict_rows
 
-        n_views, n_classes, rows = self.settings.augment.test_views, len(self.classes), np.arange(len(pixels))
-        if len(pixels) < FEW and n_views == 1:  # predict_rows fills up a whole batch
-            views = [keras.ops.convert_to_numpy(self.combined(pixels, training=False))]
+        n_classes = len(self.classes)
+        if len(pixels) < FEW:  # predict_rows fills up a whole batch
+            combined = keras.ops.convert_to_numpy(self.combined(pixels, training=False))
         else:
-            views = [predict_rows(self.combined, pixels, rows, view) for view in range(n_views)]
-        return np.mean([view[:, :n_classes] for view in views], axis=0), views[0][:, n_classes:]
+            combined = predict_rows(self.combined, pixels, np.arange(len(pixels)))
+        return combined[:, :n_classes], combined[:, n_classes:]
 
     def predict(self, pixels: np.ndarray, magnification: int | None = None) -> tuple[pd.DataFrame, np.ndarray]:
         """A row for each of (n, height_px, width_px, 3) uint8 images, and their features (n, d).

@@ -107,8 +107,9 @@ class TrainingRun:
         return model if settings.fine_tunes or trained is None else trained
 
     def predict(self, model: Any) -> np.ndarray:
-        """(n, n_classes) probabilities in the order of the split, the mean over `augment.test_views`; NaN of images
-        that are not evaluated. model: as `fit` returns it.
+        """(n, n_classes) probabilities in the order of the split; NaN of images that are not evaluated.
+
+        model: as `fit` returns it.
 
         What is chosen later (temperature, thresholds) needs predictions of images that a model was not fitted on. All
         heads but Keras's are fitted on validation too: each of those images is predicted without its inner fold.
@@ -118,19 +119,17 @@ class TrainingRun:
         evaluated, seen = dataset.in_part("validation", "test"), dataset.in_part("train", "validation")
         with devices.measure_cost(self.costs, "predictions"):
             if not settings.fine_tunes and settings.head.epochs:
-                views = [self._features(view) for view in range(settings.augment.test_views)]
-                probabilities[evaluated] = np.mean([model.predict(view[evaluated]) for view in views], axis=0)
+                pooled = self._features()
+                probabilities[evaluated] = model.predict(pooled[evaluated])
                 if settings.head.kind != "keras":
-                    sample = [view[seen] for view in views], self._labels[seen], self._cases[seen]
+                    sample = pooled[seen], self._labels[seen], self._cases[seen]
                     probabilities[seen] = head.predict_out_of_fold(
                         *sample, self._inner_folds[seen], len(dataset.classes), settings
                     )
                 return probabilities
 
-            from . import network
-
-            rows, n_views = self.store.rows[evaluated], settings.augment.test_views
-            probabilities[evaluated] = network.predict_views(model, self.store.array, rows, n_views)
+            rows = self.store.rows[evaluated]
+            probabilities[evaluated] = features.predict_rows(model, self.store.array, rows)
             return probabilities
 
     def _fit_keras_head(self, pooled: np.ndarray) -> tuple[LinearHead, pd.DataFrame]:
@@ -156,11 +155,11 @@ class TrainingRun:
         folds[seen] = assign_inner_folds(self.dataset.split[seen], self.settings.split)
         return folds
 
-    def _features(self, view: int = 0) -> np.ndarray:
+    def _features(self) -> np.ndarray:
         if self.settings.features.source:
             return embeddings.select_rows(self.settings.features.source, self.dataset.images["file"])
         hashes = self.dataset.images["pixel_sha256"].to_numpy()
-        return features.backbone_features(self.settings, hashes, self.store.array, self.store.rows, view)
+        return features.backbone_features(self.settings, hashes, self.store.array, self.store.rows)
 
 
 def build_rows(

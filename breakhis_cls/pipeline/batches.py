@@ -58,22 +58,19 @@ def epoch_draws(n: int, seed: int, epoch: int, spread: float) -> np.ndarray:
     return np.random.default_rng((seed, epoch, 2)).uniform(-spread, spread, (n, 4)).astype(np.float32)
 
 
-def count_batches(n_rows: int, batch_size: int, accumulate: int = 1) -> int:
-    """Batches of an epoch: for gradients that are accumulated whole groups, so that the last one makes a step too."""
-    n_groups = math.ceil(n_rows / batch_size / accumulate)
-    return accumulate * max(1, min(n_groups, n_rows // accumulate))  # a batch has one row at least
+def count_batches(n_rows: int, batch_size: int) -> int:
+    """Batches of an epoch; the last one may be smaller."""
+    return math.ceil(n_rows / batch_size)
 
 
 def plan_batches(
-    rows: TrainingRows, batch_size: int, seed: int, accumulate: int = 1, multiple: int = 1
+    rows: TrainingRows, batch_size: int, seed: int, multiple: int = 1
 ) -> Callable[[int], tuple[np.ndarray, ...]]:
     """A function of the step, counted from epoch 0 -> its inputs in their views, targets, weights, augmentation draws.
 
     multiple: of devices that take equal shares: the last batch is filled up with the first rows of the epoch.
     """
-    n_steps, augment = count_batches(len(rows), batch_size, accumulate), rows.augment
-    # The last batch may be smaller; batches of a group are of one size, give or take one image, to weigh the same.
-    ends = [round(at * len(rows) / n_steps) if accumulate > 1 else at * batch_size for at in range(n_steps + 1)]
+    n_steps, augment = count_batches(len(rows), batch_size), rows.augment
 
     @lru_cache(maxsize=2)  # prefetch asks for the next epoch before the last batches of this one
     def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,7 +83,7 @@ def plan_batches(
     def batch(step: int) -> tuple[np.ndarray, ...]:
         epoch, at = divmod(int(step), n_steps)
         order, views, draws = plan(epoch)
-        chosen = order[ends[at] : ends[at + 1]]
+        chosen = order[at * batch_size : (at + 1) * batch_size]
         chosen = np.append(chosen, order[: -len(chosen) % multiple])
         inputs = read_rows(rows.source, rows.index[chosen], views[chosen])
         return inputs, rows.targets[chosen], rows.weights[chosen], draws[chosen]
@@ -95,13 +92,7 @@ def plan_batches(
 
 
 def training_batches(
-    rows: TrainingRows,
-    batch_size: int,
-    seed: int,
-    first_epoch: int,
-    epochs: int,
-    accumulate: int = 1,
-    multiple: int = 1,
+    rows: TrainingRows, batch_size: int, seed: int, first_epoch: int, epochs: int, multiple: int = 1
 ) -> tf.data.Dataset:
     """Batches (inputs, targets, weights) of epochs first_epoch ... epochs - 1 in one stream.
 
@@ -115,8 +106,8 @@ def training_batches(
         inputs = stain_jitter.to_levels(stain_jitter.jitter_stains(inputs, draws)) if is_augmented else inputs
         return inputs, targets, weights
 
-    n_steps = count_batches(len(rows), batch_size, accumulate)
-    batch = plan_batches(rows, batch_size, seed, accumulate, multiple)
+    n_steps = count_batches(len(rows), batch_size)
+    batch = plan_batches(rows, batch_size, seed, multiple)
     return _build_dataset(batch, range(first_epoch * n_steps, epochs * n_steps), augment)
 
 
@@ -137,13 +128,10 @@ def validation_batches(rows: TrainingRows, batch_size: int, multiple: int = 1) -
     return _build_dataset(batch, range(math.ceil(len(at) / batch_size)))
 
 
-def ordered_batches(
-    source: np.ndarray, index: np.ndarray, batch_size: int, view: int = 0
-) -> Iterator[tuple[np.ndarray]]:
-    """Batches (inputs,) for `predict`, (b, h, w, 3) or (b, d), in the order of `index`, all in one view."""
+def ordered_batches(source: np.ndarray, index: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray]]:
+    """Batches (inputs,) for `predict`, (b, h, w, 3) or (b, d), in the order of `index`."""
     for start in range(0, len(index), batch_size):
-        chosen = index[start : start + batch_size]
-        yield (read_rows(source, chosen, np.full(len(chosen), view)),)
+        yield (source[index[start : start + batch_size]],)
 
 
 def read_rows(source: np.ndarray, index: np.ndarray, views: np.ndarray) -> np.ndarray:

@@ -25,7 +25,6 @@ from .. import config, files
 from ..data import archive, png
 from ..errors import DataError
 from ..parallel import map_in_threads
-from . import stain_normalization
 
 VERSION = 2  # of fit_image and of the layout; a new number makes new stores. 1 wrote in chunks, with a journal
 GLASS = 245  # grey level of margins; the brightest 1 % of BreakHis's pixels are about RGB 252 236 242
@@ -75,9 +74,7 @@ class PixelStore:
 def fit_image(image: np.ndarray, settings: config.Image) -> np.ndarray:
     """uint8 (h, w, 3) RGB -> uint8 (height_px, width_px, 3), read-only. By Pillow's bilinear filter, which averages
     over what it shrinks. stretch: the whole field, whatever its shape. crop: the largest centred part of the wanted
-    shape. pad: the whole field in its own shape, centred, with margins of empty glass (grey level 245). Stains are
-    normalised first, on the whole field at its full size."""
-    image = stain_normalization.normalize_stains(image) if settings.stains == "macenko" else image
+    shape. pad: the whole field in its own shape, centred, with margins of empty glass (grey level 245)."""
     picture = Image.fromarray(image)
     size = settings.width_px, settings.height_px
 

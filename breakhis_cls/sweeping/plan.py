@@ -109,9 +109,8 @@ def train_runs(
         set_up = f"{one.run.deterministic} {one.run.precision}"
         parts = one.data, one.split.protocol, one.image, one.model.backbone, one.model.weights, one.features
         seed = one.run.seed if one.model.weights == "random" else None  # which these weights are drawn from
-        to_prepare.setdefault(set_up, {}).setdefault(
-            sha256_of_values(*map(str, parts), one.n_feature_views, seed), path
-        )
+        key = sha256_of_values(*map(str, parts), one.head.epochs > 0, seed)
+        to_prepare.setdefault(set_up, {}).setdefault(key, path)
         log, shared = path.with_suffix(".log"), "" if one.fine_tunes else set_up
         training.append(Task(run.folder.name, worker.train_file, (path,), log, run.folder, shared))
     preparing = [Task("shared work", worker.prepare_files, (*paths.values(),)) for paths in to_prepare.values()]

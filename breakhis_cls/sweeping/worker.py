@@ -83,5 +83,5 @@ def prepare(settings: config.Config) -> None:
     from ..modeling import features
 
     hashes = data.images["pixel_sha256"].to_numpy()
-    for view in range(settings.n_feature_views):
-        features.backbone_features(settings, hashes, store.array, store.rows, view)
+    if settings.head.epochs:
+        features.backbone_features(settings, hashes, store.array, store.rows)
