@@ -7,6 +7,7 @@ examples:
 """
 
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -14,7 +15,8 @@ from pydantic import Field
 from . import config
 from .errors import ANSWER_IS_NO, DONE, ConfigError, exits_cleanly
 from .files import sha256_of_values
-from .sweeping import plan
+from .parallel import count_cores, show_progress
+from .sweeping import plan, tasks, worker
 
 
 class Arguments(config.Config):
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     sweep, arguments, overrides = read_command(list(sys.argv[1:] if argv is None else argv))
     name, space = sweep.name, sweep.search
     if space is not None:
-        from .sweeping import search, worker
+        from .sweeping import search
 
         folder = arguments.run.dir / ".search" / name
         best = search.search(name, space, lambda one: plan.expand_runs(sweep, overrides | one), folder, worker.train)
@@ -93,10 +95,12 @@ def write_reports(finished: list[plan.RunFolder], name: str) -> str:
     # A sweep over magnifications is over several sets of images, and has one report all the same.
     measured_on = data[0] if len(data) == 1 else f"{data[0].rpartition('-')[0]}-{sha256_of_values(data)[:8]}"
     out = finished[0].settings.run.reports / f"{name}-{measured_on}"
-    for one in experiments:
-        numbers = write_experiment(one, out / one.name)
-        if len(experiments) <= 3:  # the page links to all of them
-            lines += [text.summary(numbers, one.name), f"  report: {out / one.name / 'index.html'}", ""]
+    with ProcessPoolExecutor(count_cores(), tasks.SPAWN, worker.follow_parent) as pool:  # starts what is used alone
+        run = pool.map if len(experiments) > 1 else map
+        written = run(write_experiment, experiments, [out / one.name for one in experiments])
+        for one, numbers in zip(experiments, show_progress(written, "reports", len(experiments)), strict=True):
+            if len(experiments) <= 3:  # the page links to all of them
+                lines += [text.summary(numbers, one.name), f"  report: {out / one.name / 'index.html'}", ""]
     page, finding = sweep_report.write_sweep_report(folders, out, name)
     return "\n".join([*lines, f"result: {finding}", f"report: {page}"])
 

@@ -3,6 +3,7 @@
 import os
 import runpy
 import signal
+import threading
 import time
 
 import pytest
@@ -62,23 +63,6 @@ def test_a_cluster_gives_the_bytes_of_one_process(cluster, tiny_tree, tmp_path):
         assert (far.folder / "predictions.csv").read_bytes() == (lone.folder / "predictions.csv").read_bytes()
 
 
-class KillingCluster(ray_cluster.RayCluster):
-    """Kills the second node, its raylet and the worker, with SIGKILL as soon as a run on it is half-way."""
-
-    folders, raylet, struck = (), 0, None
-
-    def wait(self, seconds):
-        for folder in self.folders if self.struck is None else []:
-            if N_STEPS // 4 <= len(list(folder.glob("step-*"))) < N_STEPS // 2:
-                raylet, worker = map(int, (folder / "begun").read_text().split())
-                if raylet == self.raylet:
-                    self.struck = folder
-                    for pid in (raylet, worker):
-                        os.kill(pid, signal.SIGKILL)
-                    break
-        return super().wait(min(seconds, 0.1))
-
-
 def test_nothing_is_lost_or_done_twice_when_a_node_is_killed(cluster, tmp_path):
     made, second = cluster
     folders = [tmp_path / f"run-{at}" for at in range(N_RUNS)]
@@ -86,15 +70,29 @@ def test_nothing_is_lost_or_done_twice_when_a_node_is_killed(cluster, tmp_path):
     for folder in folders:
         folder.mkdir()
         (folder / "run.py").write_text(STAND_IN)
-    with KillingCluster(made.address, None, tasks.HEAD) as executor:
-        executor.folders, executor.raylet = folders, second.all_processes["raylet"][0].process.pid
+    raylet, struck, ended = second.all_processes["raylet"][0].process.pid, [], threading.Event()
+
+    def strike():
+        """Kill the second node, its raylet and the worker, as soon as a run on it is half-way."""
+        while not struck and not ended.wait(0.1):
+            for folder in folders:
+                if not struck and N_STEPS // 4 <= len(list(folder.glob("step-*"))) < N_STEPS // 2:
+                    pids = [int(pid) for pid in (folder / "begun").read_text().split()]
+                    if pids[0] == raylet:
+                        struck.append(folder)
+                        for pid in pids:
+                            os.kill(pid, signal.SIGKILL)
+
+    threading.Thread(target=strike).start()
+    with ray_cluster.RayCluster(made.address, None, tasks.HEAD) as executor:
         failures = tasks.fan_out(todo, executor, 0, "test")  # 0: no run failed, its node did
-    assert executor.struck, "no run was under way on the second node"
+    ended.set()
+    assert struck, "no run was under way on the second node"
     assert not failures, "\n".join(failures)
     assert all((folder / "finished").read_text() == "x" for folder in folders)
     begun = {folder: len((folder / "begun").read_text().splitlines()) for folder in folders}
-    assert begun[executor.struck] == 2 and sum(begun.values()) == N_RUNS + 1
-    steps = list(map(int, (executor.struck / "steps").read_text().split()))
+    assert begun[struck[0]] == 2 and sum(begun.values()) == N_RUNS + 1
+    steps = list(map(int, (struck[0] / "steps").read_text().split()))
     assert steps == list(range(N_STEPS)), "it did not go on from its last step"
 
 

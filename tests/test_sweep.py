@@ -8,7 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -185,12 +187,10 @@ def test_each_process_has_its_own_gpu(tmp_path, monkeypatch):
         import os, time
         open('{tmp_path}/gpus', 'a').write(os.environ['CUDA_VISIBLE_DEVICES'] + ' ')
         time.sleep({HANGS_S})"""
-    with LocalExecutor(None, tasks.HEAD) as executor:
-        for at in range(2):
-            assert executor.has_room
-            executor.start(task(tmp_path, str(at), code))
-        assert not executor.has_room
+    with LocalExecutor(None, tasks.HEAD) as executor, ThreadPool(3) as threads:
+        threads.map_async(executor.run, [task(tmp_path, str(at), code) for at in range(3)])
         wait_for(lambda: (tmp_path / "gpus").is_file() and len((tmp_path / "gpus").read_text().split()) == 2)
+        assert executor.free.empty()  # the third waits
     assert sorted((tmp_path / "gpus").read_text().split()) == ["3", "5"]
 
 
@@ -222,10 +222,13 @@ def is_alive(pid):
 
 @needs_signals
 def test_an_interrupted_sweep_ends_its_processes(tmp_path):
-    with pytest.raises(KeyboardInterrupt), LocalExecutor(1, tasks.HEAD) as executor:
-        executor.start(sleeper(tmp_path))
-        os.kill(sleeper_pid(tmp_path), signal.SIGINT)  # Ctrl-C reaches the whole group; we end the processes
-        raise KeyboardInterrupt
+    def interrupt():
+        for pid in (sleeper_pid(tmp_path), os.getpid()):  # Ctrl-C reaches the whole group; we end the processes
+            os.kill(pid, signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_all([sleeper(tmp_path)], retries=1)
     assert not is_alive(sleeper_pid(tmp_path))
 
 
@@ -233,9 +236,9 @@ def test_an_interrupted_sweep_ends_its_processes(tmp_path):
 def test_a_process_does_not_outlive_a_killed_sweep(tmp_path):
     code = sleeper(tmp_path).arguments[0]
     parent = (
-        "import time; from breakhis_cls.sweeping import tasks\n"
+        "from breakhis_cls.sweeping import tasks\n"
         f"executor = tasks.LocalExecutor(1, tasks.HEAD)\n"
-        f"executor.start(tasks.Task('sleeper', exec, ({code!r}, {{}}))); time.sleep({HANGS_S})"
+        f"executor.run(tasks.Task('sleeper', exec, ({code!r}, {{}})))"
     )
     started = subprocess.Popen([sys.executable, "-c", parent])
     pid = sleeper_pid(tmp_path)

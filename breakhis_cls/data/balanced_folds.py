@@ -87,18 +87,20 @@ def imbalance(images: pd.DataFrame, by: str, sides: pd.Series) -> float:
 
 def _build_problem(images: pd.DataFrame, by: str, shares: list[float]) -> tuple[pd.Index, Problem]:
     """The groups, sorted, and their counts: images, and the group itself, in all and by kind."""
-    columns = {}
-    for suffix, column in (("", None), *((f"_by_{kind}", kind) for kind in ("label", "subtype", "magnification"))):
-        values = images[column] if column else pd.Series("", index=images.index)
-        for value, counted in pd.crosstab(images[by], values).items():
-            columns[f"images{suffix}", value] = counted
-            columns[f"cases{suffix}", value] = counted.clip(upper=1)
-    kept = [(kind, value) for kind, value in columns if kind in WEIGHTS]
-    table = pd.DataFrame({at: columns[at] for at in kept}).sort_index()
-    weights, absence = (np.array([costs.get(kind, 0.0) for kind, _ in kept]) for costs in (WEIGHTS, ABSENCE))
+    groups, group = np.unique(images[by].to_numpy(), return_inverse=True)
+    kinds, counts = [], []
+    for kind in ("", "_by_label", "_by_subtype", "_by_magnification"):
+        values = images[kind.removeprefix("_by_")].to_numpy() if kind else np.zeros(len(images))
+        for value in np.unique(values):
+            counted = np.bincount(group[values == value], minlength=len(groups))
+            kinds += [f"images{kind}", f"cases{kind}"]
+            counts += [counted, counted.clip(max=1)]
+    kept = [at for at, kind in enumerate(kinds) if kind in WEIGHTS]
+    weights, absence = (np.array([costs.get(kinds[at], 0.0) for at in kept]) for costs in (WEIGHTS, ABSENCE))
     urgency = np.ones(len(shares))
     urgency[0] = 1 if len(set(shares)) == 1 else 2  # a class that train lacks cannot be learnt
-    return table.index, Problem(table.to_numpy(float), np.asarray(shares), weights, absence, urgency)
+    table = np.stack([counts[at] for at in kept], axis=1).astype(float)
+    return pd.Index(groups, name=by), Problem(table, np.asarray(shares), weights, absence, urgency)
 
 
 def _costs_of_changes(problem: Problem, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,17 +2,16 @@
 
 import multiprocessing
 import os
-import shutil
-import subprocess
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import BAD_INPUT, DONE
+from ..errors import BAD_INPUT, DONE, INTERRUPTED
+from ..modeling import devices
 from ..parallel import count_cores, memory_bytes, show_progress
 from . import worker
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from .ray_cluster import RayCluster
 
 LAST_LINES = 8  # of a failed run's log that are shown
-POLL_S = 0.5  # between two looks at the processes: runs take seconds to hours
 SPAWN = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
 
 
@@ -55,11 +53,12 @@ class Task:
 class Worker:
     """A process that does tasks of one kind, one after the other, and ends when we end, however that happens."""
 
-    def __init__(self, kind: str, environment: Mapping[str, str] | None = None) -> None:
-        """environment: variables that differ from ours."""
+    def __init__(self, kind: str, gpu: str | None = None) -> None:
         self.kind = kind
         self.connection, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=worker.serve, args=(theirs, dict(environment or {})))
+        # TensorFlow occupies every GPU that it sees.
+        environment = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        self.process = SPAWN.Process(target=worker.serve, args=(theirs, environment))
         self.process.start()
         theirs.close()
 
@@ -67,14 +66,10 @@ class Worker:
         """Whether the process is there and may do this task after others."""
         return bool(task.kind) and self.kind == task.kind and self.process.is_alive()
 
-    def start(self, task: Task) -> None:
-        """Send a task."""
-        with suppress(OSError):  # it ended just now, which `result` sees
-            self.connection.send((task.action, task.arguments, task.log))
-
-    def result(self) -> int:
-        """Wait for the task and return its exit code; that of a process which crashed under it is its own."""
+    def run(self, task: Task) -> int:
+        """Do a task; returns its exit code, or that of the process (a signal's is negative) if it crashed under it."""
         try:
+            self.connection.send((task.action, task.arguments, task.log))
             return self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
@@ -86,60 +81,43 @@ class Worker:
         self.process.join()
 
 
-class Executor:
-    """Where tasks run, at most `limit` at a time. `start` starts one; `wait` returns those that ended, with their exit
-    codes (a signal's is negative), after some seconds at the latest."""
-
-    limit: int | None = None
-
-    def __init__(self) -> None:
-        self.running: dict[Any, Task] = {}
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another task may be started."""
-        return self.limit is None or len(self.running) < self.limit
-
-
-class LocalExecutor(Executor):
+class LocalExecutor:
     """The processes of this machine, each with its own GPU where there are any. On exit, running ones are ended."""
 
     def __init__(self, workers: int | None, needs: Resources) -> None:
         """workers: at most so many at a time; None for as many as cores, memory and GPUs allow."""
-        super().__init__()
-        self.gpus = list_gpus()
-        self.limit = workers or default_workers(needs, count_cores(), memory_bytes() / 2**30, len(self.gpus))
-        self.workers: dict[int, Worker] = {}  # by place, which says which GPU; they stay for the next task
+        gpus = list_gpus()
+        self.limit = workers or default_workers(needs, count_cores(), memory_bytes() / 2**30, len(gpus))
+        self.workers: dict[int, Worker] = {}  # by place; they stay for the next task
+        self.gpus = {place: gpus[place % len(gpus)] for place in range(self.limit)} if gpus else {}
+        self.closing, self.closed = threading.Lock(), False
+        self.free: SimpleQueue[int] = SimpleQueue()
+        for place in range(self.limit):
+            self.free.put(place)
 
     def __enter__(self) -> "LocalExecutor":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        for one in self.workers.values():
-            one.end()
+    def __exit__(self, *_: object) -> None:
+        with self.closing:
+            self.closed = True
+            for one in self.workers.values():
+                one.end()
 
-    def start(self, task: Task) -> None:
-        """See Executor."""
-        place = next(at for at in range(self.limit or 1) if at not in self.running)
-        if (found := self.workers.get(place)) is None or not found.can_do(task):
-            if found:
-                found.end()
-            # TensorFlow occupies every GPU that it sees.
-            gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[place % len(self.gpus)]} if self.gpus else {}
-            self.workers[place] = found = Worker(task.kind, gpu)
-        found.start(task)
-        self.running[place] = task
-
-    def wait(self, seconds: float) -> list[tuple[Task, int]]:
-        """See Executor."""
-        ready = connection.wait([self.workers[place].connection for place in self.running], seconds)
-        ended = []
-        for place in [place for place in self.running if self.workers[place].connection in ready]:
-            task, one = self.running.pop(place), self.workers[place]
-            ended.append((task, one.result()))
-            if not task.kind:
-                one.end()  # its memory is for others
-        return ended
+    def run(self, task: Task) -> int:
+        """Do a task in one of the processes, when one is free; returns its exit code."""
+        place = self.free.get()
+        with self.closing:
+            found = self.workers.get(place)
+            if not self.closed and not (found and found.can_do(task)):
+                if found:
+                    found.end()
+                self.workers[place] = found = Worker(task.kind, self.gpus.get(place))
+        code = INTERRUPTED if self.closed or not found else found.run(task)
+        if found and not task.kind:
+            found.end()  # its memory is for others
+        self.free.put(place)
+        return code
 
 
 def fan_out(todo: Sequence[Task], executor: "LocalExecutor | RayCluster", retries: int, title: str) -> list[str]:
@@ -147,27 +125,24 @@ def fan_out(todo: Sequence[Task], executor: "LocalExecutor | RayCluster", retrie
     task that was killed or crashed is tried again up to `retries` times. One that ends with exit code 2 is not: its
     settings are invalid and would be invalid again."""
 
-    def ended() -> Iterator[tuple[Task, int]]:
-        waiting, n_tries = deque(todo), Counter[str]()
-        while waiting or executor.running:
-            while waiting and executor.has_room:
-                executor.start(waiting.popleft())
-            for task, code in executor.wait(POLL_S):
-                n_tries[task.name] += 1
-                if code in (DONE, BAD_INPUT) or n_tries[task.name] > retries:
-                    yield task, code
-                else:
-                    waiting.append(task)  # at the end, so that the others are not held up
+    def attempt(task: Task) -> tuple[Task, int]:
+        code = executor.run(task)
+        for _ in range(retries):
+            if code not in (DONE, BAD_INPUT):
+                code = executor.run(task)
+        return task, code
 
     failures = []
-    for task, code in show_progress(ended(), title, len(todo)) if title else ended():
-        if code != DONE:
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            end = "its messages stand above"
-            if task.log is not None and task.log.is_file():
-                lines = task.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
-                end = "\n    ".join([f"the end of {task.log}:", *lines])
-            failures.append(f"{task.name} failed ({how}); {end}")
+    with ThreadPool(executor.limit) as threads:  # each of which waits for a process
+        ended = threads.imap_unordered(attempt, todo)
+        for task, code in show_progress(ended, title, len(todo)) if title else ended:
+            if code != DONE:
+                how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                end = "its messages stand above"
+                if task.log is not None and task.log.is_file():
+                    lines = task.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+                    end = "\n    ".join([f"the end of {task.log}:", *lines])
+                failures.append(f"{task.name} failed ({how}); {end}")
     return failures
 
 
@@ -179,10 +154,6 @@ def default_workers(needs: Resources, cores: int, gib: float, n_gpus: int) -> in
 def list_gpus() -> list[str]:
     """This process's GPUs as CUDA_VISIBLE_DEVICES names them. Does not ask TensorFlow, which would occupy them."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        return [name.strip() for name in allowed.split(",") if name.strip() not in ("", "-1")]
-    if not (program := shutil.which("nvidia-smi")):
-        return []
-    command = [program, "--query-gpu=index", "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-    return answer.stdout.split() if answer.returncode == 0 else []
+    if allowed is None:
+        return [str(at) for at in range(len(devices.gpu_names()))]
+    return [name.strip() for name in allowed.split(",") if name.strip() not in ("", "-1")]

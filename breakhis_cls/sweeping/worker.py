@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from ..train import TrainedRun
 
 
-def serve(tasks: Connection, environment: dict[str, str]) -> None:
-    """Do each task that comes, (action, arguments, log), and answer with its exit code, until the parent ends. An error
-    that nobody expected ends the process, and so costs the task under way alone."""
-    os.environ |= environment
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+def follow_parent() -> None:
+    """Let this process end with its parent, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -31,6 +29,13 @@ def serve(tasks: Connection, environment: dict[str, str]) -> None:
         os._exit(INTERRUPTED)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def serve(tasks: Connection, environment: dict[str, str]) -> None:
+    """Do each task that comes, (action, arguments, log), and answer with its exit code, until the parent ends. An error
+    that nobody expected ends the process, and so costs the task under way alone."""
+    os.environ |= environment
+    follow_parent()
     with contextlib.suppress(EOFError):  # the parent wants no more of us
         while True:
             action, arguments, log = tasks.recv()
