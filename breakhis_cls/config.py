@@ -6,20 +6,28 @@ settings.yaml says what each setting means, for readers and for `--help-all`. A 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
-from .errors import DONE, ConfigError
+from .errors import ConfigError
 
 MAX_NAME = 150  # bytes; file systems allow 255, and fold, seed and hash follow
 
@@ -32,7 +40,7 @@ def _check_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
-Magnification = Literal[40, 100, 200, 400]
+Magnification = Annotated[Literal[40, 100, 200, 400], BeforeValidator(lambda x: int(x) if str(x).isdigit() else x)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and Keras take
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
@@ -217,12 +225,10 @@ PLACES = (
 MEANINGS = Path(__file__).with_name("settings.yaml")
 IN_MODEL = "breakhis_cls.yaml"  # settings within a model.keras, which is a zip
 # Settings that were removed; runs that have them are still scored.
-RETIRED = {
-    "image": ("stains",),
-    "head": ("views", "clip_norm", "ema", "accumulate"),
-    "tune": ("clip_norm", "ema", "accumulate"),
-    "augment": ("brightness", "contrast", "scale", "test_views"),
-}
+RETIRED = (
+    "image.stains", "head.views", "head.clip_norm", "head.ema", "head.accumulate", "tune.clip_norm", "tune.ema",
+    "tune.accumulate", "augment.brightness", "augment.contrast", "augment.scale", "augment.test_views",
+)  # fmt: skip
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -237,21 +243,18 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def find_config(path: Path | str) -> Path:
-    """Path of the YAML file that `--config` names: a file, a run's folder, or the name of a shipped config.
-    `configs/protocol_case.yaml`, where sweeps were before `configs/sweeps`, still resolves. ConfigError if it is
-    none."""
+    """Path of the YAML file that `--config` names: a file, a run's folder, or the name of a config that ships, also as
+    its path within a checkout (`configs/protocol_case.yaml`, too). ConfigError if there is none."""
     path = Path(path).expanduser()
-    if path.is_file() or (path / "config.yaml").is_file():
-        return path if path.is_file() else path / "config.yaml"
-    named = path.name if path.suffix in (".yaml", ".yml") else f"{path.name}.yaml"
-    folders = [path.parent, path.parent / "sweeps"]
-    if set(path.parent.parts) <= {"configs", "sweeps"}:  # a bare name, or the path within a checkout
-        folders += [folder / below for folder in SHIPPED for below in (".", "sweeps")]
-    known = {file.name: file for folder in reversed(folders) for file in folder.glob("[!.]*.yaml")}
-    if named in known:
-        return known[named]
-    near = difflib.get_close_matches(named, known, n=1)
-    hint = f"did you mean {path.parent / near[0]}?" if near else f"known configs: {', '.join(sorted(known)) or 'none'}"
+    name = path.name.removesuffix(".yaml")
+    for file in (path, path / "config.yaml", path.with_name(f"{name}.yaml")):
+        if file.is_file():
+            return file
+    known = {file.stem: file for folder in SHIPPED for file in folder.rglob("[!.]*.yaml")}
+    if name in known and set(path.parent.parts) <= {"configs", "sweeps"}:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"configs that ship: {', '.join(sorted(known))}"
     raise ConfigError(f"no such config: {path}; {hint}")
 
 
@@ -276,19 +279,18 @@ def parse_config(raw: bytes, file: Path, kind: type[S] = Config) -> S:
         raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds a {type(content).__name__}; expected sections such as 'data:' and 'split:'")
-    shown, is_sweep = file.stem if set(file.parents) & set(SHIPPED) else file, "axes" in kind.model_fields
+    is_sweep = "axes" in kind.model_fields
     if not is_sweep and {"axes", "search", "base", "set"} & set(content):
-        raise ConfigError(f"{file} is a sweep: breakhis sweep --config {shown}")
+        raise ConfigError(f"{file} is a sweep: breakhis sweep --config {file}")
     if is_sweep and set(Config.model_fields) - {"name"} & set(content):
-        raise ConfigError(f"{file} is one run and no sweep: breakhis train --config {shown}")
+        raise ConfigError(f"{file} is one run and no sweep: breakhis train --config {file}")
     if "name" in kind.model_fields:
         content.setdefault("name", file.stem)
-    is_of_a_run = file.name == "config.yaml" or file.suffix == ".keras"
-    for section, keys in RETIRED.items() if is_of_a_run else ():
-        if isinstance(content.get(section), dict):
-            # Images that were normalised before would be predicted without it now, so that setting is refused.
-            kept = {key: value for key, value in content[section].items() if key not in keys or value == "macenko"}
-            content[section] = kept
+    for name in RETIRED if file.name == "config.yaml" or file.suffix == ".keras" else ():
+        section, _, key = name.partition(".")
+        # Images that were normalised before would be predicted without it now, so that setting is refused.
+        if isinstance(content.get(section), dict) and content[section].get(key) != "macenko":
+            content[section].pop(key, None)
     return validate_settings(kind, content, str(file))
 
 
@@ -336,26 +338,29 @@ def validate_settings(kind: type[S], content: dict[str, Any], source: str) -> S:
         return kind.model_validate(content)
     except ValidationError as error:
         problems = error.errors()
-
-    known, lines = list(list_settings(kind)), []
+    lines = []
     for problem in problems:
         name = ".".join(part for part in problem["loc"] if isinstance(part, str))  # and not the place in a list
         if problem["type"] == "extra_forbidden":
-            # `epochs` alone probably means head.epochs; otherwise suggest the nearest spelling.
-            near = [key for key in known if key.endswith(f".{problem['loc'][-1]}")]
-            near = near or difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "`breakhis train --help-all` lists all settings"
-            lines.append(f"unknown setting '{name}'; {hint}")
+            lines.append(_unknown(name, list(list_settings(kind))))
         elif problem["type"] == "value_error":  # a contradiction between settings
             lines.append(problem["msg"].removeprefix("Value error, "))
         else:
             expected = problem["msg"].partition(", unable")[0].replace("Input should be ", "expected ")
             expected = re.sub("(?=greater than|less than)", "a number ", expected, count=1)
-            lines.append(f"{name} is {problem.get('input')!r}; {expected[0].lower()}{expected[1:]}")
-    raise ConfigError(f"{source}: " + ("\n  " if len(lines) > 1 else "") + "\n  ".join(lines))
+            lines.append(f"{name} is {problem.get('input')}; {expected[0].lower()}{expected[1:]}")
+    raise ConfigError(f"{source}: " + "\n  ".join(lines))
 
 
-# --- the command line ---
+def _unknown(name: str, known: list[str]) -> str:
+    # `epochs` alone probably means head.epochs; otherwise suggest the nearest spelling.
+    near = [key for key in known if key.endswith(f".{name.rpartition('.')[2]}")]
+    near = near or difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "`breakhis train --help-all` lists all settings"
+    return f"unknown setting '{name}'; {hint}"
+
+
+# --- the command line: `--name value ...`, switches, and positional words; pydantic converts them ---
 
 # What people change, and so what `--help` shows beside a command's own options; `--help-all` shows all settings.
 COMMON = (
@@ -365,10 +370,8 @@ COMMON = (
 FORMS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
-class Positional(NamedTuple):
-    """Marks an argument that has no name on the command line, and says what usage calls it."""
-
-    metavar: str
+class Positional(str):
+    """Marks an argument that has no name on the command line: what usage calls it."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -380,81 +383,64 @@ def parse_settings(kind: type[S], argv: list[str] | None, prog: str, description
     """Settings from a command line: `--config NAME_OR_FILE` gives the defaults, `--section.name value` overrides them.
     Raises ConfigError for an invalid option; exits with 0 after `--help`."""
     argv, path = split_option(argv, "--config")
-    return parse_arguments(kind, argv, prog, description, load_config(path, kind) if path else kind())
+    default = load_config(path, kind) if path else kind()
+    return change_settings(default, read_options(kind, argv, prog, description, default), "the command line")
 
 
-def parse_arguments(
-    kind: type[S], argv: list[str] | None, prog: str, description: str | None, default: S | None = None
-) -> S:
-    """Arguments of a command: positional ones, its own options, and settings by their dotted names."""
-    given = read_options(kind, argv, prog, description, default)
-    return change_settings(kind.model_construct() if default is None else default, given, "the command line")
+def parse_arguments(kind: type[S], argv: list[str] | None, prog: str, description: str | None) -> S:
+    """As parse_settings, without `--config`: positional arguments and a command's own options."""
+    return change_settings(kind.model_construct(), read_options(kind, argv, prog, description), "the command line")
 
 
 def read_options(
     kind: type[S], argv: list[str] | None, prog: str, description: str | None, default: S | None = None
 ) -> dict[str, Any]:
     """What a command line gives, by dotted names, before it is validated. Exits with 0 after `--help`. Settings are
-    spelled as in YAML, a command's own options with hyphens; both are read either way. A switch takes no value:
-    `--split.allow_leaks`, `--run.no_deterministic`."""
+    spelled as in YAML, a command's own options with hyphens. A switch takes no value: `--split.allow_leaks`,
+    `--run.no_deterministic`."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = _Parser(
-        prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )  # fmt: skip
-    options = parser.add_argument_group("options")
     if default is not None:
-        options.add_argument("--config", metavar="NAME_OR_FILE", help="YAML file, or name of a config that ships")
-    words = []
-    for word in sys.argv[1:] if argv is None else argv:
-        flag, *value = word.split("=", 1)
-        if flag.startswith("--"):
-            flag = flag.replace("-", "_").replace("__", "--", 1) if "." in flag else flag.replace("_", "-")
-        words.append("=".join([flag, *value]))
-
-    # --- an option for each setting ---
-    settings, shows_all = list_settings(kind), "--help-all" in words
+        parser.add_argument("--config", metavar="NAME_OR_FILE", help="YAML file, or name of a config that ships")
+    settings, usage = list_settings(kind), prog
+    if hidden := {name for name in settings if "." in name} - set(COMMON):
+        parser.epilog = f"--help-all lists all {len(settings)} settings."
+        parser.add_argument("--help-all", action="help", help=argparse.SUPPRESS)
     meanings = yaml.safe_load(MEANINGS.read_text(encoding="utf-8"))
-    defaults = (kind.model_construct() if default is None else default).model_dump(mode="json", by_alias=True)
-    hidden, places = [name for name in settings if "." in name and name not in COMMON], []
+    defaults = (default or kind.model_construct()).model_dump(mode="json", by_alias=True)
     for name, field in settings.items():
         section, _, key = name.rpartition(".")
-        meaning = meanings.get(section, {}).get(key) if section else meanings.get(name)
-        text = (field.description or meaning or "").replace("%", "%%")
+        text = field.description or (meanings[section] if section else meanings)[key]
+        value = (defaults.get(section) or {}).get(key) if section else defaults.get(name)
         several: dict[str, Any] = {"nargs": "+"} if get_origin(field.annotation) is tuple else {}
         if place := next((one for one in field.metadata if isinstance(one, Positional)), None):
-            places.append(place.metavar + (" [...]" if several else ""))
-            parser.add_argument(name, metavar=place.metavar, help=text, **several)
+            usage += f" {place}" + (" [...]" if several else "")
+            parser.add_argument(name, metavar=place, help=text, **several)
             continue
-        value = (defaults.get(section) or {}).get(key) if section else defaults.get(name)
-        if value is True:
-            text = f"Switch off: {text}"
-        elif value not in (None, "") and value is not False:
+        if value not in (None, "", []) and not isinstance(value, bool):
             text += f" (default: {' '.join(map(str, value)) if several else value})"
-        text = argparse.SUPPRESS if name in hidden and not shows_all else text
-        if field.annotation is bool:
-            for switched, no in ((True, ""), (False, "no_")):
-                flag = f"--{section}.{no}{key}" if section else f"--{no}{key}".replace("_", "-")
-                shown = argparse.SUPPRESS if switched is bool(value) else text  # what changes the default
-                options.add_argument(flag, dest=name, action="store_const", const=switched, help=shown)
-        else:
-            form, flag = _value_form(field.annotation), f"--{name}" if section else f"--{name.replace('_', '-')}"
-            read = str if form in ("TEXT", "PATH") else _read_word
-            options.add_argument(flag, dest=name, metavar=form, help=text, type=read, **several)
+        text = argparse.SUPPRESS if name in hidden and "--help-all" not in argv else text.replace("%", "%%")
+        flag = f"--{name}" if section else f"--{name.replace('_', '-')}"
+        if field.annotation is not bool:
+            parser.add_argument(flag, dest=name, metavar=_value_form(field.annotation), help=text, **several)
+            continue
+        shown = text if text == argparse.SUPPRESS else f"Switch off: {text}"
+        for switch, on, meaning in ((flag, True, text), (f"--{section}.no_{key}", False, shown)):
+            meaning = argparse.SUPPRESS if on is bool(value) else meaning  # help shows what changes the default
+            parser.add_argument(switch, dest=name, action="store_const", const=on, help=meaning)
 
-    # --- help ---
-    parser.usage = " ".join([prog, *places, "[options]"])
-    more = f"; --help-all: all {len(settings)} settings" if hidden else ""
-    options.add_argument("-h", "--help", action="store_true", help=f"this list{more}")
-    if {"-h", "--help", "--help-all"} & {*words}:
-        print(parser.format_help(), end="")
-        raise SystemExit(DONE)
-
-    # --- words -> values ---
-    known, others = parser.parse_known_args(words)
-    unknown = [word[2:].partition("=")[0].replace("-", "_") for word in others if word.startswith("--")]
-    if others and not unknown:
+    parser.usage = f"{usage} [options]"
+    known, others = parser.parse_known_args(argv)
+    for word in others:
+        if word.startswith("--"):
+            flags = [flag[2:] for flag in parser._option_string_actions]
+            raise ConfigError(f"the command line: {_unknown(word[2:].partition('=')[0], flags)}")
+    if others:
         parser.error(f"'{others[0]}' is not expected there (a switch takes no value)")
-    return vars(known) | dict.fromkeys(unknown)
+    return {name: None if value == "None" else value for name, value in vars(known).items()}
 
 
 def _value_form(kind: Any) -> str:
@@ -462,14 +448,6 @@ def _value_form(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"{{{','.join(map(str, get_args(kind)))}}}"
     return FORMS[kind] if kind in FORMS else _value_form(get_args(kind)[0])  # of int | None, or tuple[int, ...]: N
-
-
-def _read_word(word: str) -> Any:
-    """A number, None, or the word itself."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(word)
-    return None if word == "None" else word
 
 
 def split_option(argv: list[str] | None, option: str) -> tuple[list[str], Path | None]:

@@ -25,11 +25,10 @@ class Arguments(config.Config):
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
     """Write the features, and print how a run uses them."""
-    first, *rest = (list(sys.argv[1:] if argv is None else argv)) or [""]
-    if not first.startswith("-"):
-        path = Path(first) / "config.yaml" if Path(first).is_dir() else Path(first)
-        first, rest = "--config", [str(path), *rest]
-    settings = config.parse_settings(Arguments, [first, *rest], "breakhis features", __doc__)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and not argv[0].startswith("-"):
+        argv = ["--config", *argv]
+    settings = config.parse_settings(Arguments, argv, "breakhis features", __doc__)
     encoder = write_features(config.Config.model_validate(settings.model_dump(exclude={"out"})), settings.out)
     print(f'{settings.out}\nnext: breakhis train --features.source {settings.out} --features.encoder "{encoder}"')
     return DONE

@@ -1,6 +1,6 @@
 """Does heat lie where the label is made? On synthetic tissue the truth is known: new cases, one trained run.
 
-    python scripts/saliency_truth.py runs/demo-0-0-* [--out docs] [--per_subtype 10]
+    python scripts/saliency_truth.py runs/demo-0-0-* [--out docs] [--per-subtype 10]
 
 Needs a run of two classes that was trained on synthetic tissue. Prints JSON, writes saliency.png and .svg.
 """

@@ -72,7 +72,7 @@ def test_a_file_of_the_user_comes_before_a_shipped_config(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("name", [str(ROOT / "configs" / "binary_200.yaml"), "binary_200"])
 def test_a_missing_config_names_the_nearest(name):
-    with pytest.raises(ConfigError, match=r"did you mean .*binary_200x\.yaml"):
+    with pytest.raises(ConfigError, match="did you mean binary_200x"):
         config.load_config(name)
 
 
@@ -89,18 +89,26 @@ def test_a_switch_takes_no_value_and_can_be_switched_off():
         _parse("--split.allow_leaks", "True")
 
 
-def test_hyphens_and_underscores_are_read_alike(tmp_path):
-    for option in ("--from-zip", "--from_zip"):
-        assert config.parse_arguments(download.Settings, [option, "a.zip"], "test", "").from_zip == Path("a.zip")
-    assert _parse("--head.batch-size=8") == _parse("--head.batch_size", "8")
+def test_a_spelling_with_other_hyphens_is_told_the_right_one():
+    given = config.parse_settings(download.Settings, ["--from-zip=a.zip"], "test", "")
+    assert given.from_zip == Path("a.zip")
+    with pytest.raises(ConfigError, match=r"'from_zip'; did you mean 'from-zip'"):
+        config.parse_settings(download.Settings, ["--from_zip", "a.zip"], "test", "")
+    with pytest.raises(ConfigError, match=r"'head.batch-size'; did you mean 'head.batch_size'"):
+        _parse("--head.batch-size=8")
+
+
+def test_none_switches_a_setting_off(tmp_path):
+    path = _yaml(tmp_path, "split: {seed: 3}")
+    assert _parse("--config", str(path), "--split.seed", "None").split.seed is None
 
 
 @pytest.mark.parametrize("name", ["protocol_case", "search_head"])
 def test_a_sweep_given_to_train_and_a_run_given_to_sweep_name_the_other_command(name, capsys):
     assert breakhis.main(["train", "--config", name]) == BAD_INPUT
-    assert f"is a sweep: breakhis sweep --config {name}" in capsys.readouterr().err
+    assert f"is a sweep: breakhis sweep --config {config.find_config(name)}\n" in capsys.readouterr().err
     assert breakhis.main(["sweep", "--config", "demo"]) == BAD_INPUT
-    assert "is one run and no sweep: breakhis train --config demo" in capsys.readouterr().err
+    assert f"is one run and no sweep: breakhis train --config {config.find_config('demo')}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "key"), [
@@ -167,7 +175,7 @@ def test_a_name_does_not_leave_the_folder_of_runs(tmp_path, name):
     [
         ("head: {epoch: 7}", "unknown setting 'head.epoch'; did you mean 'head.epochs'"),
         ("epochs: 7", "did you mean 'head.epochs'"),
-        ("head: {epochs: many}", "head.epochs is 'many'"),
+        ("head: {epochs: many}", "head.epochs is many"),
         ("data: {magnifications: [50]}", "data.magnifications is 50"),
         ("split: {fold: -1}", "split.fold is -1"),
         ("tune: {part: conv5}", "mine.yaml: tune.part conv5 trains blocks that model.features does not use"),
@@ -187,8 +195,8 @@ def test_invalid_yaml_gives_one_sentence(tmp_path, text, message):
     ("split.folt", "3", "unknown setting 'split.folt'; did you mean 'split.fold'?"),
     ("epochs", "3", "unknown setting 'epochs'; did you mean 'head.epochs'?"),
     ("head.epochs", "-1", "head.epochs is -1; expected a number greater than or equal to 0"),
-    ("head.epochs", "many", "head.epochs is 'many'; expected a valid integer"),
-    ("tune.part", "conv3", "tune.part is 'conv3'; expected 'none', 'conv5', 'conv4' or 'all'"),
+    ("head.epochs", "many", "head.epochs is many; expected a valid integer"),
+    ("tune.part", "conv3", "tune.part is conv3; expected 'none', 'conv5', 'conv4' or 'all'"),
     ("tune.part", "conv5", "tune.part conv5 trains blocks that model.features does not use; set"),
 ])  # fmt: skip
 def test_the_command_line_and_a_yaml_give_the_same_sentence(tmp_path, name, value, message, capsys):
