@@ -3,7 +3,6 @@
 examples:
   breakhis audit --split.protocol spanhol                        from the 7,909 official names alone
   breakhis audit --split.protocol mine.csv --data.root FOLDER    also equal pixels and near duplicates
-  breakhis audit --gallery                                       all protocols and random splits in one table
 
 Writes audit.json, leaks.csv and index.html. Exit code 0: no leaks, 1: leaks, 2: bad input.
 """
@@ -22,10 +21,8 @@ class Settings(config.Section):
     """Without data.root the official file names are audited, and no image is opened."""
     split: config.Split = config.Split()
     """The split to audit, in all its folds."""
-    gallery: bool = False
-    """Compare all named protocols and 20,000 random splits by folder instead, of the official names."""
     out: config.UserPath | None = None
-    """Output folder; by default reports/audit-<protocol>, or reports/audit-gallery."""
+    """Output folder; by default reports/audit-<protocol>."""
 
 
 @exits_cleanly
@@ -33,31 +30,16 @@ def main(argv: list[str] | None = None) -> int:
     """Audit, write and print; exit code 1 if anything leaks."""
     settings = config.parse_settings(Settings, argv, "breakhis audit", __doc__)
     # Imported here, so that --help needs neither pandas nor SciPy.
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     from .data import leakage
     from .reports import audit_report
 
-    name = "gallery" if settings.gallery else Path(settings.split.protocol).stem
+    name = Path(settings.split.protocol).stem
     out = settings.out or config.Run().reports / f"audit-{name}"
     files.check_folder(out, "--out")
-    if settings.gallery:
-        print(f"{audit_report.write_gallery(out)}\nfigure: {out / 'gallery.png'}")
-        return DONE
     audit = leakage.audit_split(settings.split, settings.data)
-    rows = audit_report.write_audit(audit, out)
-
-    table = Table(title=escape(f"Test images that share these with training, protocol {name}"))
-    for column in rows:
-        table.add_column(column, justify="right", min_width=4)
-    for row in rows.itertuples(index=False):
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
-    for sentence in (audit_report.headline(audit), *audit.messages, f"report: {out / 'index.html'}"):
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    table = audit_report.write_audit(audit, out)
+    print(f"Test images that share these with training, protocol {name}:\n\n{table.to_string(index=False)}\n")
+    print("\n".join([audit_report.headline(audit), *audit.messages, f"report: {out / 'index.html'}"]))
     return ANSWER_IS_NO if len(audit.leaks) else DONE  # so that a script or CI can refuse a leaky split
 
 

@@ -16,18 +16,16 @@ import pandas as pd
 from PIL import Image
 from scipy.fft import dctn
 
-from .. import config, files, names
+from .. import config, files
 from ..parallel import map_in_threads
 from . import index, protocols, splits
 from .png import decode
 
 KINDS = ("slide", "case", "pixels", "near_duplicate")
-SIDES = {"train": ["train"], "validation": ["validation"], "seen": ["train", "validation"], "test": ["test"]}
 COLUMNS = ["fold", "file", "kind", "key", "seen_file", "n_seen"]  # of leaks.csv
 
 SIDE_PX, N_LOW = 64, 16
 N_BITS = N_LOW**2 - 1  # the mean is left out
-N_DRAWS, TEST_SHARE = 20_000, 0.15  # of the gallery: splits 70/15/15 by folder, as papers make them
 # Counted on 779 real images (docs/protocols.md): 5,453 flipped, turned, resized and JPEG copies lie within
 # 36 bits of their originals, one field photographed twice is 62 apart, the closest of 303,007 other pairs 88.
 NEAR_BITS = 64
@@ -69,8 +67,7 @@ def audit_split(split: config.Split | Path | str, data: config.Data | None = Non
         folds = [split.model_copy(update={"fold": fold}) for fold in range(splits.count_folds(split))]
         tables = [splits.assign_test(splits.select_images(images, fold), fold) for fold in folds]
     table = pd.concat(tables, ignore_index=True)
-    messages = [str(warning.message) for warning in caught] + validation_warnings(table)
-
+    messages = [str(warning.message) for warning in caught]
     fingerprints = None
     if with_images:
         images = images.loc[images["file"].isin(table["file"])]
@@ -80,36 +77,8 @@ def audit_split(split: config.Split | Path | str, data: config.Data | None = Non
             found = f"{sum(map(len, groups)):,} files hold {len(groups):,} images: equal pixels under several names"
             messages.append(f"{found}, such as {one} and {other}")
     leaks = find_leaks(table, fingerprints)
-    messages += validation_leaks(table, leaks)
-    summary = summarize_folds(table, leaks, with_images)
-    return Audit(split.protocol, with_images, table, leaks, summary, list(dict.fromkeys(messages)))
-
-
-def audit_gallery() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Shared case numbers of every fold of the named protocols, and of random splits by folder; of the official names.
-    Both tables have `shared_cases`, `test_share` and `benign_share` (of the test images of these cases); the first also
-    protocol and fold."""
-    rows = []
-    for protocol in ("case", "slide", *protocols.PUBLISHED, "image"):
-        for fold in audit_split(protocol).folds:
-            found, head = fold["leaks"]["case"], {"protocol": protocol, "fold": fold["fold"], "n_test": fold["n_test"]}
-            shares = {"test_share": found["test_share"], "benign_share": found["benign_test_share"]}
-            rows.append(head | {"shared_cases": len(found["keys"])} | shares)
-
-    # --- 15 % of the folders of each label tested, 3 and 8; train and validation are the seen side together ---
-    slides, rng = protocols.slides(), np.random.default_rng(0)
-    is_benign = (slides["label"] == "benign").to_numpy()
-    test = np.zeros((N_DRAWS, len(slides)), dtype=bool)
-    for label in (is_benign, ~is_benign):
-        test[:, label] = rng.random((N_DRAWS, label.sum())).argsort(axis=1) < int(TEST_SHARE * label.sum())
-    of_case = pd.get_dummies(slides["case"]).to_numpy(float)  # (n_slides, n_cases)
-    tested = test @ of_case
-    shared = (tested > 0) & (tested < of_case.sum(axis=0))
-    n_images = slides[[f"n_{value}x" for value in names.MAGNIFICATIONS]].sum(axis=1).to_numpy()
-    touched, drawn = test & (shared @ of_case.T > 0), {"shared_cases": shared.sum(axis=1)}
-    for name, counted in (("test_share", n_images), ("benign_share", n_images * is_benign)):
-        drawn[name] = (touched @ counted) / (test @ counted)
-    return pd.DataFrame(rows), pd.DataFrame(drawn)
+    messages = list(dict.fromkeys(messages + validation_messages(table, leaks)))
+    return Audit(split.protocol, with_images, table, leaks, summarize_folds(table, leaks, with_images), messages)
 
 
 def find_leaks(split: pd.DataFrame, fingerprints: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -156,31 +125,25 @@ def summarize_folds(split: pd.DataFrame, leaks: pd.DataFrame, with_images: bool)
     return summary
 
 
-def validation_warnings(split: pd.DataFrame) -> list[str]:
-    """A sentence for each fold whose validation is grouped less strictly than its test."""
+def validation_messages(split: pd.DataFrame, leaks: pd.DataFrame) -> list[str]:
+    """Of each fold with a validation part of its own: whether that is grouped less strictly than test, and which of the
+    case numbers that test shares are in train, and which in validation alone."""
     messages, words = [], ("nothing", "case numbers", "slides")
-    for fold, rows in split.groupby("fold", sort=True):
-        sides = {part: rows.loc[rows["part"].isin(parts)] for part, parts in SIDES.items()}
+    for fold, rows in split[split["part"].eq("validation").groupby(split["fold"]).transform("any")].groupby("fold"):
+        train, validation, test = (rows[rows["part"] == part] for part in ("train", "validation", "test"))
         # 1: a case is shared; 2: a slide, whose case is then shared too
         inner, outer = (
-            sum(bool(set(sides[one][group]) & set(sides[other][group])) for group in ("slide", "case"))
-            for one, other in (("train", "validation"), ("seen", "test"))
+            sum(one[group].isin(other[group]).any() for group in ("slide", "case"))
+            for one, other in ((validation, train), (test, pd.concat([train, validation])))
         )
         if inner > outer:
             messages.append(
                 f"validation of fold {fold} is grouped less strictly than test: it shares {words[inner]} "
                 f"with train, test shares {words[outer]}; what is chosen on it looks better than it is"
             )
-    return messages
-
-
-def validation_leaks(split: pd.DataFrame, leaks: pd.DataFrame) -> list[str]:
-    """Of a split that has its own validation part: which shared case numbers are in train, and which only there."""
-    messages = []
-    for fold, rows in split.groupby("fold", sort=True):
         shared = leaks.loc[(leaks["fold"] == fold) & (leaks["kind"] == "case"), "key"]
-        in_train = shared.isin(rows.loc[rows["part"] == "train", "case"])
-        if len(shared) and (rows["part"] == "validation").any():
+        in_train = shared.isin(train["case"])
+        if len(shared):
             found = " and ".join(
                 f"{where} {', '.join(sorted(set(cases))) or 'none'} ({len(cases):,} test images)"
                 for where, cases in (("with train", shared[in_train]), ("with validation alone", shared[~in_train]))

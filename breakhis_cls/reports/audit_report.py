@@ -6,7 +6,7 @@ import pandas as pd
 
 from ..data import leakage
 from ..files import write_csv, write_json, write_text
-from . import plots, plots_sweep, text
+from . import text
 
 READING = (
     "Share of the fold's test images that leak, their number and, in brackets, how many slides, case numbers or seen "
@@ -44,26 +44,6 @@ def write_audit(audit: leakage.Audit, out: Path) -> pd.DataFrame:
     }  # fmt: skip
     write_text(out / "index.html", text.render("audit.html", content))
     return table
-
-
-def write_gallery(out: Path) -> str:
-    """Write gallery.csv, .md, .tex and the figure `gallery`: what the protocols and random splits by folder share.
-    Returns the table and a sentence on the random splits."""
-    folds, draws = leakage.audit_gallery()
-    write_csv(out / "gallery.csv", folds)
-    rows = []
-    for protocol, inside in folds.groupby("protocol", sort=False):
-        spans = [
-            " to ".join(dict.fromkeys(f"{100 * share:.0f}" for share in (shares.min(), shares.max()))) + " %"
-            for shares in (inside["test_share"], inside["benign_share"])
-        ]
-        rows.append([protocol, str(len(inside)), ", ".join(map(str, inside["shared_cases"])), *spans])
-    header = ["protocol", "folds", "case numbers on both sides", "of the test images", "of the benign ones"]
-    clean, whole = (100 * is_so.mean() for is_so in (draws["shared_cases"] == 0, draws["benign_share"] == 1))
-    content = {"n_draws": len(draws), "clean": clean, "whole": whole, "median": 100 * draws.median()}
-    [sentence] = text.fill_sentences("gallery", content)
-    plots.save(plots_sweep.leak_gallery(folds, draws), out, "gallery")
-    return text.write_tables(out, "gallery", pd.DataFrame(rows, columns=pd.Index(header)), sentence)
 
 
 def headline(audit: leakage.Audit) -> str:

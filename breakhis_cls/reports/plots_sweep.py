@@ -1,7 +1,6 @@
 """The figures of many runs and many splits: scores beside published results, and what protocols leak."""
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -66,26 +65,3 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
 def where(magnification: str) -> str:
     """`200X`, or `all`."""
     return magnification if magnification == "all" else f"{magnification}X"
-
-
-@mpl.rc_context(STYLE)
-def leak_gallery(folds: pd.DataFrame, draws: pd.DataFrame) -> Figure:
-    """A dot for each fold of each protocol over the distribution of random splits by folder, of `audit_gallery`."""
-    figure, axes = new_figure(PAGE_IN, 2.9, 1, 2)
-    protocols = folds["protocol"].unique().tolist()
-    words = {"test_share": "Test images of a seen case number (%)", "benign_share": "of the benign ones (%)"}
-    for ax, (column, label) in zip(axes[0], words.items(), strict=True):
-        counts, edges = np.histogram(100 * draws[column], bins=25, range=(0, 100))
-        bottom = len(protocols) + 0.4
-        ax.bar(edges[:-1], -0.9 * counts / counts.max(), width=4, align="edge", bottom=bottom, color="#b9b9c2")
-        ax.vlines(100 * draws[column].median(), bottom - 1, bottom, color=BLACK, linewidth=1.2)
-        for at, protocol in enumerate(protocols):
-            shares = 100 * folds.loc[folds["protocol"] == protocol, column]
-            marker, colour = ("s", VERMILION) if shares.any() else ("o", BLUE)
-            ax.plot(shares, [at] * len(shares), marker, color=colour)
-        ax.set(xlabel=label, xlim=(-4, 104), ylim=(bottom + 0.1, -0.6), yticks=range(len(protocols) + 1))
-        ax.set_yticklabels([*protocols, "random, by folder"] if ax is axes[0, 0] else [])
-        ax.grid(**GRID)
-        ax.set_axisbelow(True)
-    title = f"What a test set shares with training: a dot for each fold; grey: {len(draws):,} random splits by folder, "
-    return add_title(figure, title + "with their median. Dots at 0 are clean.")
