@@ -406,9 +406,9 @@ def read_options(
     if default is not None:
         parser.add_argument("--config", metavar="NAME_OR_FILE", help="YAML file, or name of a config that ships")
     settings, usage = list_settings(kind), prog
-    if hidden := {name for name in settings if "." in name} - set(COMMON):
-        parser.epilog = f"--help-all lists all {len(settings)} settings."
-        parser.add_argument("--help-all", action="help", help=argparse.SUPPRESS)
+    hidden = {name for name in settings if "." in name} - set(COMMON)
+    parser.epilog = f"--help-all lists all {len(settings)} settings." if hidden else ""
+    parser.add_argument("--help-all", action="help", help=argparse.SUPPRESS)
     meanings = yaml.safe_load(MEANINGS.read_text(encoding="utf-8"))
     defaults = (default or kind.model_construct()).model_dump(mode="json", by_alias=True)
     for name, field in settings.items():

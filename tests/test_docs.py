@@ -100,7 +100,8 @@ def _check_command(words, monkeypatch):
     elif len(words) == 2:
         assert words[1] in (*breakhis.COMMANDS, "--help")
         return
-    for owner, name in ((config, "parse_arguments"), (sweep, "read_command"), (argparse.ArgumentParser, "parse_args")):
+    parsers = ((config, "parse_settings"), (config, "parse_arguments"), (sweep, "read_command"))
+    for owner, name in (*parsers, (argparse.ArgumentParser, "parse_args")):
         monkeypatch.setattr(owner, name, _stop_after(getattr(owner, name)))
     monkeypatch.setattr(sys, "argv", words[1:])
     with pytest.raises(Accepted):

@@ -38,17 +38,16 @@ def slides() -> pd.DataFrame:
 @functools.cache
 def official_images() -> pd.DataFrame:
     """The 7,909 official images, sorted by file: file, slide, case, magnification, label, subtype. Do not change it."""
-    columns = ["file", "slide", "case", "magnification", "label", "subtype"]
     rows = []
     for slide in slides().to_dict("records"):
-        kind, _, number = slide["slide"].rpartition("_")
         for magnification in names.MAGNIFICATIONS:
             for ends in slide[f"sequences_{magnification}x"].split():  # `1-3 7`: the official numbers have gaps
                 first, _, last = ends.partition("-")
                 for sequence in range(int(first), int(last or first) + 1):
-                    file = names.official_path(f"{kind}-{number}-{magnification}-{sequence:03}.png")
-                    rows.append({**slide, "file": file, "magnification": magnification})
-    return pd.DataFrame(rows)[columns].sort_values("file", ignore_index=True)
+                    name = f"{'-'.join(slide['slide'].rsplit('_', 1))}-{magnification}-{sequence:03}.png"
+                    rows.append({**slide, "file": names.official_path(name), "magnification": magnification})
+    table = pd.DataFrame(rows).sort_values("file", ignore_index=True)
+    return table[["file", "slide", "case", "magnification", "label", "subtype"]]
 
 
 @functools.cache
