@@ -37,13 +37,12 @@ def test_names_say_what_differs_between_experiments():
     """What a person would call them: the protocol or the magnification itself, a number with its setting."""
     alike = {"folds": {}}
     penalty = {"image": {"split.protocol": "image"}, "case": {"split.protocol": "case"}}
-    both = {"binary-40X": {"data.magnifications": [40]}, "subtype-40X-200X": {"data.task": "subtype"}}
-    both["subtype-40X-200X"]["data.magnifications"] = [40, 200]
+    both = {"40": {"data.magnifications": [40]}, "both": {"data.task": "subtype", "data.magnifications": [40, 200]}}
     for settings, expected in (
         (alike, ["run-2-folds"]),
         (penalty, ["run-image", "run-case"]),
         ({0: {"head.C": 0.02}, 1: {"head.C": 0.1}}, ["run-C-0.02", "run-C-0.1"]),
-        (both, ["run-binary-40X", "run-subtype-40X-200X"]),
+        (both, ["run-40-binary", "run-40-200-subtype"]),
     ):
         sources = []
         for at, changes in enumerate(settings.values()):

@@ -50,7 +50,10 @@ def case_classes(rows: pd.DataFrame, cases: pd.Index) -> np.ndarray:
     within each class."""
     # By label alone, the sensitivity of four LC cases would have the freedom of all 54 malignant ones.
     column = "label" if predictions.is_binary(rows) else "subtype"
-    return pd.crosstab(rows["case"], rows[column]).loc[cases].to_numpy().argmax(axis=1)
+    classes, of_image = np.unique(rows[column].to_numpy(str), return_inverse=True)
+    counts = np.zeros((len(cases), len(classes)))
+    np.add.at(counts, (cases.get_indexer(rows["case"]), of_image), 1)
+    return counts.argmax(axis=1)
 
 
 def statistic_value(statistic: Statistic, n_cases: int) -> float:

@@ -37,9 +37,8 @@ def most_confident_errors(table: pd.DataFrame, n: int = 12) -> pd.DataFrame:
 
 def case_table(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each case, most errors first: label, subtypes, n_slides, n_images, image_accuracy, p_<class> (means),
-    vote, vote_correct, influence_roc_auc, influence_balanced_accuracy. Influence is the metric with all cases minus the
-    metric without this one: negative where the case lowers it. NaN where the metric is undefined without the case.
-    `vote` is empty for the subtype task, whose votes are of slides."""
+    vote, vote_correct, influence_roc_auc: ROC AUC with all cases minus ROC AUC without this one, negative where the
+    case lowers it, NaN where it is undefined. `vote` is empty for the subtype task, whose votes are of slides."""
     correct = predictions.predicted_labels(table) == predictions.true_labels(table)
     join = lambda values: "+".join(sorted(values.unique()))  # noqa: E731
     rows = table.assign(correct=correct).groupby("case", sort=True).agg(
@@ -51,8 +50,7 @@ def case_table(table: pd.DataFrame) -> pd.DataFrame:
     # cases.csv has the same columns for both tasks: empty where there is no vote.
     rows["vote"] = [names.LABELS[at] if binary else "" for at in voted["voted"]]
     rows["vote_correct"] = voted["correct"] if binary else ""
-    statistics, cases = metrics.compute_statistics(table, ("roc_auc", "balanced_accuracy"))
-    for name, statistic in statistics.items():
-        without = bootstrap.jackknife_values(statistic, len(cases))
-        rows[f"influence_{name}"] = pd.Series(bootstrap.statistic_value(statistic, len(cases)) - without, index=cases)
+    auc = metrics.compute_statistics(table, ["roc_auc"])[0]["roc_auc"]  # its cases are sorted, as these rows are
+    without = bootstrap.jackknife_values(auc, len(rows))
+    rows["influence_roc_auc"] = bootstrap.statistic_value(auc, len(rows)) - without
     return rows.reset_index().sort_values(["image_accuracy", "case"], ignore_index=True)

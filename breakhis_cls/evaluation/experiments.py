@@ -15,7 +15,6 @@ from ..files import sha256_of_values
 from . import predictions
 
 KEY = ["file", "fold", "seed"]  # an experiment has one row for each
-UNITS = ("n_images", "n_slides", "n_cases")
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,10 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The run folder's name, or the table's without its suffix."""
-        return self.path.name if self.path.is_dir() else self.path.stem
+        """The run folder's name, or the table's without its suffix; where that is `predictions`, also its folder's."""
+        if self.path.is_dir() or self.path.stem != "predictions":
+            return self.path.name if self.path.is_dir() else self.path.stem
+        return f"{self.path.resolve().parent.name}-predictions"
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,9 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
     for group in groups.values():
         check_agreement([source.table for source in group], [source.name for source in group])
 
-    # Names that differ: by the parent folder where all tables are called predictions.csv, else by number.
     names = name_groups([*groups.values()])
     if len(set(names)) < len(names):
-        first = [group[0].path.resolve().parent.name for group in groups.values()]
-        parents = [f"{parent}-{name}" for parent, name in zip(first, names, strict=True)]
-        numbered = [f"{name}-{at}" for at, name in enumerate(names, 1)]
-        names = parents if len(set(parents)) == len(names) else numbered
+        names = [f"{name}-{at}" for at, name in enumerate(names, 1)]
     return [
         Experiment(name, tuple(group), pd.concat([source.table for source in group], ignore_index=True))
         for name, group in zip(names, groups.values(), strict=True)
@@ -114,18 +111,17 @@ def name_groups(groups: list[list[Source]]) -> list[str]:
     flat = [flat_settings(one, outside) | {"name": one.name} if one else {} for one in first]
     found = []
     for group, mine in zip(groups, flat, strict=True):
-        if len(group) == 1 or not mine:
-            found.append(group[0].name + (f"-{len(group)}-runs" if len(group) > 1 else ""))
-            continue
-        words, same = [], [one for one in flat if one.get("name") == mine["name"]]
-        for name, value in sorted(mine.items(), key=lambda item: item[0] == "data.magnifications"):
-            if any(other[name] != value for other in same):
-                key, values = name.rpartition(".")[2], value if isinstance(value, list) else [value]
-                shown = "-".join(f"{one}X" if key == "magnifications" else f"{one}" for one in values)
-                words.append(shown if isinstance(value, (str, list)) else f"{key}-{shown}")  # C-0.1
+        same = [one for one in flat if mine and one.get("name") == mine["name"]]
+        # A word says what it is of (`image`, `200`), any other value needs its setting (`C-0.1`).
+        words = [
+            "-".join(map(str, value)) if isinstance(value, list)
+            else value if isinstance(value, str) else f"{key.rpartition('.')[2]}-{value}"
+            for key, value in mine.items() if any(other[key] != value for other in same)
+        ]  # fmt: skip
         n_folds = len({fold for source in group for fold in source.table["fold"]})
-        counted = f"{n_folds}-folds" if n_folds > 1 else f"{len(group)}-seeds"
-        found.append("-".join([mine["name"], *(words or [counted])]).replace("/", "-"))
+        counted = f"{n_folds}-folds" if n_folds > 1 else f"{len(group)}-runs"
+        name = group[0].name if len(group) == 1 or not mine else str(mine["name"])
+        found.append("-".join([name, *((words or [counted]) if len(group) > 1 else [])]).replace("/", "-"))
     return found
 
 
@@ -160,13 +156,13 @@ def split_contradictions(experiment: Experiment) -> list[str]:
     is_test = table["part"] == "test"
 
     # --- no slide or case on both sides: seen are the rows of other parts, and what another fold tests ---
-    by_case, by_slide = ("case", "nanopath"), ("slide", "spanhol", "kaiko_eva", "thunder")
-    if unit := "case" if protocol in by_case else "slide" if protocol in by_slide else None:
+    by_slide = dict.fromkeys(("slide", "spanhol", "kaiko_eva", "thunder"), "slide")
+    if unit := (by_slide | {"case": "case", "nanopath": "case"}).get(protocol):
         n_leaks = 0
         for (seed, _), fold in table.groupby(["seed", "fold"]):
-            test, others = fold[fold["part"] == "test"], fold[fold["part"] != "test"]
+            test = fold[is_test[fold.index]]
             elsewhere = table[is_test & (table["seed"] == seed) & ~table["image"].isin(test["image"])]
-            n_leaks += test[unit].isin({*others[unit], *elsewhere[unit]}).sum()
+            n_leaks += test[unit].isin({*fold.drop(test.index)[unit], *elsewhere[unit]}).sum()
         if n_leaks:
             shared = f"{n_leaks:,} of {is_test.sum():,} test images share their {unit} with images that were seen"
             found.append(f"The table says protocol {protocol}, but {shared}.")
@@ -174,10 +170,9 @@ def split_contradictions(experiment: Experiment) -> list[str]:
     # --- published folds; rows of part validation may be out of fold, and so of images that train ---
     if protocol in protocols.PUBLISHED:
         parts = pd.concat([protocols.assign_parts(rows, protocol, fold) for fold, rows in table.groupby("fold")])
-        faults = (parts.reindex(table.index) == "test") != is_test
-        if faults.any():
+        if n_wrong := ((parts.reindex(table.index) == "test") != is_test).sum():
             where = f"protocol {protocol} (folds count from 0)"
-            found.append(f"{faults.sum():,} of {len(table):,} rows are in another part than {where} says.")
+            found.append(f"{n_wrong:,} of {len(table):,} rows are in another part than {where} says.")
     return found
 
 
@@ -192,10 +187,11 @@ def describe_parts(experiment: Experiment) -> list[dict[str, Any]]:
     split = experiment.sources[0].path / "split.csv"
     if len(folds) == 1 and split.is_file():  # predictions.csv has no train part
         rows = pd.read_csv(split, dtype={"case": str})
-        parts = [(part, rows[rows["part"] == part]) for part in ("train", "validation", "test")]
+        parts = {part: rows[rows["part"] == part] for part in ("train", "validation", "test")}
+    elif len(folds) == 1:
+        parts = {"test": experiment.test}
     else:
-        parts = [(f"test, fold {fold}", rows) for fold, rows in folds if len(folds) > 1]
-        parts.append(("test, all folds" if parts else "test", experiment.test))
+        parts = {f"test, fold {fold}": rows for fold, rows in folds} | {"test, all folds": experiment.test}
     return [
         {
             "part": part,
@@ -204,28 +200,22 @@ def describe_parts(experiment: Experiment) -> list[dict[str, Any]]:
             "cases_by_class": rows.groupby(column)["case"].nunique().to_dict(),
             "images_by_magnification": rows["magnification"].value_counts().sort_index().to_dict(),
         }
-        for part, rows in [(part, rows.drop_duplicates("file")) for part, rows in parts]
+        for part, rows in ((part, rows.drop_duplicates("file")) for part, rows in parts.items())
     ]
 
 
-def count_flow(experiment: Experiment) -> tuple[list[tuple[str, dict[str, int]]], list[tuple[str, int]]]:
-    """Boxes of a flow chart, (title, n_images, n_slides, n_cases), and (reason, images) of what was left out before the
-    second box; both empty for a table whose run is not recorded."""
+def count_flow(experiment: Experiment) -> dict[str, int]:
+    """Images on the way from the data set into a run: `total`, the reasons why some were left out, and `used`; empty
+    for a table whose run is not recorded."""
     source = experiment.sources[0]
     data = (source.environment or {}).get("data")
     if not data or source.settings is None:
-        return [], []
-    used, n_broken, n_equal = {unit: data[unit] for unit in UNITS}, len(data["broken"]), len(data["dropped_duplicates"])
-    n_read, excluded = data["n_images"] + n_broken + n_equal, {}
-    if data["name"].startswith(("synthetic", "own")):
-        boxes = [("Images at these magnifications", used | {"n_images": n_read})]
-    else:
+        return {}
+    lost = {"cannot be read": len(data["broken"]), "equal pixels under another name": len(data["dropped_duplicates"])}
+    total = n_read = data["n_images"] + sum(lost.values())
+    if not data["name"].startswith(("synthetic", "own")):
         official = protocols.official_images()
-        n_wanted = official["magnification"].isin(source.settings.data.magnifications).sum()
-        boxes = [("BreakHis", predictions.count_units(official))]
-        excluded = {"other magnifications": len(official) - n_wanted,
-                    "outside the protocol, or not in this copy": n_wanted - n_read}  # fmt: skip
-    excluded |= {"cannot be read": n_broken, "equal pixels under another name": n_equal}
-    boxes.append(("In the experiment", used))
-    boxes += [(row["part"].capitalize(), {unit: row[unit] for unit in UNITS}) for row in describe_parts(experiment)]
-    return boxes, [(reason, n) for reason, n in excluded.items() if n]
+        total, n_wanted = len(official), official["magnification"].isin(source.settings.data.magnifications).sum()
+        lost = {"other magnifications": total - n_wanted,
+                "outside the protocol, or not in this copy": n_wanted - n_read} | lost  # fmt: skip
+    return {"total": total, **{reason: int(n) for reason, n in lost.items() if n}, "used": data["n_images"]}

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from .. import names
 from . import bootstrap, predictions
@@ -171,17 +170,6 @@ def average_by_case(test: pd.DataFrame) -> pd.DataFrame:
     means = dict.fromkeys([f"p_{name}" for name in names.LABELS], "mean")
     rows = test.groupby(["case", "fold", "seed"], as_index=False).agg({"label": "first", "subtype": "first", **means})
     return rows.assign(file=rows["case"], slide=rows["case"], magnification=0, part="test")
-
-
-def expected_widths(result: dict[str, Any], n_cases: Iterable[int]) -> list[float | None]:
-    """Width that the interval of a metric in [0, 1] would have with so many cases like these: on the logit scale it
-    shrinks with the square root of their number. None where the metric has no interval, or reaches a bound."""
-    ends = [result["low"], result["value"], result["high"]]
-    if None in ends or not 0 < min(ends) <= max(ends) < 1:
-        return [None for _ in n_cases]
-    low, middle, high = special.logit(ends)
-    scaled = [middle + (np.array([low, high]) - middle) * np.sqrt(result["n_cases"] / n) for n in n_cases]
-    return [float(np.ptp(special.expit(each))) for each in scaled]
 
 
 def compute_stratum(

@@ -18,57 +18,50 @@ def write_comparison(
     """Write metrics.json, index.html, which links to each experiment's own report, and tables and figures. tables: of
     `comparison.align_experiments`; numbers: metrics of each experiment, by its name. Where test sets differ, every
     number here is of the common images, and each experiment's own page has those of its own test set."""
-    is_cut = {one.name: len(table) < len(one.test) for one, table in zip(experiments, tables, strict=True)}
-    numbers = numbers | {
-        one.name: numbers[one.name] | metrics.compute_metrics(table)
-        for one, table in zip(experiments, tables, strict=True)
-        if is_cut[one.name]
-    }
-    compared = {
-        "comparisons": comparison.compare_experiments(experiments, tables),
-        "votes": comparison.compare_votes(experiments, tables),
-        **predictions.count_units(tables[0]),
-    }
-    write_json(folder / "metrics.json", {"experiments": numbers, **compared})
+    pairs = list(zip(experiments, tables, strict=True))
+    cut = {one.name: metrics.compute_metrics(table) for one, table in pairs if len(table) < len(one.test)}
+    numbers = {name: own | cut.get(name, {}) for name, own in numbers.items()}
+    entries, units = comparison.compare_experiments(experiments, tables), predictions.count_units(tables[0])
+    write_json(folder / "metrics.json", {"experiments": numbers, "comparisons": entries, **units})
 
     # --- a table for a paper: a row for each metric and pair; models are called A ... Z, A1 ... Z1 ---
     words = metrics.metric_words(predictions.is_binary(tables[0]))
     letters = {one.name: ascii_uppercase[at % 26] + str(at // 26 or "") for at, one in enumerate(experiments)}
     rows = []
-    for row in compared["comparisons"]:
-        values = [text.number(numbers[row[side]]["pooled"][row["metric"]]["value"]) for side in "ab"]
+    for entry in entries:
+        values = [text.number(numbers[entry[side]]["pooled"][entry["metric"]]["value"]) for side in "ab"]
         shown, tested = "undefined", ["", "", ""]
-        if row["difference"] is not None:
-            span = row["no_test"] if row["p"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}"
-            shown = f"{row['difference']:+.3f} ({span})"
-        if row["p"] is not None:
-            tested = [text.p_value(row["p"]), text.p_value(row["p_holm"]), text.number(row["detectable"])]
-        rows.append([f"{letters[row['a']]}, {letters[row['b']]}", words[row["metric"]][0], *values, shown, *tested])
+        if entry["difference"] is not None:
+            shown = f"{entry['difference']:+.3f} ({entry.get('no_test')})"
+        if entry["p"] is not None:
+            shown = f"{entry['difference']:+.3f} ({entry['low']:+.3f} to {entry['high']:+.3f})"
+            tested = [text.p_value(entry["p"]), text.p_value(entry["p_holm"]), text.number(entry["detectable"])]
+        both = f"{letters[entry['a']]}, {letters[entry['b']]}"
+        rows.append([both, words[entry["metric"]][0], *values, shown, *tested])
     columns = ["Models", "Metric", "First", "Second", "Second minus first", "p", "p, Holm", "Detectable"]
-    headline, finding = describe(compared, numbers, letters, words["roc_auc"][0])
+    headline, finding = describe(entries, units, numbers, letters, words["roc_auc"][0])
     banners = sorted({banner for one in experiments for banner in text.experiment_banners(one)})
     legend = "; ".join(f"{letters[one.name]}: {one.name} ({one.meta('model')})" for one in experiments)
     caption = " ".join([f"{headline}. {legend}.", *(sentence for _, sentence in banners)])
     text.write_tables(folder, "table", pd.DataFrame(rows, columns=pd.Index(columns)), caption, n_text=2)
 
-    figures = {
-        f"confusion_matrix_{letters[one.name]}": plots.confusion_matrix(table, letters[one.name])
-        for one, table in zip(experiments, tables, strict=True)
-    }
+    matrices = {f"confusion_matrix_{letters[one.name]}": plots.confusion_matrix(table, letters[one.name])
+                for one, table in pairs}  # fmt: skip
     content = {
         "experiments": experiments, "numbers": numbers, "letters": letters, "headline": headline, "finding": finding,
-        "banners": banners, "words": words, "shown_metrics": comparison.COMPARED, "is_cut": any(is_cut.values()),
+        "banners": banners, "words": words, "shown_metrics": comparison.COMPARED, "is_cut": bool(cut),
         "notes": [*map(text.half_done_seeds, experiments)], "rows": rows, "columns": columns,
-        "figures": report.save_figures(figures, folder),
+        "figures": report.save_figures(matrices, folder),
     }  # fmt: skip
-    write_text(folder / "index.html", text.render("compare.html", content | compared))
+    write_text(folder / "index.html", text.render("compare.html", content | units))
 
 
-def describe(compared: dict[str, Any], numbers: dict[str, Any], letters: dict[str, str], label: str) -> list[str]:
+def describe(
+    entries: list[dict[str, Any]], units: dict[str, int], numbers: dict[str, Any], letters: dict[str, str], label: str
+) -> list[str]:
     """The page's title, which model has the higher ROC AUC, and a sentence on whether so many cases could show it."""
-    auc = [entry for entry in compared["comparisons"] if entry["metric"] == "roc_auc"]
-    entries = [entry for entry in auc if entry["difference"] is not None]
-    n_significant = sum(entry["p_holm"] is not None and entry["p_holm"] < 0.05 for entry in entries)
+    auc = [entry for entry in entries if entry["metric"] == "roc_auc" and entry["difference"] is not None]
+    n_significant = sum(entry["p_holm"] is not None and entry["p_holm"] < 0.05 for entry in auc)
     values = {letter: numbers[name]["pooled"]["roc_auc"]["value"] for name, letter in letters.items()}
-    content = {"entries": entries, "n_significant": n_significant, "values": values, "label": label}
-    return text.fill_sentences("comparison", compared | content)
+    content = {"entries": auc, "n_significant": n_significant, "values": values, "label": label}
+    return text.fill_sentences("comparison", units | content)

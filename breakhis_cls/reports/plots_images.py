@@ -21,15 +21,15 @@ def sample_sheet(table: pd.DataFrame, root: Path, title: str = "Examples of the 
     where no image is on disk."""
     column = "magnification" if table["magnification"].nunique() > 1 else "slide"
     rows = table.sort_values("file").drop_duplicates(["subtype", column]).sort_values(["subtype", column])
-    rows = _on_disk(rows.groupby("subtype").head(4), root)
-    kinds = [kind for kind in names.SUBTYPES if kind in set(rows["subtype"])]
-    files, captions = [], []
-    for kind in kinds:
-        some = rows[rows["subtype"] == kind]
-        gaps = 4 - len(some)
-        files += [*some["file"], *[None] * gaps]
-        captions += [*(f"{kind} {row.label}, {row.magnification}X" for row in some.itertuples()), *[""] * gaps]
-    return sheet(files, root, captions, f"{title}: {len(kinds)} subtypes", 4) if kinds else None
+    rows, tiles = _on_disk(rows.groupby("subtype").head(4), root), []
+    for kind in names.SUBTYPES:
+        some = [(row.file, f"{kind} {row.label}, {row.magnification}X")
+                for row in rows[rows["subtype"] == kind].itertuples()]  # fmt: skip
+        tiles += [*some, *[(None, "")] * (-len(some) % 4)]
+    if not tiles:
+        return None
+    files, captions = zip(*tiles, strict=True)
+    return sheet(files, root, captions, f"{title}: {rows['subtype'].nunique()} subtypes", 4)
 
 
 def confident_errors(table: pd.DataFrame, root: Path) -> Figure | None:

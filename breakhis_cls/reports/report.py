@@ -4,23 +4,22 @@ import base64
 import io
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
 from ..evaluation import calibration, error_analysis, experiments, predictions, thresholds
 from ..evaluation.experiments import Experiment
-from ..evaluation.metrics import expected_widths, metric_words
+from ..evaluation.metrics import metric_words
 from ..files import write_csv, write_json, write_text
 from . import plots, plots_images, text
 
 PHOTOGRAPHS = ("confident_errors", "sample_sheet", "heat_")  # how the names of sheets of tissue begin
 N_RESAMPLES = 2_000  # for operating points; the headline has 10,000
-N_CASES = (35, 70, 140, 280)  # for which the expected width of intervals is shown; BreakHis has 70
 
 
 def analyze_experiment(
@@ -45,7 +44,6 @@ def analyze_experiment(
         "predictive_values": thresholds.predictive_values(pooled, shown) if binary else [],
         "parts": experiments.describe_parts(experiment),
         "flow": experiments.count_flow(experiment),
-        "widths": {name: expected_widths(pooled[name], N_CASES) for name in ("roc_auc", "image_accuracy")},
         "errors": error_analysis.errors_by_stratum(test),
         "cases": error_analysis.case_table(test),
     }
@@ -73,6 +71,10 @@ def write_report(
     if analysis["thresholds"]:
         write_json(folder / "thresholds.json", analysis["thresholds"])
     strata = {f"{key}X": results for key, results in metrics["by_magnification"].items()}
+    if len(strata) == 1:  # the same picture under the name that it has beside others
+        for kind in ("png", "svg"):
+            only = folder / f"confusion_matrix_{next(iter(strata)).lower()}.{kind}"
+            shutil.copyfile(folder / f"confusion_matrix.{kind}", only)
     strata = {"all": pooled} | (strata if len(strata) > 1 else {})
     table = pd.DataFrame({"Metric": [label for label, _ in words.values()]} | {
         stratum: [text.estimate(results[name], digits=2).replace(" to ", "–") for name in words]
@@ -93,8 +95,8 @@ def write_report(
             "Data": data, "Test set": sizes, "Model": model, "Weights": text.weights(experiment),
         },
         "verdict": text.calibration_verdict(analysis, pooled["ece"]["value"]),
-        "n_cases": [f"{n} cases" for n in N_CASES], "several_folds": experiment.test["fold"].nunique() > 1,
-        "analysis": analysis, "cases": analysis["cases"].to_dict("records"),
+        "several_folds": experiment.test["fold"].nunique() > 1,
+        "data": data, "analysis": analysis, "cases": analysis["cases"].to_dict("records"),
         "errors": {code: rows.set_index("magnification").to_dict("index")
                    for code, rows in analysis["errors"].groupby("subtype", sort=False)},
         "confident_errors": error_analysis.most_confident_errors(experiment.test).to_dict("records"),
@@ -126,15 +128,14 @@ def draw_figures(
     area = f"is undefined ({auc['undefined']})" if auc["value"] is None else text.estimate(auc, 2)
     fit = f", {text.number(scaled['ece']['value'])} with temperature scaling" if scaled else ""
     figures: dict[str, Figure | None] = {"confusion_matrix": plots.confusion_matrix(test)}
-    for magnification, rows in test.groupby("magnification"):
+    by_magnification = dict([*test.groupby("magnification")]) if test["magnification"].nunique() > 1 else {}
+    for magnification, rows in by_magnification.items():
         figures[f"confusion_matrix_{magnification}x"] = plots.confusion_matrix(rows)
     figures["roc"] = plots.roc(test, f"ROC curve: AUC {area}")
     title = f"Calibration: ECE {text.number(ece['value'])}{fit}"
     figures["calibration"] = plots.calibration(analysis["curve"], test, title)
     if len(curve := analysis["net_benefit"]):
         figures["decision_curve"] = plots.decision_curve(curve, analysis["prevalence"])
-    if (flow := analysis["flow"])[0]:  # a table alone says nothing of what was left out
-        figures["flow"] = plots.flow(*flow)
 
     # Of several runs the first one's: curves of different folds do not add up.
     history = experiment.sources[0].history
@@ -151,14 +152,13 @@ def save_figures(figures: dict[str, Figure], folder: Path) -> dict[str, dict[str
     shown = {}
     for name, figure in figures.items():
         kinds = ("png",) if name.startswith(PHOTOGRAPHS) else ("png", "svg")
-        *_, path = plots.save(figure, folder, name, kinds=kinds)
-        kind, content = "svg+xml", path.read_bytes()
-        if path.suffix == ".png":  # five times smaller as JPEG
+        picture = plots.save(figure, folder, name, kinds=kinds)
+        if "svg" in kinds:
+            kind, content = "svg+xml", (folder / f"{name}.svg").read_bytes()
+        else:  # five times smaller as JPEG, and a page loads fast; the PNG has every pixel
             kind, buffer = "jpeg", io.BytesIO()
-            with Image.open(path) as opened:
-                picture = opened.convert("RGB")
-                picture.thumbnail((1_600, picture.height))  # a page loads fast; the PNG has every pixel
-                picture.save(buffer, "JPEG", quality=80, optimize=True)
+            picture.thumbnail((1_600, picture.height))
+            picture.save(buffer, "JPEG", quality=80, optimize=True)
             content = buffer.getvalue()
         uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
         shown[name] = {"uri": uri, "alt": " ".join(figure.get_suptitle().split()), "name": name, "kinds": kinds}

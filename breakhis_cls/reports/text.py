@@ -1,5 +1,6 @@
 """What reports say in words, and the forms of a table: numbers as text, sentences, templates, Markdown, LaTeX."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -209,29 +210,22 @@ def fill_sentences(name: str, content: dict[str, Any]) -> list[str]:
 
 def render(template: str, content: dict[str, Any]) -> str:
     """A filled template of this room; HTML is escaped, an unknown name is an error. A page gets its contents."""
-    environment = jinja2.Environment(
+    page = environment().get_template(template).render(content)
+    sections = re.findall(r'<h2 id="(.+?)">(.+?)</h2>', page)
+    return page.replace("<!--contents-->", " ".join(f'<a href="#{name}">{title}</a>' for name, title in sections))
+
+
+@functools.cache  # a template compiles for as long as a page renders
+def environment() -> jinja2.Environment:
+    """Of the templates; every form of a number is a filter under its own name: {{ result.value|number }}."""
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"), trim_blocks=True, lstrip_blocks=True,
         autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    # Every form is a filter under its own name: {{ result.value|number }}.
-    for form in (
-        number,
-        percent,
-        p_value,
-        interval,
-        estimate,
-        count,
-        subtype,
-        split_claim,
-        folds,
-        weights,
-        dump_config,
-    ):
-        environment.filters[form.__name__] = form
-    environment.globals |= {"version": __version__, "coverage": coverage}
-    page = environment.get_template(template).render(content)
-    sections = re.findall(r'<h2 id="(.+?)">(.+?)</h2>', page)
-    return page.replace("<!--contents-->", " ".join(f'<a href="#{name}">{title}</a>' for name, title in sections))
+    forms = (number, percent, p_value, interval, estimate, count, subtype, split_claim, folds, weights, dump_config)
+    found.filters |= {form.__name__: form for form in forms}
+    found.globals |= {"version": __version__, "coverage": coverage}
+    return found
 
 
 def write_tables(folder: Path, name: str, table: pd.DataFrame, caption: str, n_text: int = 1, columns: str = "") -> str:
