@@ -25,7 +25,7 @@ class Arguments(config.Section):
     out: config.UserPath | None = None
     """Output folder; by default `explain` in the run's report folder."""
     n: int = 3
-    """Number of images for each outcome (such as false positives) and for each subtype."""
+    """Number of images for each outcome, such as false positives."""
     data_root: config.UserText | None = Field(None, alias="data.root")
     """Folder of the images, if it is not the one in the run's config."""
 
@@ -78,7 +78,7 @@ def explain_run(
 
     # --- heat maps of some images, on their originals ---
     examples = saliency_report.select_examples(experiment.test, n)
-    shown = sorted({at for kinds in examples.values() for some in kinds.values() for at in some["at"]})
+    shown = sorted(at for some in examples.values() for at in some["at"])
     evidence = gradcam.class_evidence(model, store.array[stored[shown]], predicted[shown])
     images = {}
     for at, cells in zip(shown, evidence, strict=True):

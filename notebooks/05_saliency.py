@@ -81,7 +81,7 @@ saliency_report.sheet({"prediction": [heat_maps[most_confident]]}, "The most con
 # the hottest place is always yellow.
 
 # %%
-kinds = saliency_report.select_examples(test, 4)["outcome"]
+kinds = saliency_report.select_examples(test, 4)
 shown = {kind: [heat_maps[at] for at in rows["at"]] for kind, rows in kinds.items()}
 saliency_report.sheet(shown, "Evidence for the predicted class, by kind of prediction")
 
@@ -141,5 +141,5 @@ truth.describe().loc[["count", "mean", "min", "max"]].round(2)
 # Images of two cases are too few for a conclusion; the table only shows the method.
 # `scripts/saliency_truth.py` measures the same on new cases, with an interval.
 #
-# In a terminal, `breakhis explain RUN` writes all this as a page, with heat maps by subtype.
+# In a terminal, `breakhis explain RUN` writes all this as a page.
 # Next: [6. Your own model](06_your_own_model.ipynb).

@@ -58,7 +58,8 @@ def test_the_page_and_its_numbers(run, monkeypatch, capsys):
     assert [one["randomised"] for one in facts["sanity"]] == ["head", "all layers"]
     assert all(-1 <= one["median"] <= 1 for one in facts["sanity"])
     assert set(facts["files"]) & {"true positive", "true negative", "false positive", "false negative"}
-    for name in ("heat_DC.png", "randomization.svg", "randomization.png"):
+    heat_maps = [f"heat_{kind.replace(' ', '_')}.png" for kind in facts["files"]]
+    for name in (*heat_maps, "randomization.svg", "randomization.png"):
         assert (page.parent / name).stat().st_size
 
 

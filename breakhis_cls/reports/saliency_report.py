@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import names
 from ..evaluation import predictions
 from ..evaluation.error_analysis import add_predictions
 from ..evaluation.experiments import Experiment
@@ -77,24 +76,21 @@ def randomized_layers(share: float) -> str:
     return {0.0: "head", 1.0: "all layers"}.get(share, f"head and last {100 * share:.0f} %")
 
 
-def select_examples(test: pd.DataFrame, n: int) -> dict[str, dict[str, pd.DataFrame]]:
-    """`{"outcome": {kind: rows}, "subtype": {code: rows}}`: the n most confident test images of each that occurs. Rows
-    are of `add_predictions`. Outcomes are true and false positives and negatives (malignant is positive), or correct
-    and wrong subtypes."""
+def select_examples(test: pd.DataFrame, n: int) -> dict[str, pd.DataFrame]:
+    """The n most confident test images of each outcome that occurs, as rows of `add_predictions`: true and false
+    positives and negatives (malignant is positive), or correct and wrong subtypes."""
     rows = add_predictions(test).sort_values(["p", "file"], ascending=[False, True])
     correct = rows["true_label"] == rows["predicted_label"]
-    rows["outcome"] = np.where(correct, "correctly classified", "misclassified")
+    outcome = np.where(correct, "correctly classified", "misclassified")
     if predictions.is_binary(rows):
         positive = np.where(rows["predicted_label"] == "malignant", "positive", "negative")
-        rows["outcome"] = np.where(correct, "true ", "false ") + positive.astype(object)
+        outcome = np.where(correct, "true ", "false ") + positive.astype(object)
     # One of each slide before a second of any.
+    groups = {kind: rows[outcome == kind] for kind in OUTCOMES}
     return {
-        column: {
-            kind: some.iloc[np.argsort(some.groupby("slide").cumcount(), kind="stable")[:n]]
-            for kind in kinds
-            if len(some := rows[rows[column] == kind])
-        }
-        for column, kinds in (("outcome", OUTCOMES), ("subtype", names.SUBTYPES))
+        kind: some.iloc[np.argsort(some.groupby("slide").cumcount(), kind="stable")[:n]]
+        for kind, some in groups.items()
+        if len(some)
     }
 
 
@@ -105,7 +101,7 @@ def spread_over_cases(test: pd.DataFrame, n: int) -> np.ndarray:
 
 
 def write_saliency_report(
-    folder: Path, experiment: Experiment, examples: dict[str, dict[str, pd.DataFrame]],
+    folder: Path, experiment: Experiment, examples: dict[str, pd.DataFrame],
     images: dict[int, SaliencyImage], sanity: pd.DataFrame,
 ) -> dict[str, Any]:  # fmt: skip
     """Write index.html, explain.json and the figures into folder; returns what is in explain.json. images: by place in
@@ -121,11 +117,10 @@ def write_saliency_report(
     n_checked, largest = sanity["image"].nunique(), max(check, key=lambda row: row["median"])
     passed = bool(largest["median"] < PASSES_BELOW)
     verdict = "passed: the heat maps depend" if passed else "failed: the heat maps hardly depend"
-    test, kinds = experiment.test, examples["outcome"] | examples["subtype"]
     facts = {
         "run": experiment.name, "data": experiment.meta("data"), "model": experiment.meta("model"),
-        "n_images": len(test), "n_checked": n_checked, "n_draws": sanity["draw"].nunique(), "sanity": check,
-        "files": {kind: some["file"].tolist() for kind, some in kinds.items()},
+        "n_images": len(experiment.test), "n_checked": n_checked, "n_draws": sanity["draw"].nunique(), "sanity": check,
+        "files": {kind: some["file"].tolist() for kind, some in examples.items()},
         "passed": passed,
         "finding": f"Sanity check {verdict} on what the network learned. With random weights their median rank "
                    f"correlation with the trained model's is {round(largest['median'], 2) + 0.0:.2f} at most "
@@ -136,9 +131,9 @@ def write_saliency_report(
     # --- figures and the page ---
     figures = {
         f"heat_{kind.replace(' ', '_')}": sheet(
-            {kind: [images[at] for at in some["at"]]}, f"Heat maps of the most confident images, {text.subtype(kind)}"
+            {kind: [images[at] for at in some["at"]]}, f"Heat maps of the most confident images, {kind}"
         )
-        for kind, some in kinds.items()
+        for kind, some in examples.items()
     }
     figures["randomization"] = randomization_curve(by_image, "Sanity check")
     content = {
