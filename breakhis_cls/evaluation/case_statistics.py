@@ -108,17 +108,22 @@ def image_accuracy(images: ScoredImages) -> Statistic:
 
 def recognition_rate(images: ScoredImages) -> Statistic:
     """Mean over slides of the share of a slide's images correctly classified (Spanhol et al. 2016, eq. 2)."""
-    rows = pd.DataFrame({"case": images.case, "correct": (images.predicted == images.true).astype(float)})
-    slides = rows.groupby(images.rows["slide"].to_numpy()).agg(case=("case", "first"), share=("correct", "mean"))
-    return mean_over_rows(slides["share"].to_numpy(), slides["case"].to_numpy(), images.n_cases)
+    _, first, slide, n_images = np.unique(
+        images.rows["slide"].to_numpy(str), return_index=True, return_inverse=True, return_counts=True
+    )
+    shares = np.bincount(slide, images.predicted == images.true) / n_images
+    return mean_over_rows(shares, images.case[first], images.n_cases)
 
 
 def vote_by(rows: pd.DataFrame, group: str) -> pd.DataFrame:
     """Mean probabilities of each slide or case, then threshold or most probable class: p_<class>, truth (-1 where a
     group has two classes), voted, correct, sorted by group."""
     voted = rows.groupby(group, sort=True)[[f"p_{name}" for name in predictions.class_names(rows)]].mean()
-    true = pd.Series(predictions.true_labels(rows)).groupby(rows[group].to_numpy(), sort=True).agg(["min", "max"])
-    truth, predicted = np.where(true["min"] == true["max"], true["min"], -1), predictions.predicted_labels(voted)
+    true, at = predictions.true_labels(rows), voted.index.get_indexer(rows[group])
+    lowest, highest = np.full(len(voted), true.max()), np.full(len(voted), -1)
+    np.minimum.at(lowest, at, true)
+    np.maximum.at(highest, at, true)
+    truth, predicted = np.where(lowest == highest, lowest, -1), predictions.predicted_labels(voted)
     return voted.assign(truth=truth, voted=predicted, correct=predicted == truth)
 
 
@@ -128,8 +133,8 @@ def vote_accuracy(images: ScoredImages, group: str) -> Statistic:
     # Case 13412 has slides of two subtypes, DC and LC, so cases do not vote on subtypes.
     if group == "case" and not (images.is_binary and (voted["truth"] >= 0).all()):
         return undefined
-    case = pd.Series(images.case).groupby(images.rows[group].to_numpy(), sort=True).first()
-    return mean_over_rows(voted["correct"].to_numpy(float), case.to_numpy(), images.n_cases)
+    first = np.unique(images.rows[group].to_numpy(str), return_index=True)[1]  # sorted, as the votes are
+    return mean_over_rows(voted["correct"].to_numpy(float), images.case[first], images.n_cases)
 
 
 # --- from the confusion matrix: counts (n_resamples, true, predicted) -> values (n_resamples, n_classes) ---
@@ -152,6 +157,17 @@ def f1(counts: np.ndarray) -> np.ndarray:
     return divide(2 * np.einsum("bkk->bk", counts), counts.sum(axis=1) + counts.sum(axis=2))
 
 
+def matthews_correlation(counts: np.ndarray) -> np.ndarray:
+    """MCC in [-1, 1] (Gorodkin 2004 for more than two classes), the same for each class."""
+    total, correct = counts.sum(axis=(1, 2)), np.einsum("bkk->b", counts)
+    true, predicted = counts.sum(axis=2), counts.sum(axis=1)
+    spread_true, spread_predicted = total**2 - (true**2).sum(axis=1), total**2 - (predicted**2).sum(axis=1)
+    covariance = correct * total - (true * predicted).sum(axis=1)
+    # With one predicted class the quotient is 0 / 0; scikit-learn returns 0 there too.
+    value = np.where(spread_predicted > 0, divide(covariance, np.sqrt(spread_true * spread_predicted)), 0.0)
+    return np.repeat(value[:, None], counts.shape[2], axis=1)
+
+
 def class_metric(
     by_class: Callable[[np.ndarray], np.ndarray], images: ScoredImages, macro: bool = False, several: bool = False
 ) -> Statistic:
@@ -163,22 +179,6 @@ def class_metric(
         values, present = by_class(counts), counts.sum(axis=2) > 0
         value = values[:, 1] if images.is_binary and not macro else nanmean(np.where(present, values, np.nan).T)
         return np.where(present.sum(axis=1) > 1, value, np.nan) if several else value
-
-    return statistic
-
-
-def matthews_correlation(images: ScoredImages) -> Statistic:
-    """MCC in [-1, 1] (Gorodkin 2004 for more than two classes); undefined where only one class is present."""
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        counts = np.tensordot(weights, images.confusion_by_case, axes=1)
-        total, correct = counts.sum(axis=(1, 2)), np.einsum("bkk->b", counts)
-        true, predicted = counts.sum(axis=2), counts.sum(axis=1)
-        spread_true, spread_predicted = total**2 - (true**2).sum(axis=1), total**2 - (predicted**2).sum(axis=1)
-        covariance = correct * total - (true * predicted).sum(axis=1)
-        # With one predicted class the quotient is 0 / 0; scikit-learn returns 0 there too.
-        value = np.where(spread_predicted > 0, divide(covariance, np.sqrt(spread_true * spread_predicted)), 0.0)
-        return np.where(spread_true > 0, value, np.nan)
 
     return statistic
 

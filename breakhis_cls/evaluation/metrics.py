@@ -57,8 +57,8 @@ METRICS = {
         partial(cs.class_metric, cs.f1, several=True), "F1", "harmonic mean of precision and sensitivity", BOTH,
         share=0.25, subtypes={"label": "F1, macro", "reading": "mean over classes of F1"}),
     "mcc": Metric(
-        cs.matthews_correlation, "MCC", "correlation of true and predicted labels, -1 to 1", BOTH, range=(-1, 1),
-        failing=-1, share=0.5),
+        partial(cs.class_metric, cs.matthews_correlation, several=True), "MCC",
+        "correlation of true and predicted labels, -1 to 1", BOTH, range=(-1, 1), failing=-1, share=0.5),
     "roc_auc": Metric(
         partial(cs.ranking_metric, cs.roc_auc), "ROC AUC",
         "probability that a malignant image scores above a benign one", BOTH,

@@ -53,50 +53,47 @@ def validate_predictions(
             f"{source}: probabilities of {', '.join(column[2:] for column in scores)}; expected p_benign and "
             f"p_malignant, or at least two of {' '.join(f'p_{name}' for name in names.SUBTYPES)}"
         )
-    numbers = [*INTEGERS, *scores]
+    numbers, texts = [*INTEGERS, *scores], [name for name in COLUMNS if name not in INTEGERS]
     table = table.assign(
-        **{name: table[name].fillna("").astype(str).str.strip() for name in COLUMNS if name not in INTEGERS},
+        **{name: table[name].fillna("").astype(str).str.strip() for name in texts},
         **{name: read_numbers(table[name]) for name in numbers},
     )
     table["label"], table["subtype"] = table["label"].str.lower(), table["subtype"].str.upper()
-    table["subtype"] = table["subtype"].mask(files.is_empty(table["subtype"]), "")
+    binary, known = is_binary(table), table["subtype"].isin([*names.SUBTYPES])
+    # The binary task is scored without subtypes too.
+    table["subtype"] = table["subtype"].where(known if binary else ~files.is_empty(table["subtype"]), "")
 
     # --- faults: which rows, in words, and how to show one ---
-    blank, is_number = table[["file", "slide", "case"]].apply(files.is_empty), np.isfinite(table[numbers])
+    is_number, total = np.isfinite(table[numbers]), table[scores].sum(axis=1, skipna=False)
     is_number[list(INTEGERS)] &= table[list(INTEGERS)] % 1 == 0
-    columns, total = ", ".join(is_number.columns[~is_number.all()]), table[scores].sum(axis=1, skipna=False)
-    is_probability = (
-        (table[scores] >= 0).all(axis=1) & (table[scores] <= 1).all(axis=1) & ((total - 1).abs() <= TOLERANCE)
-    )
-    task = "label" if is_binary(table) else "subtype"
-    named = zip(table["file"], *map(table.get, NAMED), strict=True)
-    table = table.assign(total=total, contradiction=[find_contradiction(*row) for row in named])
-    if is_binary(table):  # which is scored without subtypes too
-        table["subtype"] = table["subtype"].where(table["subtype"].isin(list(names.SUBTYPES)), "")
+    blank = table[["file", "slide", "case"]].apply(files.is_empty)
+    is_probability = table[scores].ge(0).all(axis=1) & ((total - 1).abs() <= TOLERANCE)  # so that none is above 1
+    contradiction = [find_contradiction(*row) for row in table[["file", *NAMED]].itertuples(index=False)]
+    table = table.assign(total=total, contradiction=contradiction)
     faults = [
-        (~is_number.all(axis=1), f"with no finite or whole number in {columns}", "{file}"),
+        (~is_number.all(axis=1), f"with no finite or whole number in {', '.join(is_number.columns[~is_number.all()])}",
+         "{file}"),
         # NaN is no probability, but it is counted above.
         (~is_probability & np.isfinite(total), "whose probabilities leave [0, 1] or do not add up to 1; are they "
          "logits? Apply softmax first", "{file}: they add up to {total:.4g}"),
         (blank.any(axis=1), f"with an empty cell in {', '.join(blank.columns[blank.any()])}", "{file}, slide {slide}"),
-        (table.assign(file=image_keys(table)).duplicated(["file", *IDENTITY, "fold", "seed"]),
-         "that repeat an image within one fold and seed; keep one row for "
-         "each", "{file} (fold {fold:g}, seed {seed:g})"),
+        (table.assign(file=image_keys(table)).duplicated(["file", *IDENTITY, "fold", "seed"]), "that repeat an image "
+         "within one fold and seed; keep one row for each", "{file} (fold {fold:g}, seed {seed:g})"),
         (~table["part"].isin(PARTS.values()), "whose part is none of train, validation, test", "{file}: '{part}'"),
-        ((true_labels(table) < 0) | ~table["label"].isin(names.LABELS), f"whose {task} has no probability column, or "
+        ((true_labels(table) < 0) | ~table["label"].isin(names.LABELS), "whose class has no probability column, or "
          "whose label is neither benign nor malignant", "{file}: {label}, {subtype}"),
         (table["contradiction"] != "", "that contradict their file name; labels come from names",
          "{file}: {contradiction}"),
         # Numbers depend on slides and cases: a slide in two cases would count twice.
         (differs_within(table, table["slide"]), "of slides that have two cases, labels or subtypes", "{slide}"),
     ]  # fmt: skip
-    complaints = []
+    complaints = (
+        [] if (table["part"] == needed).any() else [f"no row is of part {needed}; metrics are computed from it"]
+    )
     for is_wrong, fault, show in faults:
-        shown = [show.format(**row) for row in table[np.asarray(is_wrong)].to_dict("records")]
-        if shown:
+        if np.any(is_wrong):
+            shown = [show.format(**row) for row in table[np.asarray(is_wrong)].to_dict("records")]
             complaints.append(f"{len(shown):,} of {len(table):,} rows {fault}:" + list_first(shown))
-    if not (table["part"] == needed).any():
-        complaints.append(f"no row is of part {needed}; metrics are computed from those")
     if complaints:
         raise DataError(f"{source}: " + "\n".join(complaints))
     ordered = [f"p_{name}" for name in class_names(table)]
@@ -106,16 +103,14 @@ def validate_predictions(
 
 def find_contradiction(file: str, *found: object) -> str:
     """Where the columns NAMED differ from what an official file name says; a name of another grammar says nothing."""
-    if (filename := names.official_name(file)) is None:
+    if names.official_name(file) is None:
         return ""
     try:
-        expected = names.parse_image_name(filename)[: len(NAMED)]
+        expected = names.parse_image_name(file)
     except DataError:  # label and subtype in the name contradict each other
         return "the name contradicts itself"
-    pairs = zip(NAMED, found, expected, strict=True)
-    return ", ".join(
-        f"{name} {value}, the name says {named}" for name, value, named in pairs if value not in (named, "")
-    )
+    pairs = zip(NAMED, found, expected, strict=False)
+    return ", ".join(f"{name} {value}, the name says {said}" for name, value, said in pairs if value not in (said, ""))
 
 
 def read_numbers(cells: pd.Series) -> pd.Series:

@@ -114,24 +114,18 @@ def confusion_matrix(table: pd.DataFrame, model: str = "") -> Figure:
     ax.set(xlabel="Predicted label", ylabel="True label")
 
     # --- benign and malignant subtypes ---
-    labels = [names.SUBTYPES[name][1] for name in classes if not binary]
+    labels = [] if binary else [names.SUBTYPES[name][1] for name in classes]
     for label in dict.fromkeys(labels):
-        first, last = labels.index(label), n - 1 - labels[::-1].index(label)
-        ax.text((first + last) / 2, -0.58, label, ha="center", va="bottom")
-        ax.text(n - 0.42, (first + last) / 2, label, ha="left", va="center", rotation=270)
+        first, middle = labels.index(label), np.mean([at for at in range(n) if labels[at] == label])
+        ax.text(middle, -0.58, label, ha="center", va="bottom")
+        ax.text(n - 0.42, middle, label, ha="left", va="center", rotation=270)
         if first:
             ax.axvline(first - 0.5, color=BLACK, linewidth=1.8)
             ax.axhline(first - 0.5, color=BLACK, linewidth=1.8)
 
     where = f", {table['magnification'].iloc[0]}X" if table["magnification"].nunique() == 1 else ""
-    correct = percent(counts.trace() / counts.sum())
     title = f"Confusion matrix{model and f' of {model}'}{where}, {count(len(table), 'test image')}"
-    title += f": {correct} correctly classified"
-    wrong = counts - np.diag(counts.diagonal())
-    if not binary and wrong.any():
-        row, column = np.unravel_index(wrong.argmax(), wrong.shape)
-        title += f"; most frequent error: {classes[row]} predicted as {classes[column]} ({count(wrong.max(), 'image')})"
-    return add_title(figure, title)
+    return add_title(figure, f"{title}: {percent(counts.trace() / counts.sum())} correctly classified")
 
 
 def readable_on(shade: np.ndarray) -> str:

@@ -69,66 +69,64 @@ def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RE
         one.settings is not None and one.settings.model.weights == "random" and not one.settings.fine_tunes
         and not one.settings.features.source and one.settings.head.epochs > 0 for one in experiments
     ]  # fmt: skip
-    nulls = {_conditions(one): one.test for one, null in zip(experiments, is_null, strict=True) if null}
     if all(is_null):
-        nulls, is_null = {}, [False] * len(experiments)
+        is_null = [False] * len(experiments)
+    nulls = {_conditions(one): one.test for one, null in zip(experiments, is_null, strict=True) if null}
 
     # --- our rows ---
     rows = []
     for experiment, settings, null in zip(experiments, flat, is_null, strict=True):
         if null:
             continue
-        test, classes = experiment.test, predictions.class_names(experiment.table)
-        task = {frozenset(names.LABELS): "binary", frozenset(names.SUBTYPES): "subtype"}.get(frozenset(classes))
-        task, protocol, same_head = task or " ".join(classes), experiment.meta("protocol"), _conditions(experiment)
+        test, classes = experiment.test, frozenset(predictions.class_names(experiment.table))
+        named = {frozenset(names.LABELS): "binary", frozenset(names.SUBTYPES): "subtype"}
+        task = named.get(classes, " ".join(predictions.class_names(experiment.table)))
+        protocol, null_test = experiment.meta("protocol"), nulls.get(_conditions(experiment))
         strata = {str(value): part for value, part in test.groupby("magnification")}
         is_joint = len(strata) > 1
         model = [experiment.meta("model"), f"one model for {' '.join(f'{one}X' for one in strata)}" if is_joint else "",
                  ", ".join(f"{key} {settings[key]}" for key in varied if key in settings)]  # fmt: skip
+        head = experiment.settings and experiment.settings.head
         for magnification, part in (strata | ({"all": test} if is_joint else {})).items():
             # The seed's name is that of the experiment's own report, so that the intervals are equal.
             name = f"magnification-{magnification}" if len(part) < len(test) else "pooled"
-            pooled = metrics.compute_stratum(part, name, n_resamples, 0, only=IN_CSV)
+            scores = pd.DataFrame(metrics.compute_stratum(part, name, n_resamples, 0, only=IN_CSV)).T
             # Seeds are averaged within a fold, over those in which the metric is defined.
             values = {key: metrics.compute_values(rows, IN_CSV) for key, rows in part.groupby(["fold", "seed"])}
             folds = pd.DataFrame(values).T.groupby(level=0).mean()
-            over_folds = pd.DataFrame({"mean": folds.mean(), "sd": folds.std(), "n_folds": folds.notna().sum()})
-            over_folds["n_seeds"] = part["seed"].nunique()
+            scores = scores.assign(mean=folds.mean(), sd=folds.std(), n_folds=folds.notna().sum())
+            if null_test is not None:
+                seeds = null_test[null_test["file"].isin(part["file"])].groupby("seed")
+                by_seed = pd.DataFrame([metrics.compute_values(rows, IN_CSV) for _, rows in seeds])
+                scores = scores.assign(null_low=by_seed.min(), null_high=by_seed.max())
             row = {
                 "task": task, "protocol": protocol, "magnification": magnification, "by": OURS,
                 "model": "; ".join(filter(None, model)), "data": experiment.meta("data"),
+                "n_seeds": part["seed"].nunique(),
             }  # fmt: skip
-            worth: dict[str, dict[str, float]] = {name: {} for name in IN_CSV}
-            if same_head in nulls:
-                seeds = nulls[same_head][nulls[same_head]["file"].isin(part["file"])].groupby("seed")
-                table = pd.DataFrame([metrics.compute_values(rows, IN_CSV) for _, rows in seeds])
-                worth = {name: {"null_low": table[name].min(), "null_high": table[name].max()} for name in IN_CSV}
-            scores = [
-                {"metric": name, **over_folds.loc[name].to_dict(), **pooled[name], **worth[name]} for name in IN_CSV
-            ]
             # Custom tasks and protocols come last, by name.
             order = (
                 ["binary", "subtype", task].index(task), task, [*text.PROTOCOLS, protocol].index(protocol), protocol,
                 is_joint, [*map(str, names.MAGNIFICATIONS), "all"].index(magnification), row["model"],
             )  # fmt: skip
-            # Published scores of `all` are of all four magnifications.
+            # Published scores of `all` are of all four magnifications, and those of a probe stand beside the same one.
             is_whole = magnification != "all" or set(strata) == set(map(str, names.MAGNIFICATIONS))
-            head = experiment.settings.head if experiment.settings else None
             probe = head and (PROBES.get(head.kind) or f"{head.shots}_shot")
-            rows.append((order, row, scores, is_whole, probe))
+            rows.append((order, row, scores.rename_axis("metric").reset_index(), is_whole, probe))
     rows.sort(key=lambda one: one[0])
 
     # --- published results, once, below the first row of their conditions ---
     lines, literature = [], published_results()
     for at, (_, row, scores, is_whole, probe) in enumerate(rows):
-        lines += [row | score | {"row": at} for score in scores]
-        conditions = {"task": " ".join(sorted(row["task"].split())), "protocol": row["protocol"],
-                      "magnification": row["magnification"]}  # fmt: skip
-        same = (literature[list(conditions)] == list(conditions.values())).all(axis=1) & is_whole
-        same &= (literature["probe"] == "") | (literature["probe"] == probe) | (probe is None)
-        lines += literature[same].drop(columns="probe").assign(task=row["task"], row=at).to_dict("records")
+        lines.append(scores.assign(**row, row=at))
+        same = (literature["protocol"] == row["protocol"]) & (literature["magnification"] == row["magnification"])
+        same &= (literature["task"] == " ".join(sorted(row["task"].split()))) & is_whole
+        same &= literature["probe"].isin(["", probe]) | (probe is None)
+        lines.append(literature[same].drop(columns="probe").assign(task=row["task"], row=at))
         literature = literature[~same]
-    return pd.DataFrame(lines)
+    table = pd.concat([each for each in lines if len(each)], ignore_index=True)
+    first = ["task", "protocol", "magnification", "by", "model", "data", "metric", "mean", "sd"]
+    return table[[*first, *table.columns.difference(first, sort=False)]]
 
 
 def _conditions(experiment: Experiment) -> str:
@@ -142,9 +140,14 @@ def published_results() -> pd.DataFrame:
     """literature.csv: published results whose source was read, in the columns of `sweep_table`. Subtypes in `task` are
     sorted. `magnification` all is one model of all magnifications and its pooled score. `sd` is missing where the
     source gives a mean alone."""
-    na, types = {"sd": [""]}, {"magnification": str}
-    path = text.HERE / "literature.csv"
-    return pd.read_csv(path, comment="#", dtype=types, keep_default_na=False, na_values=na)
+    path, na = text.HERE / "literature.csv", {"sd": [""]}
+    return pd.read_csv(path, comment="#", dtype={"magnification": str}, keep_default_na=False, na_values=na)
+
+
+def printed_metrics(lines: pd.DataFrame) -> list[str]:
+    """METRICS, and F1 where it was published beside these lines."""
+    published = set(lines.loc[lines["by"] != OURS, "metric"])
+    return [name for name in IN_CSV if name in METRICS or name in published]
 
 
 def printed_rows(lines: pd.DataFrame, cited: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -153,31 +156,21 @@ def printed_rows(lines: pd.DataFrame, cited: list[str]) -> tuple[pd.DataFrame, p
     for (_, by, model), part in lines.groupby(["row", "by", "model"], sort=False):
         about, scores = part.iloc[0], part.set_index("metric").reindex(shown).to_dict("records")
         means = [text.number(one["mean"]) + ("" if pd.isna(one["sd"]) else f" ± {one['sd']:.3f}") for one in scores]
+        named, below = f"ours: {model}", [""] * (1 + len(shown))
         if by == OURS:
-            named = f"ours: {model}"
+            units = ("fold", "seed", "image", "case")
             nulls = [text.interval(score, "null_low", "null_high") for score in scores]
-            below = [
-                ", ".join(text.count(int(about[f"n_{unit}s"]), unit) for unit in ("fold", "seed", "image", "case"))
-            ]
-            below += [
-                text.estimate(score) + (f"; null {null}" if null else "")
-                for score, null in zip(scores, nulls, strict=True)
-            ]
+            below = [", ".join(text.count(int(about[f"n_{unit}s"]), unit) for unit in units)]
+            below += [text.estimate(score) + (f"; null {null}" if null else "")
+                      for score, null in zip(scores, nulls, strict=True)]  # fmt: skip
         else:
             named = f"{by}, {model} [{cited.index(citations(part)[0]) + 1}]"
             means = [mean.replace("–", "") for mean in means]  # not published, which is not undefined
-            below = [""] * (1 + len(shown))
         first.append([about["protocol"], where(about["magnification"]), named, *means])
         second.append(["", "", *below])
-    labels = [metrics.metric_words(lines["task"].iloc[0] == "binary")[name][0] for name in shown]
-    header = ["Protocol", "Magnification", "Model", *labels]
+    words = metrics.metric_words(lines["task"].iloc[0] == "binary")
+    header = ["Protocol", "Magnification", "Model", *(words[name][0] for name in shown)]
     return pd.DataFrame(first, columns=header), pd.DataFrame(second, columns=header)
-
-
-def printed_metrics(lines: pd.DataFrame) -> list[str]:
-    """METRICS, and F1 where it was published beside these lines."""
-    published = set(lines.loc[lines["by"] != OURS, "metric"])
-    return [name for name in IN_CSV if name in METRICS or name in published]
 
 
 def citations(lines: pd.DataFrame) -> list[str]:
@@ -208,26 +201,15 @@ def notes(lines: pd.DataFrame) -> list[str]:
 
 
 def finding(lines: pd.DataFrame) -> str:
-    """ROC AUC under each protocol, over the magnifications; of the full data set beside what was published."""
-
-    def span(values: pd.Series) -> str:
-        low, high = f"{values.min():.2f}", f"{values.max():.2f}"
-        return "undefined" if values.isna().all() else low + (f" to {high}" if low < high else "")
-
-    sentences = []
-    for task, inside in lines.groupby("task", sort=False):
-        ours, published = inside[inside["by"] == OURS], inside[inside["by"] != OURS]
-        spans = [
-            f"{span(rows['value']) if len(rows) > 1 else text.estimate(rows.iloc[0].to_dict(), 2)} by {protocol}"
-            for protocol, rows in ours[ours["metric"] == "roc_auc"].groupby("protocol", sort=False)
-        ]
+    """ROC AUC under each protocol, over the magnifications."""
+    sentences, auc = [], lines[(lines["by"] == OURS) & (lines["metric"] == "roc_auc")]
+    for task, inside in auc.groupby("task", sort=False):
+        spans = []
+        for protocol, rows in inside.groupby("protocol", sort=False):
+            ends = dict.fromkeys(text.number(value, 2) for value in (rows["value"].min(), rows["value"].max()))
+            span = " to ".join(ends) if len(rows) > 1 else text.estimate(rows.iloc[0].to_dict(), 2)
+            spans.append(f"{span} by {protocol}")
         sentences.append(f"{str(task)[0].upper()}{str(task)[1:]}: ROC AUC {', '.join(spans)}")
-        if len(published) and ours["data"].str.startswith("breakhis").all():
-            # The metric that is published most often, as means over folds on both sides.
-            name = published["metric"].value_counts().index[0]
-            theirs = published[published["metric"] == name]
-            same = ours[(ours["metric"] == name) & ours["row"].isin(theirs["row"])]
-            sentences.append(f"{metrics.METRICS[name].label} {span(same['mean'])}, published {span(theirs['mean'])}")
     return ". ".join(sentences)
 
 
@@ -236,15 +218,14 @@ def leak_penalties(table: pd.DataFrame) -> list[str]:
     under each, and by how much the split by image flatters."""
     ours, sentences = table[table["by"] == OURS].drop_duplicates(["row", "metric"]), []
     for (model, data, magnification), rows in ours.groupby(["model", "data", "magnification"], sort=False):
-        auc, accuracy = (
-            rows[rows["metric"] == name].drop_duplicates("protocol").set_index("protocol")
-            for name in ("roc_auc", "image_accuracy")
-        )
-        if len(tried := [name for name in LEAKY_PROTOCOLS if name in auc.index]) > 1:
-            spans = [f"{text.estimate(auc.loc[name].to_dict(), 2)} with the split by {name}" for name in tried]
+        scores = rows.drop_duplicates(["metric", "protocol"]).set_index(["metric", "protocol"])
+        if len(tried := [name for name in LEAKY_PROTOCOLS if ("roc_auc", name) in scores.index]) > 1:
+            shown = {one: text.estimate(scores.loc[("roc_auc", one)].to_dict(), 2) for one in tried}
+            spans = [f"{value} with the split by {one}" for one, value in shown.items()]
             sentence = f"{model}, {data}, {where(magnification)}: ROC AUC {', '.join(spans)}."
             if {"image", "case"} <= set(tried):
-                gap = 100 * (accuracy["value"]["image"] - accuracy["value"]["case"])
+                accuracy = scores["value"]["image_accuracy"]
+                gap = 100 * float(accuracy["image"] - accuracy["case"])
                 sentence += f" The split by image scores {abs(gap):.1f} points {'higher' if gap >= 0 else 'lower'} in"
                 sentence += " accuracy than the split by case."
             sentences.append(sentence)

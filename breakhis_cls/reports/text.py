@@ -133,7 +133,7 @@ def protocol(name: str) -> str:
 def split_claim(experiment: Experiment) -> str:
     """What the experiment's protocol means for the score, unless its rows say otherwise."""
     claim = experiment.meta("protocol")
-    return f"{claim}, which is not true of these rows" if contradictions(experiment) else protocol(claim)
+    return f"{claim}, which is not true of these rows" if split_contradictions(experiment) else protocol(claim)
 
 
 def banners(protocol: str, data: str) -> list[tuple[str, str]]:
@@ -174,12 +174,6 @@ def weights(experiment: Experiment) -> str:
     recorded, settings = (experiment.sources[0].environment or {}).get("weights", {}), experiment.settings
     name = recorded.get("name") or (settings.model.weights if settings else "not recorded")
     return f"{name} (SHA-256 {recorded['sha256'][:12]}…)" if recorded.get("sha256") else str(name)
-
-
-def coverage() -> str:
-    """What the intervals are worth in the worst simulated cell."""
-    worst = " and ".join(f"{percent(share)} with {n} cases" for n, share in bootstrap.WORST_COVERAGE.items())
-    return f"In simulations, the worst of these 95 % intervals hold the true value in {worst}."
 
 
 def caveats(experiment: Experiment) -> list[str]:
@@ -224,6 +218,8 @@ def environment() -> jinja2.Environment:
     )  # fmt: skip
     forms = (number, percent, p_value, interval, estimate, count, subtype, split_claim, folds, weights, dump_config)
     found.filters |= {form.__name__: form for form in forms}
+    worst = " and ".join(f"{percent(share)} with {n} cases" for n, share in bootstrap.WORST_COVERAGE.items())
+    coverage = f"In simulations, the worst of these 95 % intervals hold the true value in {worst}."
     found.globals |= {"version": __version__, "coverage": coverage}
     return found
 
