@@ -20,7 +20,7 @@ from . import config
 from .errors import DONE, ConfigError, DataError, RunError, exits_cleanly
 from .names import IMAGE_SUFFIXES, MAGNIFICATIONS
 
-N_NEAREST, N_EXAMPLES = 3, 8  # cases of each class; test images, half of them misclassified if there are as many
+N_NEAREST, N_EXAMPLES = 3, 8  # cases of each class; test images
 PICTURE_PX = 460  # width of a picture on the page
 
 
@@ -52,13 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     return DONE
 
 
-def build_app(
-    run: Path, quantile: float = config.REFUSE_BEYOND, data_root: str | None = None
-) -> tuple[Any, dict[str, Any]]:
-    """The page of a finished run (gradio.Blocks), and what its `launch` is to be called with.
-
-    ConfigError without Gradio, RunError for an unfinished run, and as open_predictor.
-    """
+def build_app(run: Path, quantile: float, data_root: str | None) -> tuple[Any, dict[str, Any]]:
+    """The page of a finished run (gradio.Blocks), and what its `launch` is to be called with."""
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError("serve needs Gradio: pip install -c constraints.txt -e '.[app]'")
     if not (run / "metrics.json").is_file():
@@ -73,37 +68,29 @@ def build_app(
     from PIL import Image
 
     from .data import index, png
-    from .evaluation import error_analysis
     from .modeling import gradcam
     from .pipeline.pixel_store import fit_image
     from .reports import saliency_report, text
     from .train import TrainedRun
 
-    trained, settings, classes = TrainedRun(run, predictor.settings), predictor.settings, predictor.classes
+    trained, settings, reference = TrainedRun(run, predictor.settings), predictor.settings, predictor.reference
     try:
-        data = config.change_settings(settings, {"data.root": data_root}).data if data_root else settings.data
-        root = index.find_root(data)
+        root = index.find_root(config.change_settings(settings, {"data.root": data_root or settings.data.root}).data)
     except DataError:  # the images are elsewhere: cases are named, and no example can be shown
         root = None
 
+    # --- answers ---
     def embed(rgb: np.ndarray) -> str:
         """A picture as the value of `src`."""
-        height_px = max(1, round(rgb.shape[0] * PICTURE_PX / rgb.shape[1]))
-        packed = io.BytesIO()
+        packed, height_px = io.BytesIO(), max(1, round(rgb.shape[0] * PICTURE_PX / rgb.shape[1]))
         Image.fromarray(rgb).resize((PICTURE_PX, height_px)).save(packed, "JPEG", quality=88)
         return f"data:image/jpeg;base64,{base64.b64encode(packed.getvalue()).decode()}"
 
-    def nearest_cases(features: np.ndarray) -> dict[str, list[dict[str, str]]]:
-        found: dict[str, list[dict[str, str]]] = {}
-        if not (reference := predictor.reference):
-            return {}
-        for name in classes:
-            for row in reference.nearest(features, name, N_NEAREST)[0]:
-                file = str(reference.files[row])
-                picture = embed(png.decode(root / file)) if root and (root / file).is_file() else ""
-                shown = {"file": Path(file).name, "case": str(reference.cases[row]), "picture": picture}
-                found.setdefault(name, []).append(shown)
-        return found
+    def show_training_image(row: int) -> dict[str, str]:
+        assert reference is not None
+        file = str(reference.files[row])
+        picture = embed(png.decode(root / file)) if root and (root / file).is_file() else ""
+        return {"file": Path(file).name, "case": str(reference.cases[row]), "picture": picture}
 
     def answer(paths: list[str] | None, magnification: str | None) -> str:
         """HTML: a card for each image."""
@@ -119,61 +106,42 @@ def build_app(
                 continue
             table, features = predictor.predict(field[None], int(magnification[:-1]) if magnification else None)
             row = table.iloc[0].to_dict()
-            card |= {"row": row, "picture": embed(rgb), "nearest": nearest_cases(features)}
-            evidence = gradcam.class_evidence(predictor.model, field[None], np.array([classes.index(row["predicted"])]))
+            at = np.array([predictor.classes.index(row["predicted"])])
+            evidence = gradcam.class_evidence(predictor.model, field[None], at)
             heat = gradcam.upsample_heat(evidence[0], rgb.shape[:2], settings.image)
-            card["heat"] = embed(saliency_report.blend_heat(rgb, heat.clip(0, 1)))
+            card |= {"row": row, "picture": embed(rgb), "heat": embed(saliency_report.blend_heat(rgb, heat))}
+            card["nearest"] = {
+                name: [show_training_image(row) for row in reference.nearest(features, name, N_NEAREST)[0]]
+                for name in (predictor.classes if reference else ())
+            }
         return text.render("answers.html", {"cards": cards})
 
-    # --- examples: the run's own test images, misclassified and correctly classified, each of another case ---
-    test = error_analysis.add_predictions(trained.experiment.test)
-    test = (
-        test.assign(correct=test["true_label"] == test["predicted_label"])
-        .sample(frac=1, random_state=0)
-        .drop_duplicates(["case", "correct"])
-    )
-    test = pd.concat([test[~test["correct"]].head(N_EXAMPLES // 2), test[test["correct"]].head(N_EXAMPLES)])
-    test = test.head(N_EXAMPLES) if root else test.head(0)
-    examples = [
-        (str(root / row.file), f"{row.true_label}, {'correctly classified' if row.correct else 'misclassified'}")
-        for row in test.itertuples()
-        if root and (root / str(row.file)).is_file()
-    ]
-
-    split = pd.read_csv(run / "split.csv", dtype={"case": str})
-    seen = split[split["part"] == "train"]
-    about = text.render("about.html", {
-        "banners": text.banners(settings.split.protocol, str(trained.predictions["data"].iloc[0])),
+    # --- the page ---
+    split, data = pd.read_csv(run / "split.csv", dtype={"case": str}), str(trained.predictions["data"].iloc[0])
+    seen, trained_at = split[split["part"] == "train"], [f"{one}X" for one in settings.data.magnifications]
+    test = trained.experiment.test.sample(frac=1, random_state=0).drop_duplicates("case").head(N_EXAMPLES)
+    examples = {f"{row.label}, case {row.case}": [[str(root / row.file)]] for row in test.itertuples()} if root else {}
+    about = {
+        "banners": text.banners(settings.split.protocol, data),
         "finding": text.finding(trained.experiment, trained.metrics),
-        "trained_on": f"{len(seen):,} images of {seen['case'].nunique()} cases at "
-                      f"{'X, '.join(map(str, settings.data.magnifications))}X ({trained.predictions['data'].iloc[0]})",
+        "trained_on": f"{len(seen):,} images of {seen['case'].nunique()} cases at {', '.join(trained_at)} ({data})",
         "table": text.headline_table(trained.metrics).to_html(border=0),
-        "quantile": quantile if predictor.reference else None,
-    })  # fmt: skip
+        "quantile": quantile if reference else None,
+    }
     with gr.Blocks(title="BreakHis: try a model", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         gr.HTML("<h1>Try a model</h1><p class='caution'>Research use only: this is not a medical device.</p>")
         files = gr.File(label="Images of H&E fields", file_count="multiple", file_types=sorted(IMAGE_SUFFIXES))
-        trained_at = [f"{one}X" for one in settings.data.magnifications]
+        if examples:
+            shown = {"label": "Test images of this run", "example_labels": [*examples]}
+            gr.Examples([*examples.values()], files, **shown)
         choices, value = [f"{one}X" for one in MAGNIFICATIONS], trained_at[0] if len(trained_at) == 1 else None
         magnification = gr.Radio(choices, value=value, label="Magnification of the images")
         button = gr.Button("Predict", variant="primary", elem_id="predict")
-        answers = gr.HTML(elem_id="answers")
-        button.click(answer, [files, magnification], answers)
-        if examples:
-            shown = {"columns": 4, "allow_preview": False, "height": "auto", "interactive": False}
-            gallery = gr.Gallery(examples, label="Test images of this run", elem_id="examples", **shown)
-
-            def choose(event: Any) -> str:
-                return answer([examples[event.index][0]], None)
-
-            choose.__annotations__["event"] = gr.SelectData  # which Gradio reads
-
-            gallery.select(choose, None, answers)
-        gr.HTML(about)
+        button.click(answer, [files, magnification], gr.HTML(elem_id="answers"))
+        gr.HTML(text.render("about.html", about))
     style = (Path(text.__file__).parent / "templates" / "serve.css").read_text("utf-8")
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font from the network
-    allowed = [str(root)] if root else []
-    return app, {"css": style, "theme": theme, "allowed_paths": allowed, "max_file_size": "100mb", "footer_links": []}
+    return app, {"css": style, "theme": theme, "max_file_size": "100mb", "footer_links": []}
 
 
 if __name__ == "__main__":
