@@ -223,7 +223,6 @@ PLACES = (
     "run.save_model",
 )  # fmt: skip
 MEANINGS = Path(__file__).with_name("settings.yaml")
-IN_MODEL = "breakhis_cls.yaml"  # settings within a model.keras, which is a zip
 # Settings that were removed; runs that have them are still scored.
 RETIRED = (
     "image.stains", "head.views", "head.clip_norm", "head.ema", "head.accumulate", "tune.clip_norm", "tune.ema",

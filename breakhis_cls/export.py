@@ -59,22 +59,9 @@ class Arguments(config.Section):
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    """Export, and print whether the exported file answers as the run did."""
+    """Write the exported folder, and print whether the exported file answers as the run did."""
     arguments = config.parse_arguments(Arguments, argv, "breakhis export", __doc__)
-    parity = export_run(arguments.run, arguments.to, arguments.out, arguments.quantile, arguments.data_root)
-    print(
-        f"exported: {arguments.out}\nparity:   {parity['n_images']:,} test images in {parity['runtime']}; largest "
-        f"difference of a probability {parity['largest_difference']['probabilities']:.1e}; decisions that differ: "
-        f"{parity['decisions_that_differ']}, refusals: {parity['refusals_that_differ']}"
-    )
-    return ANSWER_IS_NO if parity["decisions_that_differ"] else DONE
-
-
-def export_run(
-    run: Path, to: str, out: Path, quantile: float = config.REFUSE_BEYOND, data_root: str | None = None
-) -> dict[str, Any]:  # fmt: skip
-    """Write the folder `out`; returns parity.json. Raises RunError for an unfinished run, ModelError for one that the
-    format cannot hold faithfully, ConfigError where a package is missing or `out` is in use."""
+    run, to, out = arguments.run, arguments.to, arguments.out
     form = FORMATS[to]
     if missing := [name for name in form.needs if importlib.util.find_spec(name) is None]:
         raise ConfigError(f"--to {to} needs {', '.join(missing)}: pip install -c constraints.txt -e '.[export]'")
@@ -82,7 +69,6 @@ def export_run(
         raise ConfigError(f"--out {out} exists and is not empty; name a new folder")
     if not (run / "metrics.json").is_file():
         raise RunError(f"{run} is not a finished run; name the folder that train printed")
-    settings = config.load_config(run / "config.yaml")
 
     from .data import dataset as datasets
     from .evaluation import predictions
@@ -91,9 +77,11 @@ def export_run(
     from .train import TrainedRun
 
     # --- the run's test images, as its network saw them ---
-    changed = config.change_settings(settings, {"data.root": data_root} if data_root else {})
+    settings = config.load_config(run / "config.yaml")
+    if arguments.data_root:
+        settings = config.change_settings(settings, {"data.root": arguments.data_root})
     try:
-        dataset = datasets.load_dataset(changed)
+        dataset = datasets.load_dataset(settings)
     except DataError as error:
         raise DataError(f"the run's images are needed ({error}); name their folder with --data.root") from None
     store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
@@ -103,43 +91,37 @@ def export_run(
         raise DataError(f"{rows.isna().sum():,} test images of {run} are not under {dataset.root}; see --data.root")
     rows = store.rows[rows.to_numpy(int)]
 
-    predictor = open_predictor(run, quantile)
-    if predictor.model.dtype_policy.compute_dtype != "float32":
-        found = predictor.model.dtype_policy.compute_dtype
+    predictor = open_predictor(run, arguments.quantile)
+    if (found := predictor.model.dtype_policy.compute_dtype) != "float32":
         raise ModelError(f"{run} computes in {found}, which {to} does not keep; train it with --run.precision float32")
     reference, size = predictor.reference, settings.image
-    with files.atomic_folder(out) as folder:
-        own = dict(zip(("probabilities", "features"), predictor.compute(store.array[rows]), strict=True))
+    with files.atomic_folder(out) as folder, tempfile.TemporaryDirectory() as scratch:
+        _, features = predictor.compute(store.array[rows])
         predictor.joint(store.array[rows[:1]])  # Keras exports what was called
         with warnings.catch_warnings():  # of Keras's converters about NumPy
             warnings.simplefilter("ignore", FutureWarning)
             predictor.joint.export(str(folder / form.file), format=form.keras_name, verbose=False)
 
         # --- score all test images in the format's own runtime, and compare ---
-        with tempfile.TemporaryDirectory() as scratch:
-            answers = Path(scratch, "answers.npz")
-            words = [folder / form.file, to, store.path, answers]
-            code = "import sys; from breakhis_cls.export import score_exported; score_exported(*sys.argv[1:])"
-            command = [sys.executable, "-c", code, *map(str, words)]
-            indices = json.dumps(rows.tolist())
-            done = subprocess.run(command, input=indices, capture_output=True, encoding="utf-8", check=False)
-            if done.returncode:
-                raise ModelError(
-                    f"{form.runtime} cannot run the exported model: {done.stderr.strip().splitlines()[-1]}"
-                )
-            with np.load(answers) as saved:
-                exported = {name: saved[name] for name in saved}
+        words = [folder / form.file, to, store.path, answers := Path(scratch, "answers.npz")]
+        code = "import sys; from breakhis_cls.export import score_exported; score_exported(*sys.argv[1:])"
+        command, indices = [sys.executable, "-c", code, *map(str, words)], json.dumps(rows.tolist())
+        done = subprocess.run(command, input=indices, capture_output=True, encoding="utf-8", check=False)
+        if done.returncode:
+            raise ModelError(f"{form.runtime} cannot run the exported model: {done.stderr.strip().splitlines()[-1]}")
+        with np.load(answers) as saved:
+            exported = dict(saved)
         recorded = predictions.probabilities(test)
-        parity = {
+        parity: dict[str, Any] = {
             "format": to,
             "runtime": f"{form.runtime} {metadata.version(form.runtime.replace('_', '-'))}",
-            "tensorflow_in_its_process": bool(exported.pop("tensorflow")),
+            "tensorflow_in_its_process": bool(exported["tensorflow"]),
             "n_images": len(test),
             "n_cases": int(test["case"].nunique()),
             "compared_with": "predictions.csv (probabilities), Keras (features, refusals)",
             "largest_difference": {
                 "probabilities": float(np.abs(exported["probabilities"] - recorded).max()),
-                "features": float(np.abs(exported["features"] - own["features"]).max()),
+                "features": float(np.abs(exported["features"] - features).max()),
             },
             "decisions_that_differ": int((exported["probabilities"].argmax(1) != recorded.argmax(1)).sum()),
             "refusals_that_differ": None,
@@ -149,7 +131,7 @@ def export_run(
             "input": {"name": "image", "dtype": "uint8", "shape": ["n", size.height_px, size.width_px, 3],
                       "colours": "RGB, 0 to 255, turned as EXIF says"},
             "preparation": size.model_dump() | {"filter": "Pillow's bilinear, which averages", "margin_of_pad": GLASS},
-            "outputs": {"probabilities": list(predictor.classes), "features": exported["features"].shape[1]},
+            "outputs": {"probabilities": list(predictor.classes), "features": features.shape[1]},
             "predicted": "the class of the highest probability",
             "temperature": reference.about["temperature"] if reference else 1.0,
             "calibrated": "softmax(log(probabilities) / temperature)",
@@ -158,38 +140,51 @@ def export_run(
         }  # fmt: skip
         if reference:
             shutil.copy(run / "reference.npz", folder)
-            threshold = reference.threshold(quantile)
-            refused = [reference.distance(one["features"]) > threshold for one in (exported, own)]
+            threshold = reference.threshold(arguments.quantile)
+            refused = [reference.distance(one) > threshold for one in (exported["features"], features)]
             parity["refusals_that_differ"] = int((refused[0] != refused[1]).sum())
-            contract["refusal"] = reference.describe() | {"quantile": quantile, "threshold": threshold}
+            contract["refusal"] = {
+                "file": "reference.npz",
+                "magnifications": sorted(set(reference.magnifications.tolist())),
+                "distance": "standardise features by mean and deviation of the file's; root mean square difference to "
+                            "each image of the file; the least of them. Refuse above the threshold.",
+                "quantile": arguments.quantile,
+                "threshold": threshold,
+            }  # fmt: skip
         files.write_json(folder / "contract.json", contract)
         files.write_json(folder / "parity.json", parity)
         shutil.copy(TrainedRun(run, settings).report().parent / "model_card.md", folder)
-    return parity
+    print(
+        f"exported: {out}\nparity:   {len(test):,} test images in {parity['runtime']}; largest difference of a "
+        f"probability {parity['largest_difference']['probabilities']:.1e}; decisions that differ: "
+        f"{parity['decisions_that_differ']}, refusals: {parity['refusals_that_differ']}"
+    )
+    return ANSWER_IS_NO if parity["decisions_that_differ"] else DONE
 
 
 def score_exported(path: str, to: str, pixels: str, answers: str) -> None:
     """Write the outputs of an exported file for rows (JSON on stdin) of an .npy of images; imports no other runtime."""
-    images, rows = np.load(pixels, mmap_mode="r"), json.loads(sys.stdin.read())
+    images = np.load(pixels, mmap_mode="r")
     if to == "onnx":
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
-        outputs = [dict(zip(names, session.run(names, {"image": images[[row]]}), strict=True)) for row in rows]
+
+        def model(image: np.ndarray) -> dict[str, Any]:
+            return dict(zip(names, session.run(names, {"image": image}), strict=True))
+
     elif to == "litert":
         from ai_edge_litert.interpreter import Interpreter
 
-        signature = Interpreter(path).get_signature_runner()
-        outputs = [signature(image=images[[row]]) for row in rows]
+        model = Interpreter(path).get_signature_runner()
     else:
         import tensorflow as tf
 
-        serve = tf.saved_model.load(path).signatures["serving_default"]
-        outputs = [{name: one.numpy() for name, one in serve(image=tf.constant(images[[row]])).items()} for row in rows]
+        model = tf.saved_model.load(path).signatures["serving_default"]
+    outputs = [model(image=images[[row]]) for row in json.loads(sys.stdin.read())]
     scored = {name: np.concatenate([one[name] for one in outputs]) for name in ("probabilities", "features")}
-    scored["tensorflow"] = np.array("tensorflow" in sys.modules)
-    np.savez(answers, allow_pickle=False, **scored)
+    np.savez(answers, allow_pickle=False, tensorflow="tensorflow" in sys.modules, **scored)
 
 
 if __name__ == "__main__":

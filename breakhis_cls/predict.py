@@ -20,8 +20,8 @@ from .names import IMAGE_SUFFIXES
 from .parallel import count_cores, show_progress
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
-
 
 CHUNK = 128  # images in memory at a time
 
@@ -29,8 +29,8 @@ CHUNK = 128  # images in memory at a time
 class Arguments(config.Section):
     """Arguments of the command."""
 
-    model: Annotated[config.UserPath, config.Positional("RUN_OR_MODEL")]
-    """Folder of a finished run, or a model.keras."""
+    run: Annotated[config.UserPath, config.Positional("RUN")]
+    """Folder of a finished run."""
     images: Annotated[tuple[config.UserPath, ...], config.Positional("IMAGE_OR_FOLDER")]
     """Image files of any name and size, or folders of them."""
     out: config.UserPath | None = None
@@ -51,29 +51,27 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.out.is_dir():
             raise ConfigError(f"--out {arguments.out} is a folder; name a CSV file in it")
         files.check_folder(arguments.out.parent, "--out")
-    folder = arguments.model if arguments.model.is_dir() else arguments.model.parent
-    record, data = folder / "environment.json", "data that are not recorded beside it"
+    record, data = arguments.run / "environment.json", "data that are not recorded beside it"
     if record.is_file():
         data = json.loads(record.read_text(encoding="utf-8"))["data"]["name"]
-    about = f"model:  {arguments.model}, trained on {data}\nResearch use only: this is not a medical device."
+    about = f"model:  {arguments.run}, trained on {data}\nResearch use only: this is not a medical device."
     print(about, file=sys.stderr)
 
     table = predict_images(
-        arguments.model, arguments.images, arguments.skip_broken, arguments.quantile, arguments.magnification
+        arguments.run, arguments.images, arguments.skip_broken, arguments.quantile, arguments.magnification
     )
     if arguments.out is None:
         print(table.to_csv(index=False), end="")
     else:
         files.write_csv(arguments.out, table)
     counts = ", ".join(f"{n:,} {name}" for name, n in table["predicted"].value_counts().items())
-    where = f"\ntable:  {arguments.out}" if arguments.out else ""
-    refused = f"; refused: {n_refused:,}" if (n_refused := int(table["refused"].eq(True).sum())) else ""
-    print(f"result: {len(table):,} images, of which predicted: {counts}{refused}{where}", file=sys.stderr)
+    refused, where = table["refused"].eq(True).sum(), f"\ntable:  {arguments.out}" if arguments.out else ""
+    print(f"result: {len(table):,} images, of which predicted: {counts}; refused: {refused:,}{where}", file=sys.stderr)
     return DONE
 
 
 def predict_images(
-    model_path: Path | str, sources: Sequence[Path | str], skip_broken: bool = False,
+    run: Path | str, sources: Sequence[Path | str], skip_broken: bool = False,
     quantile: float = config.REFUSE_BEYOND, magnification: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """A row per image, sorted within each folder: file, p_<class> (raw), predicted, probability (calibrated), refused,
@@ -84,7 +82,6 @@ def predict_images(
     """
     from .data import index
 
-    # --- image files ---
     found: list[Path] = []
     for source in map(Path, sources):
         if not source.exists():
@@ -96,32 +93,41 @@ def predict_images(
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"no image under {', '.join(map(str, sources))}; expected files that end in {kinds}")
 
-    from .modeling.predictor import open_predictor, read_field
+    from .modeling.predictor import open_predictor
 
-    predictor = open_predictor(model_path, quantile)
+    predictor = open_predictor(Path(run), quantile)
     import numpy as np
     import pandas as pd
+    from PIL import Image
+
+    from .data import png
+    from .pipeline.pixel_store import fit_image
+
+    def read(path: Path) -> np.ndarray | str:
+        """The image as the network wants it, or why it cannot be read."""
+        try:
+            return fit_image(png.decode_any(path), predictor.settings.image)
+        except (OSError, ValueError, DataError, Image.DecompressionBombError) as error:
+            return f"{path}: {error}"
 
     # --- a chunk at a time, so that memory holds the pixels of one ---
-    tables, read, broken = [], [], []
+    tables, broken = [], []
     chunks = [found[start : start + CHUNK] for start in range(0, len(found), CHUNK)]
     with ThreadPoolExecutor(count_cores()) as pool:
         for chunk in show_progress(chunks, f"predicting {len(found):,} images", len(chunks)):
-            fields = list(pool.map(lambda path: read_field(path, predictor.settings.image), chunk))
-            broken += [f"{path}: {field}" for path, field in zip(chunk, fields, strict=True) if isinstance(field, str)]
-            pairs = [(path, field) for path, field in zip(chunk, fields, strict=True) if not isinstance(field, str)]
-            if pairs and (skip_broken or not broken):  # else the other files are only checked
-                read += [str(path) for path, _ in pairs]
-                tables.append(predictor.predict(np.stack([field for _, field in pairs]), magnification)[0])
-    if broken and not (skip_broken and read):
-        advice = "replace them, or leave them out with --skip-broken:"
-        advice = advice if len(broken) < len(found) else "no other image is left:"
+            fields = dict(zip(chunk, pool.map(read, chunk), strict=True))
+            broken += [field for field in fields.values() if isinstance(field, str)]
+            pixels = {str(path): field for path, field in fields.items() if not isinstance(field, str)}
+            if pixels and (skip_broken or not broken):  # else the other files are only checked
+                table, _ = predictor.predict(np.stack([*pixels.values()]), magnification)
+                table.insert(0, "file", [*pixels])
+                tables.append(table)
+    if broken and not (skip_broken and tables):
+        advice = "replace them, or leave them out with --skip-broken:" if len(broken) < len(found) else "none is left:"
         raise DataError(f"{len(broken)} of {len(found)} files cannot be read as images; {advice}{list_first(broken)}")
     if not predictor.reference:
-        print(f"note: {model_path} has no reference.npz, so nothing is refused; run its train command", file=sys.stderr)
-    table = pd.concat(tables, ignore_index=True)
-    table.insert(0, "file", read)
-    return table
+        print(f"note: {run} has no reference.npz, so nothing is refused; run its train command", file=sys.stderr)
+    return pd.concat(tables, ignore_index=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from test_png import TRUE_16_BIT
 from tiny_backbone import TINY
 
 from breakhis_cls import predict, train
-from breakhis_cls.config import Config, parse_config, parse_settings
+from breakhis_cls.config import Config, parse_settings
 from breakhis_cls.modeling import backbones, reference
 from breakhis_cls.synthetic import tree
 
@@ -174,30 +173,14 @@ def test_a_photograph_turned_by_exif_is_the_one_that_a_viewer_shows(story, tmp_p
     np.testing.assert_array_equal(*(table[["p_benign", "p_malignant"]].to_numpy()))
 
 
-def test_a_model_away_from_its_run_is_read_with_its_settings_or_not_at_all(story, tiny_tree, tmp_path, capsys):
-    _, given, run = story
-    shutil.copy(run.folder / "model.keras", tmp_path / "mine.keras")
-    tables = [predict.predict_images(model, [tiny_tree]) for model in (tmp_path / "mine.keras", run.folder)]
-    pd.testing.assert_frame_equal(*tables)
-    with zipfile.ZipFile(tmp_path / "mine.keras") as archive:
-        assert parse_config(archive.read("breakhis_cls.yaml"), tmp_path) == given
-        with zipfile.ZipFile(tmp_path / "bare.keras", "w") as bare:
-            for member in set(archive.namelist()) - {"breakhis_cls.yaml"}:
-                bare.writestr(member, archive.read(member))
-    assert predict.main([str(tmp_path / "bare.keras"), str(tiny_tree)]) == 2
-    assert "does not say how its images were prepared; name the folder of its run" in capsys.readouterr().err
-
-
 def test_predict_refuses_what_no_training_image_resembles(story, tiny_tree, tmp_path):
     _, _, run = story
     picture().save(tmp_path / "noise.png")
     Image.new("RGB", (70, 46), (255, 255, 255)).save(tmp_path / "white.png")
-    shutil.copy(run.folder / "model.keras", tmp_path / "mine.keras")
-    for model in (run.folder, tmp_path / "mine.keras"):  # the reference goes with the model
-        table = predict.predict_images(model, [tmp_path])
-        assert table["refused"].all() and (table["distance_percentile"] == 100).all()
-        assert table["refusal_reason"].str.startswith("farther from the training images than 99 %").all()
-        assert set(table["predicted"]) <= {"benign", "malignant"}  # the label has a column of its own
+    table = predict.predict_images(run.folder, [tmp_path])
+    assert table["refused"].all() and (table["distance_percentile"] == 100).all()
+    assert table["refusal_reason"].str.startswith("farther from the training images than 99 %").all()
+    assert set(table["predicted"]) <= {"benign", "malignant"}  # the label has a column of its own
     training = set(pd.read_csv(run.folder / "split.csv").query("part == 'train'")["file"])
     known = predict.predict_images(run.folder, [tiny_tree])
     assert not known["refused"].all()

@@ -5,10 +5,9 @@ never trained on towards the training images. docs/refusal.md compares this dist
 """
 
 import functools
-import io
 import json
 import zipfile
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from ..errors import ModelError
 from ..files import atomic_path
 
-NAME = "reference.npz"  # in a run's folder, and within its model.keras
+NAME = "reference.npz"  # in a run's folder
 CHUNK = 512  # rows compared at a time: all of BreakHis with itself would take 0.3 GB
 
 
@@ -39,6 +38,12 @@ class Reference:
     def _scale(self) -> tuple[np.ndarray, np.ndarray]:
         features = self.features.astype(np.float32)
         return features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
+
+    @functools.cached_property
+    def _weights(self) -> np.ndarray:
+        """(n,) 1 for each case in sum, so that one case of many images does not set the threshold."""
+        _, case, n_images = np.unique(self.cases, return_inverse=True, return_counts=True)
+        return 1 / n_images[case]
 
     def image_distances(self, features: np.ndarray) -> np.ndarray:
         """(m, d) -> (m, n): the root mean square difference of standardised features, so that 1.4 is chance.
@@ -61,15 +66,6 @@ class Reference:
             found.append(distances.min(axis=1))
         return np.concatenate(found)
 
-    def describe(self) -> dict[str, Any]:
-        """How to compute the distance from reference.npz, JSON-able, for those who have no copy of this file."""
-        return {
-            "file": NAME,
-            "magnifications": sorted(set(self.magnifications.tolist())),
-            "distance": "standardise features by mean and deviation of the file's; root mean square difference to each "
-            "image of the file; the least of them. Refuse above the threshold.",
-        }
-
     def threshold(self, quantile: float) -> float:
         """The distance that this share of the training images does not exceed when their case is left out."""
         return float(np.quantile(self.left_out, quantile, weights=self._weights, method="inverted_cdf"))
@@ -79,12 +75,6 @@ class Reference:
         order = np.argsort(self.left_out)
         below = np.concatenate([[0], np.cumsum(self._weights[order])]) / self._weights.sum()
         return 100 * below[np.searchsorted(self.left_out[order], distance)]
-
-    @property
-    def _weights(self) -> np.ndarray:
-        """(n,) 1 for each case in sum, so that one case of many images does not set the threshold."""
-        _, case, n_images = np.unique(self.cases, return_inverse=True, return_counts=True)
-        return 1 / n_images[case]
 
     def nearest(self, features: np.ndarray, label: str, n: int = 1) -> list[list[int]]:
         """For each of (m, d) features the rows of the n nearest images of a class, each of another case."""
@@ -103,48 +93,26 @@ def build_reference(
     """The reference of these images, rows in any order; ModelError where all are of one case."""
     if len(np.unique(cases)) < 2:
         raise ModelError("all training images are of one case, so that no distance between cases can be measured")
-    order = np.argsort(cases, kind="stable")
-    built = Reference(
-        features[order].astype(np.float16), files[order], cases[order], labels[order], magnifications[order],
-        np.zeros(len(order), np.float32), about,
-    )  # fmt: skip
+    order, unknown = np.argsort(cases, kind="stable"), np.zeros(len(cases), np.float32)
+    columns = (column[order] for column in (features.astype(np.float16), files, cases, labels, magnifications, unknown))
+    built = Reference(*columns, about)
     return replace(built, left_out=built.distance(built.features, built.cases).astype(np.float32))
 
 
 def save_reference(run: Path, reference: Reference) -> None:
-    """Write reference.npz into a run's folder, and into its model.keras, which then refuses away from its run too."""
-    content: dict[str, Any] = {field.name: getattr(reference, field.name) for field in fields(Reference)}
+    """Write reference.npz into a run's folder."""
+    content = {name: column for name, column in vars(reference).items() if not name.startswith("_")}
     content |= {name: content[name].astype(str) for name in ("files", "cases", "labels")}  # no pickled objects
-    packed = io.BytesIO()
-    np.savez(packed, allow_pickle=False, **content | {"about": json.dumps(reference.about)})
-    if (model := run / "model.keras").is_file():
-        with (
-            atomic_path(model) as temporary,
-            zipfile.ZipFile(model) as old,
-            zipfile.ZipFile(temporary, "w") as archive,
-        ):
-            for member in old.infolist():
-                if member.filename != NAME:
-                    archive.writestr(member, old.read(member))
-            archive.writestr(NAME, packed.getvalue())
     with atomic_path(run / NAME) as temporary:
-        temporary.write_bytes(packed.getvalue())
+        np.savez(temporary, allow_pickle=False, **content | {"about": json.dumps(reference.about)})
 
 
-def load_reference(model_path: Path) -> Reference | None:
-    """The reference beside a run's model or within a model.keras; None if it has none. ModelError if it is damaged."""
-    raw = None
-    if (beside := model_path / NAME).is_file():
-        raw = beside.read_bytes()
-    elif zipfile.is_zipfile(model_path):
-        with zipfile.ZipFile(model_path) as archive:
-            raw = archive.read(NAME) if NAME in archive.namelist() else None
-    if raw is None:
+def load_reference(run: Path) -> Reference | None:
+    """The reference of a run; None if it has none. ModelError if it is damaged."""
+    if not (run / NAME).is_file():
         return None
     try:
-        with np.load(io.BytesIO(raw), allow_pickle=False) as saved:
-            return Reference(
-                **{name: saved[name] for name in saved if name != "about"}, about=json.loads(str(saved["about"]))
-            )
+        with np.load(run / NAME, allow_pickle=False) as saved:
+            return Reference(**dict(saved) | {"about": json.loads(str(saved["about"]))})
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{NAME} of {model_path} cannot be read: {error}; train the run again") from None
+        raise ModelError(f"{run / NAME} cannot be read: {error}; train the run again") from None

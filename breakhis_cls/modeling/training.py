@@ -4,7 +4,6 @@ Keras is imported where it is needed: a logistic head on cached features needs n
 """
 
 import functools
-import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.class_weight import compute_sample_weight
 
-from ..config import IN_MODEL, Config, dump_config
+from ..config import Config
 from ..data import embeddings
 from ..data.dataset import Dataset
 from ..data.splits import assign_inner_folds
@@ -102,8 +101,6 @@ class TrainingRun:
         # Written last: whoever finds the file may use it.
         with atomic_path(folder / "model.keras") as temporary:
             model.save(temporary)
-            with zipfile.ZipFile(temporary, "a") as archive:  # a model away from its run is read with its settings
-                archive.writestr(IN_MODEL, dump_config(settings))
         return model if settings.fine_tunes or trained is None else trained
 
     def predict(self, model: Any) -> np.ndarray:
