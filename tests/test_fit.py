@@ -42,12 +42,10 @@ def _assert_equal(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("loss", "val_loss", "said"), [(0.5, np.inf, "validation loss"), (np.nan, 0.5, "training loss")]
-)
-def test_the_loss_that_is_not_finite_is_named(tmp_path, loss, val_loss, said):
+@pytest.mark.parametrize(("loss", "val_loss"), [(0.5, np.inf), (np.nan, 0.5)])
+def test_a_loss_that_is_not_finite_in_either_part_is_an_error(tmp_path, loss, val_loss):
     logs = {"loss": loss, "accuracy": 0.5, "val_loss": val_loss, "val_accuracy": 0.5}
-    with pytest.raises(ModelError, match=f"the {said} became (inf|nan) in epoch 1 of"):
+    with pytest.raises(ModelError, match=f"the loss is {loss} in training and {val_loss} on validation in epoch 1 of"):
         fit.EpochCheckpoint(tmp_path / "head", PHASE, 0).on_epoch_end(0, logs)
 
 

@@ -64,14 +64,6 @@ def backbone_features(
     return np.stack([known[name] for name in pixel_hashes])
 
 
-def image_features(settings: config.Config, pixels: np.ndarray) -> np.ndarray:
-    """(n, d) float32 features of (n, height_px, width_px, 3) uint8 pixels, as those of a run; nothing is kept."""
-    with tempfile.TemporaryDirectory() as cache:
-        settings = config.change_settings(settings, {"data.cache": cache})
-        rows = np.arange(len(pixels))
-        return backbone_features(settings, np.array([f"{row:064x}" for row in rows]), pixels, rows)
-
-
 def extract(
     settings: config.Config, hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path
 ) -> Iterator[Path]:
@@ -101,15 +93,12 @@ def write_shards(
 
 def predict_rows(model: keras.Model, pixels: np.ndarray, index: np.ndarray) -> np.ndarray:
     """(n, d) float32 outputs of a model for rows `index` of (m, h, w, 3) uint8 pixels."""
-    from ..pipeline import batches
-
     # The last batch is filled up with its last row: every row is computed in one shape, to equal bits.
-    full = np.pad(index, (0, -len(index) % BATCH_SIZE), mode="edge")
+    full = np.pad(index, (0, -len(index) % BATCH_SIZE), mode="edge").reshape(-1, BATCH_SIZE)
     if not model.compiled:
         model.jit_compile = devices.jit_compile()
-    stream = batches.ordered_batches(pixels, full, BATCH_SIZE)
     # Not `predict`: TensorFlow keeps every generator that it was ever given, and with it the pixels.
-    outputs = np.concatenate([model.predict_on_batch(batch) for (batch,) in stream])
+    outputs = np.concatenate([model.predict_on_batch(pixels[rows]) for rows in full])
     return outputs[: len(index)].astype(np.float32)
 
 

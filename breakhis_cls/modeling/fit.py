@@ -37,13 +37,15 @@ def fit_phase(
     n_steps = batches.count_batches(len(rows), phase.batch_size)
     n_total = max(phase.epochs * n_steps, 1)  # the schedule's length is fixed: early stopping cuts it
     n_warmup = round(phase.warmup_share * n_total)
-    start = 0.0 if n_warmup else phase.peak_lr
     warmup = {"warmup_target": phase.peak_lr, "warmup_steps": n_warmup} if n_warmup else {}
+    start = 0.0 if n_warmup else phase.peak_lr
     schedule = keras.optimizers.schedules.CosineDecay(start, max(n_total - n_warmup, 1), **warmup)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=phase.weight_decay)
-    loss = keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing)
-    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-    model.compile(optimizer, loss, metrics=[accuracy], jit_compile=devices.jit_compile())
+    model.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=phase.weight_decay),
+        keras.losses.CategoricalCrossentropy(label_smoothing=phase.label_smoothing),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        jit_compile=devices.jit_compile(),
+    )
     model.optimizer.build(model.trainable_variables)  # so that a checkpoint holds all of its state
 
     # --- fit, from the last checkpoint if there is one ---
@@ -128,27 +130,26 @@ class EpochCheckpoint(keras.callbacks.Callback):
         drawing = [layer for layer in self.model._flatten_layers() if hasattr(layer, "seed_generator")]
         for at, layer in enumerate(drawing):
             # Each step adds 1. States far apart keep a layer from dropping what another, or an epoch before, dropped.
-            state = layer.seed_generator.state
-            is_wide = "64" in state.dtype  # JAX has 32 bits, in which distant states are drawn
-            place = (self.seed, at * 2**48 + epoch * 2**24)
-            state.assign(place if is_wide else np.random.SeedSequence((self.seed, at, epoch)).generate_state(2))
+            place, state = (self.seed, at * 2**48 + epoch * 2**24), layer.seed_generator.state
+            if "64" not in state.dtype:  # JAX has 32 bits, in which distant states are drawn
+                place = np.random.SeedSequence((self.seed, at, epoch)).generate_state(2)
+            state.assign(place)
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         """Keep the best weights, write the checkpoint, and stop the phase when patience has run out."""
         scores = {name: float((logs or {})[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
-        for loss, of in (("loss", "training"), ("val_loss", "validation")):
-            if math.isfinite(scores[loss]):
-                continue
+        if not math.isfinite(scores["loss"] + scores["val_loss"]):
             raise ModelError(
-                f"the {of} loss became {scores[loss]} in epoch {epoch + 1} of phase {self.folder.name}, which is not "
-                f"finite; a smaller peak_lr than {self.phase.peak_lr:g} usually helps"
+                f"the loss is {scores['loss']} in training and {scores['val_loss']} on validation in epoch {epoch + 1} "
+                f"of phase {self.folder.name}; a smaller peak_lr than {self.phase.peak_lr:g} usually helps"
             )
         if scores["val_loss"] < self.best:
             self.best, self.best_epoch = scores["val_loss"], epoch
             self.best_weights = self.model.get_weights()
-        rate, seconds = float(self.model.optimizer.learning_rate), round(time.monotonic() - self.started, 3)
-        row = {"phase": self.folder.name, "epoch": self.first_epoch + epoch + 1}
-        self.history.append(row | scores | {"learning_rate": rate, "seconds": seconds})
+        seconds = round(time.monotonic() - self.started, 3)
+        row = {"phase": self.folder.name, "epoch": self.first_epoch + epoch + 1} | scores
+        row |= {"learning_rate": float(self.model.optimizer.learning_rate), "seconds": seconds}
+        self.history.append(row)
 
         # One line an epoch in a log; on a terminal Keras shows the scores.
         if not sys.stdout.isatty():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -43,61 +43,37 @@ def allowed_views(augment: config.Augment) -> tuple[int, ...]:
     return FLIPS if augment.flips else TURNS if augment.turns else (0,)
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """(n,) row order of one epoch. Resuming at epoch 7 needs no earlier epoch."""
-    return np.random.default_rng((seed, epoch)).permutation(n)
-
-
-def epoch_views(n: int, seed: int, epoch: int, views: np.ndarray) -> np.ndarray:
-    """(n,) view of each row in one epoch."""
-    return views[np.random.default_rng((seed, epoch, 1)).integers(len(views), size=n)]
-
-
-def epoch_draws(n: int, seed: int, epoch: int, spread: float) -> np.ndarray:
-    """(n, 4) float32 in (-spread, spread): how `stain_jitter.jitter_stains` changes each row in one epoch."""
-    return np.random.default_rng((seed, epoch, 2)).uniform(-spread, spread, (n, 4)).astype(np.float32)
-
-
 def count_batches(n_rows: int, batch_size: int) -> int:
     """Batches of an epoch; the last one may be smaller."""
     return math.ceil(n_rows / batch_size)
 
 
-def plan_batches(
-    rows: TrainingRows, batch_size: int, seed: int, multiple: int = 1
-) -> Callable[[int], tuple[np.ndarray, ...]]:
-    """A function of the step, counted from epoch 0 -> its inputs in their views, targets, weights, augmentation draws.
-
-    multiple: of devices that take equal shares: the last batch is filled up with the first rows of the epoch.
-    """
-    n_steps, augment = count_batches(len(rows), batch_size), rows.augment
+def plan_batches(rows: TrainingRows, batch_size: int, seed: int) -> Callable[[int], tuple[np.ndarray, ...]]:
+    """A function of the step, counted from epoch 0 -> its inputs in their views, targets, weights and stain draws."""
+    n, n_steps, spread = len(rows), count_batches(len(rows), batch_size), rows.augment.stain
 
     @lru_cache(maxsize=2)  # prefetch asks for the next epoch before the last batches of this one
     def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        draws = np.zeros((len(rows), 0), np.float32)
-        if augment.stain:
-            draws = epoch_draws(len(rows), seed, epoch, augment.stain)
-        order = epoch_order(len(rows), seed, epoch)
-        return order, epoch_views(len(rows), seed, epoch, rows.views), draws
+        order = np.random.default_rng((seed, epoch)).permutation(n)  # resuming at epoch 7 needs no earlier epoch
+        views = rows.views[np.random.default_rng((seed, epoch, 1)).integers(len(rows.views), size=n)]
+        draws = np.random.default_rng((seed, epoch, 2)).uniform(-spread, spread, (n, 4 if spread else 0))
+        return order, views, draws.astype(np.float32)  # as `stain_jitter.jitter_stains` takes them
 
     def batch(step: int) -> tuple[np.ndarray, ...]:
         epoch, at = divmod(int(step), n_steps)
         order, views, draws = plan(epoch)
         chosen = order[at * batch_size : (at + 1) * batch_size]
-        chosen = np.append(chosen, order[: -len(chosen) % multiple])
         inputs = read_rows(rows.source, rows.index[chosen], views[chosen])
         return inputs, rows.targets[chosen], rows.weights[chosen], draws[chosen]
 
     return batch
 
 
-def training_batches(
-    rows: TrainingRows, batch_size: int, seed: int, first_epoch: int, epochs: int, multiple: int = 1
-) -> tf.data.Dataset:
+def training_batches(rows: TrainingRows, batch_size: int, seed: int, first_epoch: int, epochs: int) -> tf.data.Dataset:
     """Batches (inputs, targets, weights) of epochs first_epoch ... epochs - 1 in one stream.
 
     inputs: pixels (b, h, w, 3) uint8 in [0, 255], turned and augmented; or features (b, d) float32.
-    targets: (b, n_classes) float32 one-hot. weights: (b,) float32 above 0. multiple: see `plan_batches`.
+    targets: (b, n_classes) float32 one-hot. weights: (b,) float32 above 0.
     """
     from . import stain_jitter
 
@@ -107,31 +83,18 @@ def training_batches(
         return inputs, targets, weights
 
     n_steps = count_batches(len(rows), batch_size)
-    batch = plan_batches(rows, batch_size, seed, multiple)
+    batch = plan_batches(rows, batch_size, seed)
     return _build_dataset(batch, range(first_epoch * n_steps, epochs * n_steps), augment)
 
 
-def validation_batches(rows: TrainingRows, batch_size: int, multiple: int = 1) -> tf.data.Dataset:
-    """Batches (inputs, targets, weights) of all rows in order, in view 0, not augmented; the weights are 1.
-
-    With a `multiple` the last batch is filled up with rows of weight 0, and the others weigh the more.
-    """
-    batch_size += -batch_size % multiple
-    at = np.arange(len(rows) + -len(rows) % multiple)
-    weights = (at < len(rows)).astype(np.float32) * np.float32(len(at) / len(rows))
-    at %= len(rows)
+def validation_batches(rows: TrainingRows, batch_size: int) -> tf.data.Dataset:
+    """Batches (inputs, targets) of all rows in order, in view 0, not augmented and not weighted."""
 
     def batch(step: int) -> tuple[np.ndarray, ...]:
         chosen = slice(int(step) * batch_size, (int(step) + 1) * batch_size)
-        return rows.source[rows.index[at[chosen]]], rows.targets[at[chosen]], weights[chosen]
+        return rows.source[rows.index[chosen]], rows.targets[chosen]
 
-    return _build_dataset(batch, range(math.ceil(len(at) / batch_size)))
-
-
-def ordered_batches(source: np.ndarray, index: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray]]:
-    """Batches (inputs,) for `predict`, (b, h, w, 3) or (b, d), in the order of `index`."""
-    for start in range(0, len(index), batch_size):
-        yield (source[index[start : start + batch_size]],)
+    return _build_dataset(batch, range(count_batches(len(rows), batch_size)))
 
 
 def read_rows(source: np.ndarray, index: np.ndarray, views: np.ndarray) -> np.ndarray:
@@ -142,23 +105,22 @@ def read_rows(source: np.ndarray, index: np.ndarray, views: np.ndarray) -> np.nd
     """
     if source.ndim != 4 or not views.any():
         return source[index]
-    n, (height, width) = len(index), source.shape[1:3]
-    turned, top, left = np.empty((n, *source.shape[1:]), source.dtype), max(width - height, 0), max(height - width, 0)
-    across = mirrored_index(min(height, width), width)
-    down = mirrored_index(min(height, width), height)
+    height, width = source.shape[1:3]
+    short, turned = min(height, width), np.empty((len(index), *source.shape[1:]), source.dtype)
+
+    def mirrored(wanted: int) -> np.ndarray:
+        """(wanted,) positions in 0...short - 1, the middle in order and mirrored outwards as often as it takes."""
+        at = (np.arange(wanted) - (wanted - short) // 2) % (2 * short)
+        return np.where(at < short, at, 2 * short - 1 - at)
+
+    # (w, h, 3) -> (h, w, 3): crop what is too long and mirror what is too short, both about the middle.
+    down = max(width - height, 0) // 2 + mirrored(height)[:, None]
+    across = max(height - width, 0) // 2 + mirrored(width)
     for row, view, out in zip(index, views, turned, strict=True):
         image = source[row]
-        if view & 4:
-            # (w, h, 3) -> (h, w, 3): crop what is too long and mirror what is too short, both about the middle.
-            image = image.transpose(1, 0, 2)[top // 2 + down, :][:, left // 2 + across]
+        image = image.transpose(1, 0, 2)[down, across] if view & 4 else image
         out[...] = image[:: -1 if view & 2 else 1, :: -1 if view & 1 else 1]
     return turned
-
-
-def mirrored_index(length: int, wanted: int) -> np.ndarray:
-    """(wanted,) positions in 0...length - 1, the middle in order and mirrored outwards as often as it takes."""
-    at = (np.arange(wanted) - (wanted - length) // 2) % (2 * length)
-    return np.where(at < length, at, 2 * length - 1 - at)
 
 
 def _build_dataset(batch: Callable, steps: range, change: Callable | None = None) -> tf.data.Dataset:
