@@ -86,12 +86,6 @@ def build_app(run: Path, quantile: float, data_root: str | None) -> tuple[Any, d
         Image.fromarray(rgb).resize((PICTURE_PX, height_px)).save(packed, "JPEG", quality=88)
         return f"data:image/jpeg;base64,{base64.b64encode(packed.getvalue()).decode()}"
 
-    def show_training_image(row: int) -> dict[str, str]:
-        assert reference is not None
-        file = str(reference.files[row])
-        picture = embed(png.decode(root / file)) if root and (root / file).is_file() else ""
-        return {"file": Path(file).name, "case": str(reference.cases[row]), "picture": picture}
-
     def answer(paths: list[str] | None, magnification: str | None) -> str:
         """HTML: a card for each image."""
         cards = []
@@ -110,10 +104,15 @@ def build_app(run: Path, quantile: float, data_root: str | None) -> tuple[Any, d
             evidence = gradcam.class_evidence(predictor.model, field[None], at)
             heat = gradcam.upsample_heat(evidence[0], rgb.shape[:2], settings.image)
             card |= {"row": row, "picture": embed(rgb), "heat": embed(saliency_report.blend_heat(rgb, heat))}
-            card["nearest"] = {
-                name: [show_training_image(row) for row in reference.nearest(features, name, N_NEAREST)[0]]
-                for name in (predictor.classes if reference else ())
-            }
+            nearest: dict[str, list[dict[str, str]]] = card.setdefault("nearest", {})
+            if not reference:
+                continue
+            for name in predictor.classes:
+                for at in reference.nearest(features, name, N_NEAREST)[0]:
+                    file = str(reference.files[at])
+                    picture = embed(png.decode(root / file)) if root and (root / file).is_file() else ""
+                    shown = {"file": Path(file).name, "case": str(reference.cases[at]), "picture": picture}
+                    nearest.setdefault(name, []).append(shown)
         return text.render("answers.html", {"cards": cards})
 
     # --- the page ---

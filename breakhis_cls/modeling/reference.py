@@ -94,8 +94,8 @@ def build_reference(
     if len(np.unique(cases)) < 2:
         raise ModelError("all training images are of one case, so that no distance between cases can be measured")
     order, unknown = np.argsort(cases, kind="stable"), np.zeros(len(cases), np.float32)
-    columns = (column[order] for column in (features.astype(np.float16), files, cases, labels, magnifications, unknown))
-    built = Reference(*columns, about)
+    of_image = (files[order], cases[order], labels[order], magnifications[order])
+    built = Reference(features[order].astype(np.float16), *of_image, unknown, about)
     return replace(built, left_out=built.distance(built.features, built.cases).astype(np.float32))
 
 
