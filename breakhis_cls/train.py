@@ -19,6 +19,7 @@ from .reports.trained_run import TrainedRun
 
 if TYPE_CHECKING:
     from .data.dataset import Dataset
+    from .modeling.training import TrainingRun
 
 
 @exits_cleanly
@@ -62,6 +63,7 @@ def train_run(settings: config.Config, report: bool = True, intervals: bool = Tr
     title = f"{weights.encoder_title(settings)}, {kind}{shots}{tuned}"
     name = run_folder.run_name(settings, dataset.sha256, identity, dataset.split)
     with run_folder.open_run(settings, name) as run:
+        job = training.TrainingRun(settings, dataset, run)
         if run.finished:
             print(f"{run.folder} is finished; nothing to do")
         else:
@@ -69,12 +71,10 @@ def train_run(settings: config.Config, report: bool = True, intervals: bool = Tr
 
             # --- head on frozen features, then fine-tuning ---
             files.write_csv(run.folder / "split.csv", dataset.split)
-            job = training.TrainingRun(settings, dataset, run)
             model = job.fit()
 
             # --- predictions by models that were not fitted on the image ---
-            probabilities = job.predict(model)
-            run.write_predictions(dataset, probabilities, title)
+            run.write_predictions(dataset, job.predict(model), title)
 
             # --- where and how it was made ---
             seconds = [f"{phase} {format_duration(cost['seconds'])}" for phase, cost in job.costs.items()]
@@ -82,11 +82,10 @@ def train_run(settings: config.Config, report: bool = True, intervals: bool = Tr
             print(f"took {', '.join(seconds)}; at most {peak:.1f} GiB of memory", file=sys.stderr)
             # imagenet and random are no file of the user's, and have no SHA-256.
             sha256 = None if identity in ("imagenet", "random") else identity
-            origin = {"name": weights.encoder_title(settings), "sha256": sha256}
             environment = devices.environment(settings.run) | {
                 "git_commit": _git_commit(),
                 "data": dataset.describe(),
-                "weights": origin,
+                "weights": {"name": weights.encoder_title(settings), "sha256": sha256},
                 "k": getattr(model, "k", None),  # of nearest neighbours, chosen on inner folds
                 "phases": job.costs,
                 "warnings": dataset.warnings,
@@ -101,25 +100,22 @@ def train_run(settings: config.Config, report: bool = True, intervals: bool = Tr
         if report:  # also of a finished run: a kill may fall before these
             reads_images = not settings.features.source and settings.head.kind in ("logistic", "keras")
             if reads_images and not (run.folder / reference.NAME).is_file():
-                _write_reference(trained, dataset)
+                _write_reference(trained, job)
             trained.report()
     return trained
 
 
-def _write_reference(run: TrainedRun, dataset: Dataset) -> None:
+def _write_reference(run: TrainedRun, job: TrainingRun) -> None:
     """reference.npz: features of the images that the model was fitted on, and the temperature from validation."""
     import numpy as np
 
     from .evaluation import calibration, predictions
     from .modeling import features, head, reference
-    from .pipeline.pixel_store import PixelStore
 
     # Validation stops fine-tuning, and is new to the model.
-    settings = run.settings
+    settings, dataset, store = run.settings, job.dataset, job.store
     rows = np.flatnonzero(dataset.in_part("train", *([] if settings.fine_tunes else ["validation"])))
-    images, split = dataset.images.iloc[rows], dataset.split.iloc[rows]
-    store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
-    hashes = images["pixel_sha256"].to_numpy()
+    hashes = dataset.images["pixel_sha256"].to_numpy()[rows]
     pooled = features.backbone_features(settings, hashes, store.array, store.rows[rows])
 
     validation = predictions.select_part(run.predictions, "validation")
@@ -127,50 +123,39 @@ def _write_reference(run: TrainedRun, dataset: Dataset) -> None:
     temperature, why_not = calibration.fit_temperature(validation, present) if len(validation) else (1.0, "no images")
     about = {"temperature": 1.0 if why_not else temperature, "not_calibrated": why_not, "data": dataset.name}
     about |= {"features": head.head_settings(settings)}
-    truth = "label" if dataset.task == "binary" else "subtype"
-    file, case, label, magnification = (split[name].to_numpy() for name in ("file", "case", truth, "magnification"))
-    built = reference.build_reference(pooled, file, case, label, magnification, about)
-    reference.save_reference(run.folder, built)
+    columns = ("file", "case", "label" if dataset.task == "binary" else "subtype", "magnification")
+    of_image = (dataset.split[name].to_numpy()[rows] for name in columns)
+    reference.save_reference(run.folder, reference.build_reference(pooled, *of_image, about))
 
 
 def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder: Path) -> str:
-    """What a run is about to do: images, slides and cases of each part and class, model, phases, machine, folders."""
+    """What a run is about to do: images, slides and cases of each part and class, model, machine, folders."""
     from .data import splits
     from .modeling import devices
     from .reports import text
 
     # --- a row for each part, with the cases of each class ---
-    parts = dataset.split.groupby("part")
-    table = parts.agg(images=("file", "size"), slides=("slide", "nunique"), cases=("case", "nunique"))
     truth = "label" if dataset.task == "binary" else "subtype"
-    cases = dataset.split.groupby(["part", truth])["case"].nunique().unstack(fill_value=0)
-    cases = cases.reindex(columns=list(dataset.classes), fill_value=0).add_suffix(" cases")
-    table = table.join(cases).reindex([part for part in ("train", "validation", "test") if part in table.index])
+    table = dataset.split.groupby("part").agg(
+        images=("file", "size"), slides=("slide", "nunique"), cases=("case", "nunique")
+    )
+    for name in dataset.classes:
+        table[f"{name} cases"] = dataset.split[dataset.split[truth] == name].groupby("part")["case"].nunique()
+    table = table.reindex([part for part in ("train", "validation", "test") if part in table.index])
 
-    head, tune, source, phases = settings.head, settings.tune, settings.features.source, []
-    if head.epochs:
-        kinds = {"logistic": "logistic regression", "knn": "nearest neighbours", "prototype": "nearest class mean"}
-        by_keras = f"head by Keras, up to {head.epochs} epochs in batches of {head.batch_size}"
-        phases.append(f"embeddings from {source}" if source else "features of the frozen backbone, computed once")
-        phases.append(kinds.get(head.kind, by_keras))
-    if settings.fine_tunes:
-        blocks = "all blocks" if tune.part == "all" else tune.part
-        phases.append(f"fine-tuning of {blocks}, up to {tune.epochs} epochs in batches of {tune.batch_size}")
-    machine = devices.numerics(settings.run)
+    machine, n_folds = devices.numerics(settings.run), splits.count_folds(settings.split)
     device = f"{', '.join(machine['devices'])}, {count_cores()} cores, {machine['precision']}"
-    n_folds = splits.count_folds(settings.split)
     rows = {
         "data": f"{dataset.name} in {dataset.root}",
         "split": f"protocol {settings.split.protocol}, fold {settings.split.fold} of {n_folds} (counted from 0)",
         "model": model,
-        "phases": ", then ".join(phases),
         "device": device + (", repeatable" if settings.run.deterministic else ""),
         "run": folder,
         "report": settings.run.reports / folder.name,
     }
     lines = [f"{name + ':':<8}{value}" for name, value in rows.items()]
     notes = [sentence for _, sentence in text.banners(settings.split.protocol, dataset.name)]
-    return "\n".join([*lines, "", table.rename_axis(None).to_string(), "", *notes])
+    return "\n".join([*lines, "", table.fillna(0).astype(int).rename_axis(None).to_string(), "", *notes])
 
 
 def _git_commit() -> str | None:

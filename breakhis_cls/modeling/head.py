@@ -8,7 +8,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,14 +31,6 @@ PROTOTYPE_SCALE = 10.0  # logits of unit vectors; no ranking depends on it: Gida
 SHOTS = 3  # the purpose of a random draw, as part of its seed
 
 
-class Probe(Protocol):
-    """What every kind of head can do."""
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """(n, d) features -> (n, n_classes) probabilities, float64."""
-        ...
-
-
 class LinearHead(NamedTuple):
     """Weights of Keras's Normalization (mean, variance) and of a Dense layer with softmax (kernel, bias)."""
 
@@ -48,6 +40,7 @@ class LinearHead(NamedTuple):
     bias: np.ndarray  # (n_classes,)
 
     def predict(self, features: np.ndarray) -> np.ndarray:
+        """(n, d) features -> (n, n_classes) probabilities, float64, as every kind of head."""
         standardised = (features - self.mean) / np.maximum(np.sqrt(self.variance), 1e-7)  # as Keras does
         with threadpool_limits(1):
             return softmax(standardised @ self.kernel + self.bias, axis=1)
@@ -90,11 +83,8 @@ class Neighbours(NamedTuple):
             search = NearestNeighbors(metric="cosine", algorithm="brute").fit(self.features)
             nearest = search.kneighbors(features - self.centre, max(candidates), return_distance=False)
         prior = self.votes.sum(axis=0) / self.votes.sum()
-        found = []
-        for k in candidates:
-            votes = self.votes[nearest[:, :k]].sum(axis=1)
-            found.append((k * votes / votes.sum(axis=1, keepdims=True) + prior) / (k + 1))
-        return found
+        sums = [(k, self.votes[nearest[:, :k]].sum(axis=1)) for k in candidates]
+        return [(k * votes / votes.sum(axis=1, keepdims=True) + prior) / (k + 1) for k, votes in sums]
 
 
 def fit_knn(
@@ -109,13 +99,11 @@ def fit_knn(
         return Neighbours(centre, features[rows] - centre, np.eye(n_classes)[labels[rows]] * weights[rows, None])
 
     losses, candidates = np.zeros(len(N_NEIGHBOURS)), [min(k, len(labels)) for k in N_NEIGHBOURS]
-    for fold in np.unique(folds):
-        held_out = folds == fold
-        if len(np.unique(labels[~held_out])) > 1:
-            fold_candidates = [min(k, int((~held_out).sum())) for k in candidates]
-            predicted = neighbours(~held_out).predict_with(fold_candidates, features[held_out])
-            truth = np.arange(held_out.sum()), labels[held_out]
-            losses -= [(weights[held_out] * np.log(np.maximum(one[truth], 1e-12))).sum() for one in predicted]
+    for held_out in _each_fold(labels, folds):
+        fold_candidates = [min(k, int((~held_out).sum())) for k in candidates]
+        predicted = neighbours(~held_out).predict_with(fold_candidates, features[held_out])
+        truth = np.arange(held_out.sum()), labels[held_out]
+        losses -= [(weights[held_out] * np.log(np.maximum(one[truth], 1e-12))).sum() for one in predicted]
     chosen = int(np.argmin(losses)) if losses.any() else len(N_NEIGHBOURS) // 2
     return neighbours(np.ones(len(labels), dtype=bool))._replace(k=candidates[chosen])
 
@@ -163,7 +151,7 @@ def draw_shots(labels: np.ndarray, cases: np.ndarray, shots: int, rng: np.random
 
 
 # head.kind -> its fit, of features (n, d), labels (n,), cases (n,), inner folds (n,), n_classes and settings
-PROBES: dict[str, Callable[..., Probe]] = {
+PROBES: dict[str, Callable[..., Any]] = {
     "logistic": lambda features, labels, cases, _, n_classes, settings: fit_logistic(
         features, labels, case_weights(labels, cases, settings.data.balance), n_classes, settings.head.C
     ),
@@ -185,13 +173,17 @@ def predict_out_of_fold(
     """(n, n_classes) probabilities of each image by a head that was fitted on the other folds (n,); NaN where those
     hold a single class."""
     probabilities = np.full((len(labels), n_classes), np.nan)
-    for fold in np.unique(folds):
-        held_out = folds == fold
-        if len(np.unique(labels[~held_out])) > 1:
-            rest = (values[~held_out] for values in (features, labels, cases, folds))
-            head = PROBES[settings.head.kind](*rest, n_classes, settings)
-            probabilities[held_out] = head.predict(features[held_out])
+    for held_out in _each_fold(labels, folds):
+        rest = (values[~held_out] for values in (features, labels, cases, folds))
+        probe = PROBES[settings.head.kind](*rest, n_classes, settings)
+        probabilities[held_out] = probe.predict(features[held_out])
     return probabilities
+
+
+def _each_fold(labels: np.ndarray, folds: np.ndarray) -> list[np.ndarray]:
+    """Rows (n,) of each fold whose other folds hold more than one class."""
+    found = [folds == fold for fold in np.unique(folds)]
+    return [held_out for held_out in found if len(np.unique(labels[~held_out])) > 1]
 
 
 def case_weights(labels: np.ndarray, cases: np.ndarray, balance: str = "none") -> np.ndarray:

@@ -37,20 +37,18 @@ def build_backbone(model: config.Model, blocks: tuple[str, ...] | None = None, s
 
     # --- the network of keras.applications, with its weights ---
     weights_identity(model)  # raises where the file is missing
-    # Keras's get_file raises a bare Exception where there is no network to download from.
-    expected_errors = Exception if model.weights == "imagenet" else (ValueError, OSError, KeyError)
     try:
         with warnings.catch_warnings():
             # Keras 3.15 looks for every layer twice; older files hold it once. What is not found at all raises.
             warnings.filterwarnings("ignore", "Skipping nested container at '_operations_by_depth")
             network = kind.build(include_top=False, weights=None if model.weights == "random" else model.weights)
-    except expected_errors as error:
-        fault = f"{model.weights} does not hold weights of {model.backbone} without top: {_first_line(error)}"
+    except Exception as error:  # Keras's get_file raises a bare one where there is no network to download from
         if model.weights == "imagenet":
-            fault = (
-                f"ImageNet weights could not be downloaded ({_first_line(error)}). Download them once on a machine "
-                "with a network (they stay in ~/.keras/models), or name a file with --model.weights PATH"
+            advice = (
+                "download them once where there is a network (they stay in ~/.keras/models), or see --model.weights"
             )
+            raise ModelError(f"ImageNet weights could not be downloaded ({_first_line(error)}); {advice}") from None
+        fault = f"{model.weights} does not hold weights of {model.backbone} without top: {_first_line(error)}"
         raise ModelError(fault) from None
 
     # --- preprocessing in front, one pooled output for each block behind ---
@@ -72,16 +70,14 @@ def build_head(n_features: int, n_classes: int, dropout: float, seed: int, l2: f
     layer starts from zero: random weights would never decay, and decide many answers. l2: penalty of its kernel.
     """
     start = {"kernel_initializer": "zeros", "kernel_regularizer": keras.regularizers.L2(l2) if l2 else None}
-    return keras.Sequential(
-        [
-            keras.Input((n_features,), name="features"),
-            layers.Normalization(name="standardise", dtype="float32"),
-            layers.Dropout(dropout, seed=seed, name="dropout"),
-            # Mixed precision must not reach the last layer.
-            layers.Dense(n_classes, "softmax", name="probabilities", dtype="float32", **start),
-        ],
-        name="head",
-    )
+    steps = [
+        keras.Input((n_features,), name="features"),
+        layers.Normalization(name="standardise", dtype="float32"),
+        layers.Dropout(dropout, seed=seed, name="dropout"),
+        # Mixed precision must not reach the last layer.
+        layers.Dense(n_classes, "softmax", name="probabilities", dtype="float32", **start),
+    ]
+    return keras.Sequential(steps, name="head")
 
 
 def join_model(backbone: keras.Model, head: keras.Model, image: config.Image) -> keras.Model:
@@ -138,9 +134,19 @@ def load_run_model(folder: Path) -> keras.Model:
         return load_model(folder / "model.keras")
     trained = load_head(folder / "head.npz", settings)
     backbone = build_backbone(settings.model, seed=settings.run.seed)
-    head = build_head(len(trained.mean), len(trained.bias), settings.model.dropout, settings.run.seed)
+    head = build_head(*trained.kernel.shape, settings.model.dropout, settings.run.seed)
     set_head_weights(head, trained)
     return join_model(backbone, head, settings.image)
+
+
+def load_model(path: Path) -> keras.Model:
+    """Open a model.keras in safe mode; ModelError if it is missing or not one of ours."""
+    if not path.is_file():
+        raise ModelError(f"no model at {path}; expected the model.keras or head.npz of a finished run")
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path} is not a Keras model that can be opened safely: {_first_line(error)}") from None
 
 
 def set_head_weights(head: keras.Model, trained: LinearHead) -> None:
@@ -155,16 +161,6 @@ def get_head_weights(head: keras.Model) -> LinearHead:
     """The weights of Keras's layers as a head."""
     mean, variance, _ = head.get_layer("standardise").get_weights()
     return LinearHead(mean, variance, *head.get_layer("probabilities").get_weights())
-
-
-def load_model(path: Path) -> keras.Model:
-    """Open a model.keras in safe mode; ModelError if it is missing or not one of ours."""
-    if not path.is_file():
-        raise ModelError(f"no model at {path}; expected the model.keras or head.npz of a finished run")
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} is not a Keras model that can be opened safely: {_first_line(error)}") from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -46,7 +46,7 @@ class TrainingRun:
         folds[seen] = assign_inner_folds(self.dataset.split[seen], self.settings.split)
         return folds
 
-    def _sample(self, pooled: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _sample(self, pooled: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Features, labels, cases and inner folds of rows of the data set, as probes are fitted on them."""
         labels, cases = self.dataset.one_hot_targets().argmax(axis=1), self.dataset.split["case"].to_numpy()
         return pooled[rows], labels[rows], cases[rows], self._inner_folds[rows]

@@ -150,10 +150,9 @@ def _draw_nuclei(
     spacing_um: float, radius_um: float, spread: float, aspect: float, waviness: float, darkness: float,
     nucleolus: float,
 ) -> None:  # fmt: skip
-    """Add one kind of nuclei to canvas (height, width), float32 optical density, 0 outside nuclei. Each is an ellipse
-    with a wavy outline, a dark rim and a nucleolus; where two overlap the darker wins. where: bool, and angle of the
-    long axis: radian, on the coarse grid. spread: of log radius. aspect: long over short axis. waviness: of the
-    outline. darkness: mean optical density. nucleolus: its extra density, as a share of darkness."""
+    """Add one kind of nuclei to canvas (height, width), optical density: ellipses with a wavy outline, a dark rim and a
+    nucleolus, the darker one in front. where: bool, and angle of the long axis: radian, on the coarse grid. spread: of
+    log radius. aspect: long over short axis. darkness: mean density. nucleolus: its extra density, as a share of it."""
     height, width = canvas.shape
 
     # --- place, size, angle and darkness of each ---
@@ -165,27 +164,28 @@ def _draw_nuclei(
     radius_px = radius_um / um_per_px * rng.lognormal(0, spread, n).clip(0.6, 1.7)
     aspects = aspect * rng.lognormal(0, 0.12, n)
     turn = turn + rng.normal(0, 0.3, n)
-    densities = darkness * rng.lognormal(0, 0.25, n)
+    densities = (darkness * rng.lognormal(0, 0.25, n)).astype(np.float32)
 
     # --- drawn together in four groups of like size: small ones need small squares of pixels ---
     for some in np.array_split(np.argsort(radius_px), 4):
         if not len(some):
             continue
-        long, short = (_per_square(radius_px[some] * aspects[some] ** power) for power in (0.5, -0.5))
+        axes = (radius_px[some] * aspects[some] ** power for power in (0.5, -0.5))
+        long, short = (axis.astype(np.float32)[:, None, None] for axis in axes)
         half = int(np.ceil(1.15 * long.max())) + 1
         offset = np.arange(-half, half + 1)
         corner = np.floor(centre[some]).astype(int)
         dx, dy = ((offset - (centre[some] - corner)[:, axis, None]).astype(np.float32) for axis in (0, 1))
         z = (dx[:, None, :] + 1j * dy[:, :, None]) * np.exp(-1j * turn[some])[:, None, None].astype(np.complex64)
         z = z.real / long + 1j * (z.imag / short)  # the ellipse as the unit circle
-        waves = (waviness * _random_directions(rng, 2, len(some))).astype(np.complex64)
-        spot = (0.35 * _random_directions(rng, 1, len(some))[0]).astype(np.complex64)
+        directions = np.exp(2j * np.pi * rng.random((3, len(some), 1, 1)))
+        waves, spot = (waviness * directions[:2]).astype(np.complex64), (0.35 * directions[2]).astype(np.complex64)
         spots = nucleolus * np.clip(1 - 14 * np.abs(z - spot), 0, 1) if half > 8 else 0
         rho = np.abs(z) + np.float32(1e-6)
         z /= rho
         rho /= 1 + (z * z * (waves[0] + z * waves[1])).real  # 1 on the wavy outline
         rim = 0.75 + 0.3 * rho * rho
-        density = np.clip((1 - rho) * short + 0.5, 0, 1) * _per_square(densities[some]) * (rim + spots)
+        density = np.clip((1 - rho) * short + 0.5, 0, 1) * densities[some, None, None] * (rim + spots)
         rows, columns = corner[:, 1, None] + offset, corner[:, 0, None] + offset
         inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
         inside &= density > 0
@@ -234,13 +234,3 @@ def _jittered_grid(rng: np.random.Generator, width: float, height: float, spacin
     rows, columns = np.mgrid[-1 : height / spacing / 0.87 + 1, -1 : width / spacing + 1]
     points = np.stack([columns + 0.5 * (rows % 2), 0.87 * rows], axis=-1).reshape(-1, 2)
     return spacing * (points + rng.random(2) + rng.normal(0, jitter, points.shape))
-
-
-def _random_directions(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """(*shape, 1, 1) complex numbers of length one."""
-    return np.exp(2j * np.pi * rng.random((*shape, 1, 1)))
-
-
-def _per_square(values: np.ndarray) -> np.ndarray:
-    """(n,) -> (n, 1, 1) float32: one value for each square of pixels."""
-    return values.astype(np.float32)[:, None, None]
