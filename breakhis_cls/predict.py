@@ -30,7 +30,7 @@ class Arguments(config.Section):
     """Arguments of the command."""
 
     run: Annotated[config.UserPath, config.Positional("RUN")]
-    """Folder of a finished run."""
+    """Folder of a finished run, or the model.keras in it."""
     images: Annotated[tuple[config.UserPath, ...], config.Positional("IMAGE_OR_FOLDER")]
     """Image files of any name and size, or folders of them."""
     out: config.UserPath | None = None
@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.out.is_dir():
             raise ConfigError(f"--out {arguments.out} is a folder; name a CSV file in it")
         files.check_folder(arguments.out.parent, "--out")
-    record, data = arguments.run / "environment.json", "data that are not recorded beside it"
+    folder = arguments.run if arguments.run.is_dir() else arguments.run.parent
+    record, data = folder / "environment.json", "data that are not recorded beside it"
     if record.is_file():
         data = json.loads(record.read_text(encoding="utf-8"))["data"]["name"]
     about = f"model:  {arguments.run}, trained on {data}\nResearch use only: this is not a medical device."

@@ -20,7 +20,7 @@ from . import config
 from .errors import DONE, ConfigError, DataError, RunError, exits_cleanly
 from .names import IMAGE_SUFFIXES, MAGNIFICATIONS
 
-N_NEAREST, N_EXAMPLES = 3, 8  # cases of each class; test images
+N_NEAREST, N_EXAMPLES = 3, 8  # cases of each class; test images, half of them misclassified if there are as many
 PICTURE_PX = 460  # width of a picture on the page
 
 
@@ -68,6 +68,7 @@ def build_app(run: Path, quantile: float, data_root: str | None) -> tuple[Any, d
     from PIL import Image
 
     from .data import index, png
+    from .evaluation import error_analysis
     from .modeling import gradcam
     from .pipeline.pixel_store import fit_image
     from .reports import saliency_report, text
@@ -118,8 +119,11 @@ def build_app(run: Path, quantile: float, data_root: str | None) -> tuple[Any, d
     # --- the page ---
     split, data = pd.read_csv(run / "split.csv", dtype={"case": str}), str(trained.predictions["data"].iloc[0])
     seen, trained_at = split[split["part"] == "train"], [f"{one}X" for one in settings.data.magnifications]
-    test = trained.experiment.test.sample(frac=1, random_state=0).drop_duplicates("case").head(N_EXAMPLES)
-    examples = {f"{row.label}, case {row.case}": [[str(root / row.file)]] for row in test.itertuples()} if root else {}
+    test = error_analysis.add_predictions(trained.experiment.test).sample(frac=1, random_state=0)
+    test["result"] = np.where(test["true_label"] == test["predicted_label"], "correctly classified", "misclassified")
+    test = test.drop_duplicates(["case", "result"]).groupby("result").head(N_EXAMPLES // 2)
+    labels = test["true_label"] + ", " + test["result"] + ", case " + test["case"]
+    examples = {label: [[str(root / file)]] for label, file in zip(labels, test["file"], strict=True)} if root else {}
     about = {
         "banners": text.banners(settings.split.protocol, data),
         "finding": text.finding(trained.experiment, trained.metrics),

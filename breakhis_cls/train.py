@@ -123,9 +123,10 @@ def _write_reference(run: TrainedRun, job: TrainingRun) -> None:
     temperature, why_not = calibration.fit_temperature(validation, present) if len(validation) else (1.0, "no images")
     about = {"temperature": 1.0 if why_not else temperature, "not_calibrated": why_not, "data": dataset.name}
     about |= {"features": head.head_settings(settings)}
-    columns = ("file", "case", "label" if dataset.task == "binary" else "subtype", "magnification")
-    of_image = (dataset.split[name].to_numpy()[rows] for name in columns)
-    reference.save_reference(run.folder, reference.build_reference(pooled, *of_image, about))
+    split, truth = dataset.split.iloc[rows], "label" if dataset.task == "binary" else "subtype"
+    file, case, label, magnification = (split[name].to_numpy() for name in ("file", "case", truth, "magnification"))
+    built = reference.build_reference(pooled, file, case, label, magnification, about)
+    reference.save_reference(run.folder, built)
 
 
 def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder: Path) -> str:

@@ -108,7 +108,14 @@ def test_settings_name_the_views(flips, turns, views):
     assert batches.allowed_views(config.Augment(flips=bool(flips), turns=bool(turns))) == views
 
 
-def test_validation_has_every_row_once_in_order():
+def test_devices_get_equal_shares_and_every_row_counts_once():
     rows = batches.TrainingRows(np.arange(7, dtype=np.float32)[:, None], np.arange(7), np.eye(7))
-    inputs, targets = (np.concatenate(parts) for parts in zip(*batches.validation_batches(rows, 3), strict=True))
-    assert inputs.ravel().tolist() == list(range(7)) and (targets == np.eye(7)).all()
+    assert (rows.fill_up(1).weights == 1).all() and rows.fill_up(1).index.tolist() == list(range(7))
+    for stream in (
+        batches.validation_batches(rows.fill_up(2), 4),
+        batches.training_batches(rows.fill_up(2), 4, 0, 0, 1),
+    ):
+        batch = list(stream)
+        assert [len(targets) for _, targets, _ in batch] == [4, 4]
+        inputs, weights = (np.concatenate([one[at] for one in batch]).ravel() for at in (0, 2))
+        assert (inputs * weights).sum() / len(weights) == pytest.approx(3.0)  # their mean, whoever adds up

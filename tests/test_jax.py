@@ -1,4 +1,4 @@
-"""Keras on JAX: the same numbers as on TensorFlow, resuming, and a GPU check without TensorFlow."""
+"""Keras on JAX: the same numbers as on TensorFlow, several devices, resuming, and a GPU check without TensorFlow."""
 
 import importlib.util
 import json
@@ -22,9 +22,10 @@ TRAIN = (
 )
 
 
-def run_on(backend, code, *arguments):
+def run_on(backend, code, *arguments, n_devices=1):
     """A fresh Python on one of Keras's backends; what it printed."""
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(HERE.parent)}
+    flags = f"--xla_force_host_platform_device_count={n_devices}"
+    environment = {**os.environ, "KERAS_BACKEND": backend, "XLA_FLAGS": flags, "PYTHONPATH": str(HERE.parent)}
     command = [sys.executable, *code, *map(str, arguments)]
     answer = subprocess.run(
         command, cwd=HERE, env=environment, capture_output=True, encoding="utf-8", check=False
@@ -69,13 +70,14 @@ TUNED = {
 
 
 @pytest.mark.slow
-def test_fine_tuning_is_that_of_tensorflow(shared, tmp_path):
-    for backend in ("tensorflow", "jax"):
-        files = configs(tmp_path / backend, shared, "full", **TUNED, **{"data.magnifications": [100, 200]})
-        run_on(backend, ["-c", TRAIN], *files)
-    one, jax = (predictions(tmp_path / name)["p_malignant"] for name in ("tensorflow", "jax"))
+def test_fine_tuning_is_that_of_tensorflow_and_of_two_devices(shared, tmp_path):
+    for name, backend, n_devices in (("tensorflow", "tensorflow", 1), ("jax", "jax", 1), ("two", "jax", 2)):
+        files = configs(tmp_path / name, shared, "full", **TUNED, **{"data.magnifications": [100, 200]})
+        run_on(backend, ["-c", TRAIN], *files, n_devices=n_devices)
+    one, jax, two = (predictions(tmp_path / name)["p_malignant"] for name in ("tensorflow", "jax", "two"))
     assert one.std() > 1e-4  # the head starts from zero: something was learned
     np.testing.assert_allclose(one, jax, atol=1e-4)
+    np.testing.assert_allclose(jax, two, atol=1e-3)
 
 
 INTERRUPTED = (

@@ -173,6 +173,16 @@ def test_a_photograph_turned_by_exif_is_the_one_that_a_viewer_shows(story, tmp_p
     np.testing.assert_array_equal(*(table[["p_benign", "p_malignant"]].to_numpy()))
 
 
+def test_a_model_is_read_beside_its_settings_or_not_at_all(story, tiny_tree, tmp_path, capsys):
+    _, _, run = story
+    tables = [predict.predict_images(model, [tiny_tree]) for model in (run.folder / "model.keras", run.folder)]
+    pd.testing.assert_frame_equal(*tables)
+    shutil.copy(run.folder / "model.keras", tmp_path)
+    for away in (tmp_path / "model.keras", shutil.copy(run.folder / "model.keras", run.folder.parent / "mine.keras")):
+        assert predict.main([str(away), str(tiny_tree)]) == 2
+        assert "or the model.keras in it, beside its config.yaml" in capsys.readouterr().err
+
+
 def test_predict_refuses_what_no_training_image_resembles(story, tiny_tree, tmp_path):
     _, _, run = story
     picture().save(tmp_path / "noise.png")

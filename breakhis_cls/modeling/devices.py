@@ -133,14 +133,18 @@ def dtype_policy(precision: str) -> str:
 
 
 def training_scope() -> Any:
-    """Context in which a model is built and trained: by TensorFlow on all of this process's GPUs, by JAX on one."""
-    if backend() == "tensorflow":
-        import tensorflow as tf
+    """Context in which a model is built and trained: on all of this process's GPUs, or on the one device there is."""
+    if backend() == "jax":
+        import jax
+        import keras
 
-        # MultiWorkerMirroredStrategy fails in fit (keras#20585): several machines share a sweep, one run each.
-        if len(gpus := tf.config.list_logical_devices("GPU")) > 1:
-            return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus]).scope()
-    return contextlib.nullcontext()
+        names = [f"{device.platform}:{device.id}" for device in jax.devices()]
+        return keras.distribution.DataParallel(devices=names).scope() if len(names) > 1 else contextlib.nullcontext()
+    import tensorflow as tf
+
+    # MultiWorkerMirroredStrategy fails in fit (keras#20585): several machines share a sweep, one run each.
+    names = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+    return tf.distribute.MirroredStrategy(names).scope() if len(names) > 1 else contextlib.nullcontext()
 
 
 def jit_compile() -> bool:

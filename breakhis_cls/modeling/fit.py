@@ -33,8 +33,20 @@ def fit_phase(
     the last epoch, after which a killed phase goes on. Call it in the `training_scope` where the model was made; all
     devices share a batch. Raises ModelError when the loss is not finite, or a batch does not fit into memory.
     """
+    # --- JAX: its devices take equal shares of each batch, and it reads by tf.data, which must leave it the GPUs ---
+    batch_size = phase.batch_size
+    if devices.backend() == "jax":
+        import jax
+
+        with devices.hold_stderr(), contextlib.suppress(RuntimeError):  # it runs already
+            import tensorflow as tf
+
+            tf.config.set_visible_devices([], "GPU")
+        rows, validation = (one.fill_up(jax.device_count()) for one in (rows, validation))
+        batch_size += -batch_size % jax.device_count()
+
     # --- optimizer and learning-rate schedule: linear warm-up, then a cosine to zero ---
-    n_steps = batches.count_batches(len(rows), phase.batch_size)
+    n_steps = batches.count_batches(len(rows), batch_size)
     n_total = max(phase.epochs * n_steps, 1)  # the schedule's length is fixed: early stopping cuts it
     n_warmup = round(phase.warmup_share * n_total)
     warmup = {"warmup_target": phase.peak_lr, "warmup_steps": n_warmup} if n_warmup else {}
@@ -55,19 +67,14 @@ def fit_phase(
         print(f"{folder.name}: continuing after epoch {first_epoch + checkpoint.n_done}")
     else:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # else its curves show a killed try, too
-    if devices.backend() == "jax":  # which reads by tf.data, too: TensorFlow must leave it the GPUs
-        with devices.hold_stderr(), contextlib.suppress(RuntimeError):  # it runs already
-            import tensorflow as tf
-
-            tf.config.set_visible_devices([], "GPU")
-    validation_data = batches.validation_batches(validation, phase.batch_size)  # in order, and not turned
+    validation_data = batches.validation_batches(validation, batch_size)  # in order, and not turned
     try:
         # Fine-tuning with a rate that is too high would else end worse than the head it began with.
         if is_fitted and not checkpoint.n_done:
             checkpoint.start_from(model, validation_data)
         if not checkpoint.ended:
             model.fit(
-                batches.training_batches(rows, phase.batch_size, seed, checkpoint.n_done, phase.epochs),
+                batches.training_batches(rows, batch_size, seed, checkpoint.n_done, phase.epochs),
                 validation_data=validation_data,
                 shuffle=False,  # the stream is in order already
                 callbacks=[checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],

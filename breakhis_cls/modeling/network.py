@@ -134,7 +134,7 @@ def load_run_model(folder: Path) -> keras.Model:
         return load_model(folder / "model.keras")
     trained = load_head(folder / "head.npz", settings)
     backbone = build_backbone(settings.model, seed=settings.run.seed)
-    head = build_head(*trained.kernel.shape, settings.model.dropout, settings.run.seed)
+    head = build_head(len(trained.mean), len(trained.bias), settings.model.dropout, settings.run.seed)
     set_head_weights(head, trained)
     return join_model(backbone, head, settings.image)
 

@@ -68,10 +68,12 @@ class Predictor(NamedTuple):
 
 
 def open_predictor(run: Path, quantile: float = config.REFUSE_BEYOND) -> Predictor:
-    """The model of a finished run's folder; ModelError where model, settings or reference cannot be read or do not
-    belong together."""
+    """The model of a finished run's folder, or the model.keras in it; ModelError where model, settings or reference
+    cannot be read or do not belong together."""
+    run = run.parent if run.name == "model.keras" else run
     if not (run / "config.yaml").is_file():
-        raise ModelError(f"{run} is not the folder of a run, which holds its config.yaml; name the one train printed")
+        expected = "the folder of a run, or the model.keras in it, beside its config.yaml"
+        raise ModelError(f"{run} is not {expected}; name the folder that train printed")
     settings = config.load_config(run / "config.yaml")
     devices.prepare(settings.run.deterministic, settings.run.precision)  # before anything imports TensorFlow
     import keras

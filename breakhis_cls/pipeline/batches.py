@@ -35,6 +35,13 @@ class TrainingRows:
     def __len__(self) -> int:
         return len(self.index)
 
+    def fill_up(self, multiple: int) -> TrainingRows:
+        """As many rows as divide by `multiple`: the first ones again with weight 0, and the others weigh the more."""
+        n, n_all = len(self), len(self) + -len(self) % multiple
+        at = np.arange(n_all) % n
+        weights = self.weights[at] * (np.arange(n_all) < n) * np.float32(n_all / n)
+        return TrainingRows(self.source, self.index[at], self.targets[at], weights, self.views, self.augment)
+
 
 def allowed_views(augment: config.Augment) -> tuple[int, ...]:
     """Views that the settings allow."""
@@ -88,11 +95,11 @@ def training_batches(rows: TrainingRows, batch_size: int, seed: int, first_epoch
 
 
 def validation_batches(rows: TrainingRows, batch_size: int) -> tf.data.Dataset:
-    """Batches (inputs, targets) of all rows in order, in view 0, not augmented and not weighted."""
+    """Batches (inputs, targets, weights) of all rows in order, in view 0 and not augmented."""
 
     def batch(step: int) -> tuple[np.ndarray, ...]:
         chosen = slice(int(step) * batch_size, (int(step) + 1) * batch_size)
-        return rows.source[rows.index[chosen]], rows.targets[chosen]
+        return rows.source[rows.index[chosen]], rows.targets[chosen], rows.weights[chosen]
 
     return _build_dataset(batch, range(count_batches(len(rows), batch_size)))
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from filelock import Timeout
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .. import config, files
 from ..data import archive, png
@@ -55,8 +55,7 @@ class PixelStore:
         key = files.sha256_of_values("pixels", VERSION, image.model_dump(), images["pixel_sha256"].tolist())
         path = cache / "pixels" / key[:16] / "pixels.npy"
         shape = len(images), image.height_px, image.width_px, 3
-        array = _map_array(path, shape)
-        if array is None:
+        if (array := _map_array(path, shape)) is None:
             try:
                 held = files.lock(path.parent / "lock", 0)
             except Timeout:
@@ -75,24 +74,12 @@ def fit_image(image: np.ndarray, settings: config.Image) -> np.ndarray:
     """uint8 (h, w, 3) RGB -> uint8 (height_px, width_px, 3), read-only. By Pillow's bilinear filter, which averages
     over what it shrinks. stretch: the whole field, whatever its shape. crop: the largest centred part of the wanted
     shape. pad: the whole field in its own shape, centred, with margins of empty glass (grey level 245)."""
-    picture = Image.fromarray(image)
-    size = settings.width_px, settings.height_px
-
+    picture, size, bilinear = Image.fromarray(image), (settings.width_px, settings.height_px), Image.Resampling.BILINEAR
     if settings.fit == "pad":
-        canvas = Image.new("RGB", size, (GLASS, GLASS, GLASS))
-        scale = min(size[0] / picture.width, size[1] / picture.height)
-        inner = max(1, round(scale * picture.width)), max(1, round(scale * picture.height))
-        corner = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-        canvas.paste(picture.resize(inner, Image.Resampling.BILINEAR), corner)
+        field, canvas = ImageOps.contain(picture, size, bilinear), Image.new("RGB", size, (GLASS, GLASS, GLASS))
+        canvas.paste(field, ((size[0] - field.width) // 2, (size[1] - field.height) // 2))
         return np.asarray(canvas)
-
-    margin_x = margin_y = 0.0
-    if settings.fit == "crop":
-        scale = min(picture.width / size[0], picture.height / size[1])
-        margin_x = max(0.0, (picture.width - scale * size[0]) / 2)  # rounding can leave -1e-14
-        margin_y = max(0.0, (picture.height - scale * size[1]) / 2)
-    box = (margin_x, margin_y, picture.width - margin_x, picture.height - margin_y)
-    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=box))
+    return np.asarray((ImageOps.fit if settings.fit == "crop" else Image.Image.resize)(picture, size, bilinear))
 
 
 def _map_array(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
