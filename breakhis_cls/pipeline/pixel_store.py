@@ -76,8 +76,10 @@ def fit_image(image: np.ndarray, settings: config.Image) -> np.ndarray:
     shape. pad: the whole field in its own shape, centred, with margins of empty glass (grey level 245)."""
     picture, size, bilinear = Image.fromarray(image), (settings.width_px, settings.height_px), Image.Resampling.BILINEAR
     if settings.fit == "pad":
-        field, canvas = ImageOps.contain(picture, size, bilinear), Image.new("RGB", size, (GLASS, GLASS, GLASS))
-        canvas.paste(field, ((size[0] - field.width) // 2, (size[1] - field.height) // 2))
+        scale = min(size[0] / picture.width, size[1] / picture.height)
+        inner = max(1, round(scale * picture.width)), max(1, round(scale * picture.height))
+        canvas = Image.new("RGB", size, (GLASS, GLASS, GLASS))
+        canvas.paste(picture.resize(inner, bilinear), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
         return np.asarray(canvas)
     return np.asarray((ImageOps.fit if settings.fit == "crop" else Image.Image.resize)(picture, size, bilinear))
 
