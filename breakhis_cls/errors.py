@@ -12,15 +12,8 @@ from collections.abc import Callable
 # 1 is an answer and not an error: leaks were found, a tree is not complete, the machine lacks something.
 DONE, ANSWER_IS_NO, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # 130 = 128 + SIGINT, as shells report Ctrl-C
 RESUMES = "finished work is kept, and the same command continues from there"
-ADVICE = {   # what an OSError asks for; a disk that lacks a function says so in one of NO_FUNCTION
-    "free some space there": (errno.ENOSPC, errno.EDQUOT),  # a quota: usual for home folders on clusters
-    "raise the file size limit (ulimit -f)": (errno.EFBIG,),
-    "choose a folder that can be written, such as with --data.cache or --run.dir": (
-        errno.EROFS, errno.EACCES, errno.EPERM),
-    "a file is where a folder belongs, or the reverse; choose another path": (
-        errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY),
-    "check the path": (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
-}  # fmt: skip
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a quota is usual for home folders on clusters
+# What a disk says that lacks a function.
 NO_FUNCTION = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -71,9 +64,9 @@ def exits_cleanly(main: Callable[..., int]) -> Callable[..., int]:
         except OSError as error:
             where = f"{os.fsdecode(error.filename)}: " if error.filename else ""  # a failed write names no file
             what = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
-            advice = [advice for advice, numbers in ADVICE.items() if error.errno in numbers]
-            advice = advice or ["the disk may lack this function or be damaged; try a folder on another one"]
-            print(f"error: {where}{what}; {advice[0]}; {RESUMES}", file=sys.stderr)
+            advice = "expected a folder that can be written, with no file in its place; choose another path"
+            advice = "free some space there" if error.errno in NO_ROOM else advice
+            print(f"error: {where}{what}; {advice}; {RESUMES}", file=sys.stderr)
             return BAD_INPUT
         except KeyboardInterrupt:
             print(f"interrupted; {RESUMES}", file=sys.stderr)

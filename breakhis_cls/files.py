@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EMPTY = ("", "nan", "none", "na", "n/a", "null", "<na>")  # how programs write an empty cell, in lower case
-ABANDONED_S = 3600.0  # after an hour, a temporary folder was left by a killed process
 
 
 @contextlib.contextmanager
@@ -46,12 +44,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; on success it is renamed to `folder`, on any error it is removed. If
-    two processes write one folder, the first to finish wins. What killed processes left is removed after an hour."""
+    two processes write one folder, the first to finish wins."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.parent.glob(f".{folder.name}.*"):
-        with contextlib.suppress(OSError):  # another process may just have renamed or removed it
-            if time.time() - leftover.stat().st_mtime > ABANDONED_S:
-                shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     temporary.mkdir()
     try:

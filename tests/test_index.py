@@ -107,6 +107,16 @@ def test_a_second_call_decodes_nothing_and_a_change_only_what_changed(tree, tmp_
     assert names.official_path(removed.name) not in hashes
 
 
+def test_a_worker_of_a_sweep_lists_a_tree_once(tree, tmp_path, monkeypatch):
+    data = settings(tree, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(index.multiprocessing, "parent_process", lambda: "the sweep")
+        images = index.load_images(data)
+        image_in(tree).unlink()
+        assert index.load_images(data).equals(images)
+    assert len(index.load_images(data)) == len(images) - 1
+
+
 def test_a_change_of_equal_size_is_noticed_by_its_time(tree, tmp_path):
     data = settings(tree, tmp_path)
     path = image_in(tree)

@@ -77,7 +77,7 @@ def test_a_folder_that_is_a_file_is_named(setting, tiny_tree, tmp_path, capsys):
     argv = [word for name, value in places.items() for word in (f"--{name}", str(value))]
     assert main(["train", *argv, "--model.weights", "random", "--image.height_px", "32"]) == errors.BAD_INPUT
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: {tmp_path / 'file'}") and "a file is where a folder belongs" in error
+    assert error.startswith(f"error: {tmp_path / 'file'}") and "no file in its place" in error
 
 
 def test_a_container_without_git_is_a_warning(monkeypatch, capsys):

@@ -314,7 +314,7 @@ def swept(tiny_tree, tmp_path_factory):
 def test_a_failed_run_is_reported_and_does_not_stop_the_others(swept):
     _, runs, code, output = swept
     assert code == 1 and runs[0].finished and "1 of 2 runs are finished" in output
-    assert f"{runs[1].folder.name} failed (exit code 2)" in output and "a file is where a folder belongs" in output
+    assert f"{runs[1].folder.name} failed (exit code 2)" in output and "no file in its place" in output
 
 
 def test_the_same_command_trains_what_is_missing_and_then_nothing(swept, capfd, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from breakhis_cls import data, files, names, parallel
+from breakhis_cls import data, names, parallel
 from breakhis_cls.errors import DataError
 from breakhis_cls.synthetic import tissue, tree
 
@@ -123,14 +123,6 @@ def test_an_interrupted_draw_leaves_nothing_and_can_be_repeated(tmp_path, monkey
         tree.write_tree(tmp_path / "tree", images_per_cell=1, slides=ONE)
     assert list(tmp_path.iterdir()) == []
     assert len(contents(tree.write_tree(tmp_path / "tree", images_per_cell=1, slides=ONE))) == 4
-
-
-def test_what_a_killed_draw_left_is_removed_once_it_is_old(tmp_path, monkeypatch):
-    leftover = tmp_path / ".tree.0123abcd" / "BreaKHis_v1"
-    leftover.mkdir(parents=True)
-    monkeypatch.setattr(files, "ABANDONED_S", -1.0)
-    tree.write_tree(tmp_path / "tree", images_per_cell=1, slides=ONE)
-    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"images_per_cell": 2}, {"slides": ONE}])

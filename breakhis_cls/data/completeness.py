@@ -36,17 +36,14 @@ def check_tree(root: Path) -> Completeness:
     only if it is not empty, as an interrupted copy leaves it. No image is opened."""
     expected = count_official_images()
     listed, extra = index.scan_tree(root)
-    extra += [f"{file}: empty" for file in listed.loc[listed["bytes"] == 0, "file"]]
-    stems = listed.loc[listed["bytes"] > 0, "file"].map(names.image_stem).unique()
-    counts = Counter(
-        (image.slide, image.magnification) for image in (names.parse_image_name(f"{stem}.png") for stem in stems)
-    )
-    groups = [
-        (f"{slide} {m}X", counts[slide, m], expected.get((slide, m), 0)) for slide, m in sorted({*counts, *expected})
-    ]
-    missing = [f"{group}: {n} of {wanted}" for group, n, wanted in groups if n < wanted]
-    surplus = [f"{group}: {n} instead of {wanted}" for group, n, wanted in groups if n > wanted]
-    return Completeness(root, counts.total(), sum(expected.values()), missing, surplus + sorted(extra))
+    extra = sorted(extra + [f"{file}: empty" for file in listed.loc[listed["bytes"] == 0, "file"]])
+    listed = listed[listed["bytes"] > 0]
+    listed = listed[~listed["file"].map(names.image_stem).duplicated()]
+    counts = Counter(zip(listed["slide"], listed["magnification"], strict=True))
+    groups = [(f"{slide} {m}X", counts[slide, m], expected.get((slide, m), 0)) for slide, m in {*counts, *expected}]
+    missing = sorted(f"{group}: {n} of {wanted}" for group, n, wanted in groups if n < wanted)
+    surplus = sorted(f"{group}: {n} instead of {wanted}" for group, n, wanted in groups if n > wanted)
+    return Completeness(root, counts.total(), sum(expected.values()), missing, surplus + extra)
 
 
 def count_official_images() -> dict[tuple[str, int], int]:

@@ -40,10 +40,8 @@ class Dataset:
     def name(self) -> str:
         """`synthetic-...`, `own-83slides-...`, `sample-36slides-...` or `breakhis-...`: the data that a number was
         measured on, and the same for every fold of a protocol."""
-        kind, slides = (
-            "breakhis" if self.is_complete else f"sample-{self.pool['slide'].nunique()}slides",
-            self.pool["slide"],
-        )
+        slides = self.pool["slide"]
+        kind = "breakhis" if self.is_complete else f"sample-{slides.nunique()}slides"
         if not slides.isin(protocols.slides()["slide"]).all():
             kind = f"own-{slides.nunique()}slides"
         return f"{'synthetic' if self.is_synthetic else kind}-{_sha256_of_images(self.pool)[:8]}"

@@ -127,14 +127,11 @@ def _read_rows(path: Path, beside: list[Path]) -> tuple[pd.DataFrame, list]:
     if kind in (".h5", ".hdf5"):  # a dataset for each image, as THUNDER writes them
         import h5py
 
-        rows = []
-
-        def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
-            if isinstance(item, h5py.Dataset):
-                rows.append((name, str(item.attrs.get(HASH, "")), item[()]))
-
+        items: dict[str, h5py.Dataset | h5py.Group] = {}
         with h5py.File(path) as opened:
-            opened.visititems(visit)  # names with slashes are groups within groups
+            opened.visititems(items.__setitem__)  # names with slashes are groups within groups
+            images = [(name, item) for name, item in items.items() if isinstance(item, h5py.Dataset)]
+            rows = [(name, str(item.attrs.get(HASH, "")), item[()]) for name, item in images]
         return pd.DataFrame(rows, columns=["file", HASH, "vector"]), [vector for _, _, vector in rows]
     if kind in (".npz", ".npy"):
         loaded = np.load(path, allow_pickle=False)

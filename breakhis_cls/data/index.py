@@ -6,7 +6,9 @@ read again only when its size or modification time has changed, or if it could n
 """
 
 import contextlib
+import functools
 import hashlib
+import multiprocessing
 import os
 import time
 import warnings
@@ -149,9 +151,14 @@ def scan_tree(root: Path) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame([row[1:] for row in sorted(rows)], columns=[*STAMP, *ImageName._fields]), sorted(misplaced)
 
 
+_scan_once = functools.cache(scan_tree)
+
+
 def _list_tree(data: config.Data, root: Path) -> pd.DataFrame:
     """scan_tree's table, of all magnifications; DataError lists what does not belong, or the absent magnifications."""
-    listed, misplaced = scan_tree(root)
+    # A sweep's worker lists a tree once for all its runs: to scan 7,909 files takes a second.
+    scan = scan_tree if multiprocessing.parent_process() is None else _scan_once
+    listed, misplaced = scan(root)
     if misplaced:
         found = f"{len(misplaced):,} files do not belong where they lie under {root}; move or remove them"
         raise DataError(f"{found}:{list_first(misplaced, len(misplaced))}")

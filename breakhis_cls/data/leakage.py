@@ -43,14 +43,6 @@ class Audit:
     folds: list[dict[str, Any]]  # see summarize_folds
     messages: list[str]
 
-    def to_json(self) -> dict[str, Any]:
-        """The content of audit.json."""
-        n_images = int(self.split["file"].nunique())
-        return {
-            "protocol": self.protocol, "with_images": self.with_images, "n_images": n_images, "told": self.messages,
-            "folds": self.folds,
-        }  # fmt: skip
-
 
 def audit_split(split: config.Split | Path | str, data: config.Data | None = None) -> Audit:
     """Audit every fold of a split, named by settings, a protocol or a CSV file, over the images under `data.root`.

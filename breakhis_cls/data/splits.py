@@ -173,8 +173,6 @@ def split_warnings(table: pd.DataFrame, task: str = "binary") -> list[str]:
     column = "label" if task == "binary" else "subtype"
     present = [value for value in (*names.LABELS, *names.SUBTYPES) if value in set(table[column])]
     messages = []
-    if task == "binary" and len(present) < 2:
-        messages.append(f"all images are {present[0] if present else 'absent'}: a classifier needs two classes")
     for (fold, part), rows in table.groupby(["fold", "part"], sort=True):
         if missing := [value for value in present if value not in set(rows[column])]:
             messages.append(f"{part} of fold {fold} has no image of {', '.join(missing)}")

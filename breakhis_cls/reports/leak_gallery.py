@@ -1,39 +1,25 @@
-"""How likely is a clean split? All named protocols and 20,000 random splits by folder, of the 7,909 official names.
+"""How likely is a clean split? All named protocols and 20,000 random splits by folder, of the 7,909 official names."""
 
-python scripts/leak_gallery.py [--out FOLDER]
-Writes gallery.csv, gallery.md, gallery.tex and the figure gallery.png (docs/protocols.md) in a minute; opens no image.
-"""
-
-import sys
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from breakhis_cls import config, names
-from breakhis_cls.data import leakage, protocols
-from breakhis_cls.errors import DONE, exits_cleanly
-from breakhis_cls.files import write_csv
-from breakhis_cls.reports import plots, text
+from .. import names
+from ..data import leakage, protocols
+from ..files import write_csv
+from . import plots, text
 
 N_DRAWS, TEST_SHARE = 20_000, 0.15  # splits 70/15/15 by folder, as papers make them
 SHARES = {"test_share": "Test images of a seen case number (%)", "benign_share": "of the benign ones (%)"}
 HEADER = ["protocol", "folds", "case numbers on both sides", "of the test images", "of the benign ones"]
 
 
-class Arguments(config.Section):
-    """Arguments of the script."""
-
-    out: config.UserPath = config.Run().reports / "leak-gallery"
-    """Output folder."""
-
-
-@exits_cleanly
-def main(argv: list[str] | None = None) -> int:
-    """Count, write and print."""
-    out = config.parse_arguments(Arguments, argv, "leak_gallery", __doc__).out
-
+def write_gallery(out: Path) -> str:
+    """Write gallery.csv, .md, .tex and the figure `gallery`: what the protocols and random splits by folder share.
+    Returns the table and a sentence on the random splits."""
     # --- every fold of the named protocols: case numbers that test shares with train and validation together ---
     folds = []
     for protocol in ("case", "slide", *protocols.PUBLISHED, "image"):
@@ -61,10 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         f"{median['benign_share']:.0f} % of the benign ones are of case numbers that were seen; in "
         f"{100 * whole.mean():.0f} % every benign test image is."
     )
-    print(text.write_tables(out, "gallery", pd.DataFrame(rows, columns=pd.Index(HEADER)), caption))
     plots.save(draw_figure(folds, draws), out, "gallery")
-    print(f"figure: {out / 'gallery.png'}")
-    return DONE
+    return text.write_tables(out, "gallery", pd.DataFrame(rows, columns=pd.Index(HEADER)), caption)
 
 
 def draw_splits() -> pd.DataFrame:
@@ -104,7 +88,3 @@ def draw_figure(folds: pd.DataFrame, draws: pd.DataFrame) -> Figure:
         ax.set_axisbelow(True)
     title = f"What a test set shares with training: a dot for each fold; grey: {len(draws):,} random splits by folder, "
     return plots.add_title(figure, title + "with their median. Dots at 0 are clean.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
