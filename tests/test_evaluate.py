@@ -82,7 +82,7 @@ def test_a_run_shows_what_only_it_holds(tmp_path: Path, tiny_tree: Path) -> None
     report = evaluate.evaluate_runs([folder])
     assert report == tmp_path / "reports" / folder.name
     left = {path.name for path in report.iterdir()}
-    assert {"learning_curves.png", "sample_sheet.png", "confident_errors.png"} <= left
+    assert {"learning_curves.png", "confident_errors.png"} <= left
     page = (report / "index.html").read_text(encoding="utf-8")
     assert (
         "a warning" in page

@@ -143,7 +143,7 @@ def test_report_of_two_classes(tiny_tree: Path, tmp_path: Path) -> None:
     assert "Thresholds were chosen on validation" in page and "with temperature scaling" in page
     assert {one["chosen_on"] for one in json.loads((tmp_path / "thresholds.json").read_text())} == {"validation"}
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"confusion_matrix.png", "confusion_matrix_40x.svg", "learning_curves.png", "sample_sheet.png",
+    assert {"confusion_matrix.png", "confusion_matrix_40x.svg", "learning_curves.png",
             "confident_errors.png", "table.tex", "table.md", "model_card.md", "errors.csv", "calibration.json",
             "net_benefit.csv", "decision_curve.svg", "checklist.md"} <= names  # fmt: skip
     latex, card = (tmp_path / "table.tex").read_text(), (tmp_path / "model_card.md").read_text()

@@ -157,19 +157,14 @@ def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLE
             name: compute_stratum(test, "class", n_resamples, seed, BY_CLASS, name)
             for name in predictions.class_names(test)
         }
-    elif len(cases := average_by_case(test)):
+    elif (test.groupby("case")["label"].nunique() == 1).all():
+        # A row for each case, fold and seed: the mean probabilities of its images.
+        kept = dict.fromkeys(("label", "subtype", "part"), "first") | dict.fromkeys(("p_benign", "p_malignant"), "mean")
+        cases = test.groupby(["case", "fold", "seed"], as_index=False).agg(kept)
+        cases = cases.assign(file=cases["case"], slide=cases["case"], magnification=0)
         content["case_level"] = compute_stratum(cases, "case_level", n_resamples, seed, BY_CASE)
     about = {"level": bootstrap.LEVEL, "method": bootstrap.METHOD, "resampled": "cases"}
     return content | {"intervals": about | {"n_resamples": n_resamples, "seed": seed}}
-
-
-def average_by_case(test: pd.DataFrame) -> pd.DataFrame:
-    """One row a case, fold and seed, with the mean probabilities of its images; empty where a case has both labels."""
-    if (test.groupby("case")["label"].nunique() > 1).any():
-        return test.iloc[:0]
-    means = dict.fromkeys([f"p_{name}" for name in names.LABELS], "mean")
-    rows = test.groupby(["case", "fold", "seed"], as_index=False).agg({"label": "first", "subtype": "first", **means})
-    return rows.assign(file=rows["case"], slide=rows["case"], magnification=0, part="test")
 
 
 def compute_stratum(

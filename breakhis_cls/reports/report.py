@@ -18,7 +18,7 @@ from ..evaluation.metrics import metric_words
 from ..files import write_csv, write_json, write_text
 from . import plots, plots_images, text
 
-PHOTOGRAPHS = ("confident_errors", "sample_sheet", "heat_")  # how the names of sheets of tissue begin
+PHOTOGRAPHS = ("confident_errors", "heat_")  # how the names of sheets of tissue begin
 N_RESAMPLES = 2_000  # for operating points; the headline has 10,000
 
 
@@ -85,7 +85,13 @@ def write_report(
     markdown = text.write_tables(folder, "table", table, caption)
 
     # --- the page, the model card and the checklist ---
-    seeds = ", ".join(map(str, sorted(experiment.test["seed"].unique())))
+    seeds, runs = ", ".join(map(str, sorted(experiment.test["seed"].unique()))), []
+    for run in experiment.sources:
+        try:
+            link = Path(os.path.relpath(run.path, folder)).as_posix()
+        except ValueError:  # on another drive of Windows
+            link = run.path.resolve().as_uri()
+        runs.append((run, link))
     content = {
         "headline": text.headline(experiment, metrics), "name": experiment.name, "binary": binary, "metrics": metrics,
         "words": words, "zooms": [f"{value}X" for value in metrics["by_magnification"]], "banners": banners,
@@ -101,7 +107,7 @@ def write_report(
                    for code, rows in analysis["errors"].groupby("subtype", sort=False)},
         "confident_errors": error_analysis.most_confident_errors(experiment.test).to_dict("records"),
         "chosen_on": sorted({entry["chosen_on"] for entry in analysis["thresholds"]}), "settings": experiment.settings,
-        "runs": [(run, relative_link(run.path, folder)) for run in experiment.sources], "table": markdown,
+        "runs": runs, "table": markdown,
         "figures": figures,
     }  # fmt: skip
     write_text(folder / "model_card.md", text.render("model_card.md", content))
@@ -109,14 +115,6 @@ def write_report(
     write_text(folder / "checklist.md", fill_checklist(page))
     write_text(folder / "index.html", page)
     return folder / "index.html"
-
-
-def relative_link(path: Path, folder: Path) -> str:
-    """A path as a page in `folder` links to it."""
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # on another drive of Windows
-        return path.resolve().as_uri()
 
 
 def draw_figures(
@@ -143,7 +141,6 @@ def draw_figures(
         figures["learning_curves"] = plots.learning_curves(history)
     if images_root is not None:
         figures["confident_errors"] = plots_images.confident_errors(test, images_root)
-        figures["sample_sheet"] = plots_images.sample_sheet(test, images_root)
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
