@@ -48,12 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         if settings.verify:
             raise
         existing = None
-    if settings.verify:
+    if existing and (settings.verify or existing.is_complete):
         print(existing)
-        return DONE if existing and existing.is_complete else ANSWER_IS_NO
-    if existing and existing.is_complete:
-        print(f"{existing}; nothing to do")
-        return DONE
+        return DONE if existing.is_complete else ANSWER_IS_NO
     # A tree of the user is neither overwritten nor mixed with another.
     root = Path(settings.data.root)
     if (target := root / archive.FOLDER).exists():
@@ -68,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     except archive.DamagedError as error:
         if settings.from_zip:  # the user's own archive is never removed
             raise
-        kaggle_download.discard(source)
+        for file in (source, kaggle_download.marker_of(source)):
+            file.unlink(missing_ok=True)
         raise DataError(f"{error}. It was removed; the same command downloads it again") from None
     print(counted)
     if not settings.from_zip:

@@ -24,19 +24,12 @@ class Arguments(config.Config):
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> int:
-    """Write the features, and print how a run uses them."""
+    """Write the features of all images at `data.magnifications`, extracted where they are not cached."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
-    settings = config.parse_settings(Arguments, argv, "breakhis features", __doc__)
-    encoder = write_features(config.Config.model_validate(settings.model_dump(exclude={"out"})), settings.out)
-    print(f'{settings.out}\nnext: breakhis train --features.source {settings.out} --features.encoder "{encoder}"')
-    return DONE
-
-
-def write_features(settings: config.Config, out: Path) -> str:
-    """Write the features of all images at `data.magnifications`, extracted where they are not cached; returns the name
-    of their encoder. Raises as train_run does."""
+    arguments = config.parse_settings(Arguments, argv, "breakhis features", __doc__)
+    settings, out = config.Config.model_validate(arguments.model_dump(exclude={"out"})), arguments.out
     from .data import embeddings, index
     from .modeling import features, weights
     from .pipeline.pixel_store import PixelStore
@@ -52,7 +45,9 @@ def write_features(settings: config.Config, out: Path) -> str:
         hashes = images["pixel_sha256"].to_numpy()
         matrix = features.backbone_features(settings, hashes, store.array, store.rows)
     embeddings.write_embeddings(out, images, matrix)
-    return weights.encoder_title(settings)
+    encoder = weights.encoder_title(settings)
+    print(f'{out}\nnext: breakhis train --features.source {out} --features.encoder "{encoder}"')
+    return DONE
 
 
 if __name__ == "__main__":

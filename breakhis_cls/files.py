@@ -127,10 +127,8 @@ def read_text(path: Path) -> str:
     """The text of a file that anyone made: UTF-8 or UTF-16, without comment lines on top. DataError says what it is."""
     try:
         raw = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"no such file: {path}") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if raw.startswith(b"PK"):
         raise DataError(f"{path} cannot be read as text: it is a workbook or a zip; save the table as CSV (UTF-8)")
     is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

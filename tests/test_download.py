@@ -154,7 +154,7 @@ def test_from_nothing_to_a_whole_tree_and_then_nothing_to_do(kaggle, tiny_tree, 
     assert "token" not in message.out and "unpacking and verifying" in message.err
     kaggle.seen.clear()
     assert download.main([]) == 0
-    assert "nothing to do" in capsys.readouterr().out and kaggle.seen == []
+    assert "it is complete" in capsys.readouterr().out and kaggle.seen == []
     assert download.main(["--verify"]) == 0
 
 

@@ -285,7 +285,7 @@ def test_images_that_cannot_be_split():
         splits.assign_split(pd.concat([IMAGES, foreign]), Split(protocol="spanhol"))
     with pytest.raises(DataError, match="1 cases cannot fill 5 folds"):
         splits.assign_split(foreign, Split())
-    with pytest.raises(DataError, match=r"none of .* is in kaiko_eva; expected 40X"):
+    with pytest.raises(DataError, match=r"none of .* is in kaiko_eva; expected .* 40X"):
         splits.select_images(IMAGES.query("magnification == 200"), Split(protocol="kaiko_eva"))
     one_case = IMAGES.loc[IMAGES["case"] == "22549"]
     with pytest.raises(DataError, match=r"no test image|no train image"):

@@ -101,10 +101,11 @@ def find_holder(base: Path) -> Path:
             subfolders.remove(TREE)  # do not search its 7,909 images
         if not others and any(is_image(name) and names.official_name(name) for name in filenames):
             others.append(Path(folder))
-    if holders and len(trees := holders + others) > 1:
+    trees = [str(folder) for folder in holders + others]
+    if holders and len(trees) > 1:
         found = f"{base} holds several trees of BreakHis, which are not mixed; name one of them"
-        raise DataError(f"{found}:{list_first([str(tree) for tree in trees], len(trees))}")
-    if not holders and not others:
+        raise DataError(f"{found}:{list_first(trees, len(trees))}")
+    if not trees:
         entries = ", ".join(sorted(entry.name for entry in base.iterdir())[:5]) if base.is_dir() else ""
         found = f"it holds {entries or 'nothing'}" if base.is_dir() else "there is no such folder"
         what = f"no folder '{TREE}' under {base}, and no image with a name of BreakHis"
@@ -214,12 +215,10 @@ def _load_table(data: config.Data) -> pd.DataFrame:
 
 def _read_image(path: Path) -> dict[str, Any]:
     """What KEPT says of an image beside its STAMP; `reason` says why it cannot be read, and is empty if it can."""
-    row = dict[str, Any](sha256="", pixel_sha256="", reason="", width_px=0, height_px=0)
     try:
         raw = path.read_bytes()
-        row["sha256"] = hashlib.sha256(raw).hexdigest()
         rgb = decode_bytes(raw)
     except (OSError, DataError) as error:
-        return row | {"reason": read_error(error)}
-    row["height_px"], row["width_px"], _ = rgb.shape
-    return row | {"pixel_sha256": pixel_sha256(rgb)}
+        return {"sha256": "", "pixel_sha256": "", "reason": read_error(error), "width_px": 0, "height_px": 0}
+    sizes = {"width_px": rgb.shape[1], "height_px": rgb.shape[0]}
+    return {"sha256": hashlib.sha256(raw).hexdigest(), "pixel_sha256": pixel_sha256(rgb), "reason": "", **sizes}

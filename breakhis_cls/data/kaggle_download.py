@@ -25,7 +25,7 @@ def fetch_archive(folder: Path, root: Path) -> Path:
     DownloadError if Kaggle finds no valid credentials or the download is not complete; DataError if the disk has no
     room for zip and tree. What was downloaded stays for the next call."""
     path = folder / "breakhis.zip"
-    if path.is_file() and not _marker(path).exists():  # whole: not asked for again
+    if path.is_file() and not marker_of(path).exists():  # whole: not asked for again
         return path
     # PNGs are compressed already: the tree is as large as the zip.
     n_here = path.stat().st_size if path.exists() else 0
@@ -58,13 +58,7 @@ def fetch_archive(folder: Path, root: Path) -> Path:
     return path
 
 
-def discard(path: Path) -> None:
-    """Remove a downloaded zip and what is known of it, so that the next call starts from the beginning."""
-    for one in (path, _marker(path)):
-        one.unlink(missing_ok=True)
-
-
-def _marker(path: Path) -> Path:
+def marker_of(path: Path) -> Path:
     """The client's note of a download that is not complete."""
     return path.with_name(f"{path.name}.kaggle-partial")
 

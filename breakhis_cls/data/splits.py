@@ -56,9 +56,9 @@ def select_images(images: pd.DataFrame, split: Split, warn: bool = True) -> pd.D
     messages = protocols.protocol_warnings(images, split.protocol, split.fold)
     part = protocols.assign_parts(images, split.protocol, split.fold)
     if part.isna().all():
-        is_40x = split.protocol in protocols.LEADERBOARDS
-        expected = "40X images of TA, MC, F and DC" if is_40x else "the images that it names"
-        raise DataError(f"none of {len(images):,} images is in {split.protocol}; expected {expected}")
+        raise DataError(
+            f"none of {len(images):,} images is in {split.protocol}; expected those it names, of leaderboards at 40X"
+        )
     if split.protocol == "spanhol" and part.isna().any():
         foreign = images.loc[part.isna(), "slide"].iloc[0]
         raise DataError(f"spanhol contains BreakHis's {names.N_SLIDES} slides only, not {foreign}; use case")
