@@ -27,18 +27,18 @@ from .errors import ANSWER_IS_NO, DONE, ConfigError, DataError, ModelError, RunE
 
 
 class Format(NamedTuple):
-    """A format of `keras.Model.export`."""
+    """A format of `keras.Model.export`: its name there, the file, the module that scores it, and what else it needs."""
 
     keras_name: str
     file: str
-    runtime: str  # module that scores the file
-    needs: tuple[str, ...]  # modules of the extra `export`
+    runtime: str
+    needs: tuple[str, ...] = ()
 
 
 FORMATS = {
-    "onnx": Format("onnx", "model.onnx", "onnxruntime", ("onnx", "tf2onnx", "onnxruntime")),
-    "saved_model": Format("tf_saved_model", "saved_model", "tensorflow", ()),
-    "litert": Format("litert", "model.tflite", "ai_edge_litert", ("ai_edge_litert",)),
+    "onnx": Format("onnx", "model.onnx", "onnxruntime", ("onnx", "tf2onnx")),
+    "saved_model": Format("tf_saved_model", "saved_model", "tensorflow"),
+    "litert": Format("litert", "model.tflite", "ai_edge_litert"),
 }
 
 
@@ -63,12 +63,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = config.parse_arguments(Arguments, argv, "breakhis export", __doc__)
     run, to, out = arguments.run, arguments.to, arguments.out
     form = FORMATS[to]
-    if missing := [name for name in form.needs if importlib.util.find_spec(name) is None]:
+    if missing := [name for name in (form.runtime, *form.needs) if importlib.util.find_spec(name) is None]:
         raise ConfigError(f"--to {to} needs {', '.join(missing)}: pip install -c constraints.txt -e '.[export]'")
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise ConfigError(f"--out {out} exists and is not empty; name a new folder")
     if not (run / "metrics.json").is_file():
         raise RunError(f"{run} is not a finished run; name the folder that train printed")
+
+    import pandas as pd
 
     from .data import dataset as datasets
     from .evaluation import predictions
@@ -86,10 +88,10 @@ def main(argv: list[str] | None = None) -> int:
         raise DataError(f"the run's images are needed ({error}); name their folder with --data.root") from None
     store = PixelStore.open(dataset.images, dataset.root, settings.image, settings.data.cache)
     test = predictions.select_part(predictions.read_predictions(run / "predictions.csv"), "test")
-    rows = dataset.images.reset_index().set_index("file")["index"].reindex(test["file"])
-    if rows.isna().any():
-        raise DataError(f"{rows.isna().sum():,} test images of {run} are not under {dataset.root}; see --data.root")
-    rows = store.rows[rows.to_numpy(int)]
+    at = pd.Index(dataset.images["file"]).get_indexer(test["file"])
+    if (at < 0).any():
+        raise DataError(f"{(at < 0).sum():,} test images of {run} are not under {dataset.root}; see --data.root")
+    rows = store.rows[at]
 
     predictor = open_predictor(run, arguments.quantile)
     if (found := predictor.model.dtype_policy.compute_dtype) != "float32":

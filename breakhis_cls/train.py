@@ -7,6 +7,7 @@ examples:
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -162,14 +163,11 @@ def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder:
 def _git_commit() -> str | None:
     """The commit of the checkout that holds this package; None for an installed wheel."""
     here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():  # else git would answer for whatever repository holds site-packages
+    # Without the check git would answer for whatever repository holds site-packages. A container may lack git.
+    if not (here.parent / ".git").exists() or not shutil.which("git"):
         return None
-    try:
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, check=False)
-    except OSError as error:  # a container without git
-        print(f"warning: the commit is not recorded, since git cannot be run ({error.strerror})", file=sys.stderr)
-        return None
-    return answer.stdout.decode().strip() or None
+    answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, encoding="utf-8", check=False)
+    return answer.stdout.strip() or None
 
 
 if __name__ == "__main__":

@@ -32,14 +32,12 @@ def torch_preprocessing(**options) -> layers.Layer:
 class Backbone:
     """How to build a network of keras.applications, and where its stages are."""
 
-    build: Callable[..., keras.Model]
-    """Called with include_top=False and weights."""
+    build: Callable[..., keras.Model]  # called with include_top=False and weights
+    # conv3, conv4, conv5 (1/8, 1/16 and 1/32 of the image's size) -> name of the stage's last layer, its channels
     stages: dict[str, tuple[str, int]]
-    """conv3, conv4, conv5 (1/8, 1/16 and 1/32 of the image's size) -> name of the stage's last layer, its channels."""
+    # RGB in [0, 255] -> what `build` expects; Identity where the network preprocesses by itself
     preprocessing: Callable[..., layers.Layer] = layers.Identity
-    """RGB in [0, 255] -> what `build` expects; Identity where the network preprocesses by itself."""
-    normalises_pooled: bool = False
-    """Whether its last layer is a LayerNormalization that was trained on the pooled conv5."""
+    normalises_pooled: bool = False  # its last layer is a LayerNormalization that was trained on the pooled conv5
 
 
 BACKBONES = {

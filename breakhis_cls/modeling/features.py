@@ -7,8 +7,6 @@ On CPU they are computed in a process of their own: oneDNN is switched when Tens
 pass, which it makes faster and which stays repeatable, and off for training, which would not.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import pickle
@@ -19,7 +17,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +26,6 @@ from ..errors import BAD_INPUT, DONE, INTERRUPTED, BreakHisError
 from ..files import atomic_path, sha256_of_values
 from ..parallel import show_progress
 from . import devices, weights
-
-if TYPE_CHECKING:
-    import keras
 
 BATCH_SIZE = 32  # fixed: outputs depend on it; 8 to 64 differ by a tenth in speed on CPU (docs/performance.md)
 SHARD_ROWS = 128  # some ten seconds of work on two cores, which is what a kill may cost
@@ -77,7 +72,7 @@ def extract(
 
 
 def write_shards(
-    model: keras.Model, widths: dict[str, int], hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path
+    model: Any, widths: dict[str, int], hashes: np.ndarray, pixels: np.ndarray, index: np.ndarray, folder: Path
 ) -> Iterator[Path]:
     """Write outputs of a model for rows `index` of `pixels` in shards; `widths` of its pieces lie side by side."""
     ends = np.cumsum([*widths.values()])[:-1]
@@ -91,7 +86,7 @@ def write_shards(
         yield path
 
 
-def predict_rows(model: keras.Model, pixels: np.ndarray, index: np.ndarray) -> np.ndarray:
+def predict_rows(model: Any, pixels: np.ndarray, index: np.ndarray) -> np.ndarray:
     """(n, d) float32 outputs of a model for rows `index` of (m, h, w, 3) uint8 pixels."""
     # The last batch is filled up with its last row: every row is computed in one shape, to equal bits.
     full = np.pad(index, (0, -len(index) % BATCH_SIZE), mode="edge").reshape(-1, BATCH_SIZE)
@@ -129,14 +124,13 @@ def extract_apart(
 ) -> Iterator[str]:
     """`extract` in a child process, which ends when this one does; yields a line for each shard that is written."""
     with tempfile.TemporaryDirectory() as scratch:
-        file, failure = Path(scratch, "pixels.npy"), Path(scratch, "error")
+        file, work, failure = (Path(scratch, name) for name in ("pixels.npy", "work", "error"))
         if isinstance(pixels, np.memmap) and not isinstance(pixels.base, np.memmap):  # a whole file, and no part of it
             file = pixels.filename
         else:
             np.save(file, pixels)
-        Path(scratch, "config.yaml").write_text(config.dump_config(settings), encoding="utf-8")
-        np.savez(Path(scratch, "rows.npz"), hashes=np.asarray(hashes, dtype="U64"), index=index)
-        command = [sys.executable, "-m", __name__, scratch, str(file), str(folder)]
+        work.write_bytes(pickle.dumps((settings, hashes, file, index, folder)))
+        command = [sys.executable, "-m", __name__, scratch]
         # stdin stays open as long as we live. Ctrl-C reaches only us: we end the child.
         apart = {"start_new_session": True, "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
@@ -148,7 +142,7 @@ def extract_apart(
             raise subprocess.CalledProcessError(child.returncode, command)
 
 
-def main(scratch: str, pixels: str, folder: str) -> int:
+def main(scratch: str) -> int:
     """What the child does; prints a line for each shard."""
 
     def end_with_parent() -> None:
@@ -156,11 +150,9 @@ def main(scratch: str, pixels: str, folder: str) -> int:
         os._exit(INTERRUPTED)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    settings = config.load_config(Path(scratch, "config.yaml"))
+    settings, hashes, pixels, index, folder = pickle.loads(Path(scratch, "work").read_bytes())
     try:
-        with np.load(Path(scratch, "rows.npz")) as rows:
-            hashes, index = rows["hashes"], rows["index"]
-        for path in extract(settings, hashes, np.load(pixels, mmap_mode="r"), index, Path(folder)):
+        for path in extract(settings, hashes, np.load(pixels, mmap_mode="r"), index, folder):
             print(path, flush=True)
     except (BreakHisError, OSError) as error:
         Path(scratch, "error").write_bytes(pickle.dumps(error))

@@ -31,7 +31,7 @@ def fit_phase(
     Best is the lowest loss on validation; the weights of a model that `is_fitted` by an earlier phase, of
     `first_epoch` epochs, compete too. folder: named like the phase; holds TensorBoard's events and, with `checkpoints`,
     the last epoch, after which a killed phase goes on. Call it in the `training_scope` where the model was made; all
-    devices share a batch. Raises ModelError when the loss is not finite, or a batch does not fit into memory.
+    devices share a batch. ModelError when the loss is not finite.
     """
     # --- JAX: its devices take equal shares of each batch, and it reads by tf.data, which must leave it the GPUs ---
     batch_size = phase.batch_size
@@ -68,26 +68,18 @@ def fit_phase(
     else:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # else its curves show a killed try, too
     validation_data = batches.validation_batches(validation, batch_size)  # in order, and not turned
-    try:
-        # Fine-tuning with a rate that is too high would else end worse than the head it began with.
-        if is_fitted and not checkpoint.n_done:
-            checkpoint.start_from(model, validation_data)
-        if not checkpoint.ended:
-            model.fit(
-                batches.training_batches(rows, batch_size, seed, checkpoint.n_done, phase.epochs),
-                validation_data=validation_data,
-                shuffle=False,  # the stream is in order already
-                callbacks=[checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],
-                verbose=1 if sys.stdout.isatty() else 0,  # Keras's bar is control codes, which a log is better without
-                initial_epoch=checkpoint.n_done, epochs=phase.epochs, steps_per_epoch=n_steps,
-            )  # fmt: skip
-    except Exception as error:
-        # TensorFlow's ResourceExhaustedError and JAX's XlaRuntimeError have no base in common.
-        if "ResourceExhausted" not in type(error).__name__ and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        section, smaller = type(phase).__name__.lower(), max(phase.batch_size // 2, 1)
-        found = f"a batch of {phase.batch_size} does not fit into memory"
-        raise ModelError(f"{found}; --{section}.batch_size {smaller} needs half of it") from None
+    # Fine-tuning with a rate that is too high would else end worse than the head it began with.
+    if is_fitted and not checkpoint.n_done:
+        checkpoint.start_from(model, validation_data)
+    if not checkpoint.ended:
+        model.fit(
+            batches.training_batches(rows, batch_size, seed, checkpoint.n_done, phase.epochs),
+            validation_data=validation_data,
+            shuffle=False,  # the stream is in order already
+            callbacks=[checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],
+            verbose=1 if sys.stdout.isatty() else 0,  # Keras's bar is control codes, which a log is better without
+            initial_epoch=checkpoint.n_done, epochs=phase.epochs, steps_per_epoch=n_steps,
+        )  # fmt: skip
     model.set_weights(checkpoint.best_weights)  # not those of the last epoch
     return pd.DataFrame(checkpoint.history)
 

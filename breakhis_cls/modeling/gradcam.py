@@ -60,14 +60,11 @@ def class_evidence(model: keras.Model, images: np.ndarray, class_index: np.ndarr
 
     # --- equations 1 and 2 of the paper, times the number of cells, so that the mean over cells is in log-odds ---
     finest = max(block.shape[1:3] for block in blocks)
-    maps = []
+    evidence = np.zeros((len(images), *finest))
     for block, gradient in zip(blocks, gradients, strict=True):
-        weighted = np.einsum("nhwc,nc->nhw", block, gradient)
-        down, across = (
-            _interpolation_weights(*cells, cells[1]) for cells in zip(block.shape[1:3], finest, strict=True)
-        )
-        maps.append(down @ weighted @ across.T)
-    return np.sum(maps, axis=0).astype(np.float32)
+        down, across = (_interpolation_weights(n, fine, fine) for n, fine in zip(block.shape[1:3], finest, strict=True))
+        evidence += down @ np.einsum("nhwc,nc->nhw", block, gradient) @ across.T
+    return evidence.astype(np.float32)
 
 
 def upsample_heat(evidence: np.ndarray, size_px: tuple[int, int], image: config.Image | None = None) -> np.ndarray:
@@ -104,8 +101,8 @@ def randomization_check(model: keras.Model, images: np.ndarray, class_index: np.
     checks = [(share, draw) for share in SHARES for draw in range(N_DRAWS)]
     for share, draw in show_progress(checks, "randomisation check", len(checks)):
         randomized = class_evidence(randomize_weights(model, share, seed + draw), images, class_index)
-        correlations = map(rank_correlation, trained, randomized)
-        rows += [(share, draw, at, rho) for at, rho in enumerate(correlations)]
+        pairs = enumerate(zip(trained, randomized, strict=True))
+        rows += [(share, draw, at, rank_correlation(*pair)) for at, pair in pairs]
     return pd.DataFrame(rows, columns=["share", "draw", "image", "rho"])
 
 

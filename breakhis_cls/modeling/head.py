@@ -79,8 +79,8 @@ class Neighbours(NamedTuple):
 
     def predict_with(self, candidates: list[int], features: np.ndarray) -> list[np.ndarray]:
         """Probabilities for several k: the weights of the k nearest images, and the prior as one image more."""
+        search = NearestNeighbors(metric="cosine", algorithm="brute").fit(self.features)
         with threadpool_limits(1):
-            search = NearestNeighbors(metric="cosine", algorithm="brute").fit(self.features)
             nearest = search.kneighbors(features - self.centre, max(candidates), return_distance=False)
         prior = self.votes.sum(axis=0) / self.votes.sum()
         sums = [(k, self.votes[nearest[:, :k]].sum(axis=1)) for k in candidates]
@@ -152,8 +152,8 @@ def draw_shots(labels: np.ndarray, cases: np.ndarray, shots: int, rng: np.random
 
 # head.kind -> its fit, of features (n, d), labels (n,), cases (n,), inner folds (n,), n_classes and settings
 PROBES: dict[str, Callable[..., Any]] = {
-    "logistic": lambda features, labels, cases, _, n_classes, settings: fit_logistic(
-        features, labels, case_weights(labels, cases, settings.data.balance), n_classes, settings.head.C
+    "logistic": lambda x, y, cases, _, n_classes, settings: fit_logistic(
+        x, y, case_weights(y, cases, settings.data.balance), n_classes, settings.head.C
     ),
     "knn": fit_knn,
     "prototype": fit_prototypes,

@@ -81,7 +81,22 @@ def draw_field(rng: np.random.Generator, code: str, case: SimpleNamespace, magni
     level = _quantile(subtype.cover + case.cover + rng.normal(0, 0.08))
     if subtype.gap_um:  # benign: glands with a lumen, in lobules
         lobule = 60 * (_noise(rng, x / 200, y / 200) + level)
-        depth = np.minimum(_depth_in_glands(rng, x, y, subtype), lobule)
+        # How far a point lies inside the outline of its three nearest glands, which are wavy ellipses.
+        centres = _jittered_grid(rng, x.max(), y.max(), subtype.gap_um, 0.3)
+        n = len(centres)
+        radius = subtype.size_um * rng.lognormal(0, 0.22, n)
+        stretch, angle = np.sqrt(rng.uniform(1, subtype.stretch, n)), rng.uniform(0, np.pi, n)
+        wave = rng.normal(0, 0.09, (2, n)) * np.exp(2j * np.pi * rng.random((2, n)))
+        points = np.stack([x.ravel(), y.ravel()], axis=1)
+        nearest = cKDTree(centres).query(points, k=3)[1]
+        offset = points[:, None, :] - centres[nearest]
+        z = (offset[..., 0] + 1j * offset[..., 1]) * np.exp(-1j * angle)[nearest]
+        z = z.real / stretch[nearest] + 1j * z.imag * stretch[nearest]
+        r = np.abs(z) + 1e-6
+        z /= r
+        outline = radius[nearest] * (1 + (z * z * (wave[0][nearest] + z * wave[1][nearest])).real)
+        inside = (outline - r).max(axis=1).reshape(x.shape).astype(np.float32)
+        depth = np.minimum(inside, lobule)
         lumen, space = depth - 10 - 8 * atypia, np.full_like(depth, -99)
     else:  # malignant: nests, cords and papillae, in MC and PC within empty or mucinous space
         size = subtype.size_um
@@ -99,12 +114,12 @@ def draw_field(rng: np.random.Generator, code: str, case: SimpleNamespace, magni
     spacing_um = (2.6 - 0.25 * atypia) * radius_um / np.sqrt(case.density)
     stroma_um, lymphocytes_um = 1e3 / np.sqrt([subtype.stroma_per_mm2 * case.density, case.lymphocytes_per_mm2])
     canvas, masks = np.zeros((height_px, width_px), np.float32), []
+    spread, waviness = 0.08 + 0.2 * atypia, 0.03 + 0.07 * atypia
     for kind in (  # where, angle, spacing, radius, spread, aspect, waviness, darkness, nucleolus
-        (solid & (depth > 2), upright, spacing_um, radius_um, 0.08 + 0.2 * atypia, 1.35, 0.03 + 0.07 * atypia, 0.75,
-         atypia),
+        (solid & (depth > 2), upright, spacing_um, radius_um, spread, 1.35, waviness, 0.75, atypia),
         (solid & (depth < -3), along_fibres, stroma_um, 2.9, 0.2, 2.8, 0.08, 0.7, 0.0),
         (solid & (depth < 0), along_fibres, lymphocytes_um, 2.7, 0.06, 1.1, 0.04, 1.0, 0.0),
-    ):  # fmt: skip
+    ):
         _draw_nuclei(canvas, rng, um_per_px, *kind)
         masks.append(np.asarray(Image.fromarray(canvas > 0).resize(FULL_PX, Image.Resampling.NEAREST)))
 
@@ -191,24 +206,6 @@ def _draw_nuclei(
         inside &= density > 0
         flat = (rows[:, :, None] * width + columns[:, None, :])[inside]
         np.maximum.at(canvas.reshape(-1), flat, density[inside])
-
-
-def _depth_in_glands(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, subtype: Any) -> np.ndarray:
-    """How far a point lies inside the outline of its three nearest glands, which are wavy ellipses, um."""
-    centres = _jittered_grid(rng, x.max(), y.max(), subtype.gap_um, 0.3)
-    n = len(centres)
-    radius = subtype.size_um * rng.lognormal(0, 0.22, n)
-    stretch, turn = np.sqrt(rng.uniform(1, subtype.stretch, n)), rng.uniform(0, np.pi, n)
-    wave = rng.normal(0, 0.09, (2, n)) * np.exp(2j * np.pi * rng.random((2, n)))
-    points = np.stack([x.ravel(), y.ravel()], axis=1)
-    nearest = cKDTree(centres).query(points, k=3)[1]
-    offset = points[:, None, :] - centres[nearest]
-    z = (offset[..., 0] + 1j * offset[..., 1]) * np.exp(-1j * turn)[nearest]
-    z = z.real / stretch[nearest] + 1j * z.imag * stretch[nearest]
-    r = np.abs(z) + 1e-6
-    z /= r
-    outline = radius[nearest] * (1 + (z * z * (wave[0][nearest] + z * wave[1][nearest])).real)
-    return (outline - r).max(axis=1).reshape(x.shape).astype(np.float32)
 
 
 def _along_and_across(x: np.ndarray, y: np.ndarray, turn: float, bend: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
