@@ -3,8 +3,6 @@
 settings.yaml says what each setting means, for readers and for `--help-all`. A command's own options have docstrings.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import os
@@ -12,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -190,7 +188,7 @@ class Config(Section):
 
     # Otherwise the error would come only after the features of all images are extracted.
     @model_validator(mode="after")
-    def _parts_fit_together(self) -> Config:
+    def _parts_fit_together(self) -> Self:
         head, tune, is_probe = self.head, self.tune, self.head.kind in ("knn", "prototype")
         trained = {"conv5": {"conv5"}, "conv4": {"conv4", "conv5"}}.get(tune.part)
         fits_head = head.epochs and (head.kind != "keras" or head.peak_lr)
@@ -443,7 +441,6 @@ def read_options(
 
 
 def _value_form(kind: Any) -> str:
-    """How help shows the values of a type: `{train,test}`, N, X, TEXT or PATH."""
     if get_origin(kind) is Literal:
         return f"{{{','.join(map(str, get_args(kind)))}}}"
     return FORMS[kind] if kind in FORMS else _value_form(get_args(kind)[0])  # of int | None, or tuple[int, ...]: N

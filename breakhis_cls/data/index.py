@@ -156,7 +156,6 @@ _scan_once = functools.cache(scan_tree)
 
 
 def _list_tree(data: config.Data, root: Path) -> pd.DataFrame:
-    """scan_tree's table, of all magnifications; DataError lists what does not belong, or the absent magnifications."""
     # A sweep's worker lists a tree once for all its runs: to scan 7,909 files takes a second.
     scan = scan_tree if multiprocessing.parent_process() is None else _scan_once
     listed, misplaced = scan(root)

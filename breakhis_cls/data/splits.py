@@ -96,7 +96,6 @@ def _assign_test(images: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, np.n
 
 
 def _balanced(images: pd.DataFrame, by: str, shares: list[float], seed: tuple[int, ...]) -> np.ndarray:
-    """(n,) the side of each image, allocated by groups."""
     return images[by].map(allocate_groups(images, by, shares, seed)).to_numpy()
 
 
