@@ -23,7 +23,6 @@ FILLED = 0.9  # of a metric's range: an interval this wide says nothing
 ROUNDING = 1e-12  # spread of equal numbers that are added in another order
 WORST_COVERAGE = {70: 0.863, 23: 0.867}  # by number of cases, of any metric and simulated model: docs/coverage.csv
 METHOD = "logit_t"  # as metrics.json names it
-Range = tuple[float, float]  # lowest and highest possible value of a metric
 
 
 class Interval(NamedTuple):
@@ -67,7 +66,7 @@ def jackknife_values(statistic: Statistic, n_cases: int) -> np.ndarray:
 
 
 def bootstrap_interval(
-    statistic: Statistic, weights: np.ndarray, groups: np.ndarray, n_behind: int, limits: Range = (0, 1),
+    statistic: Statistic, weights: np.ndarray, groups: np.ndarray, n_behind: int, limits: tuple[float, float] = (0, 1),
     failing: float | None = None, share: float = 1,
 ) -> Interval:  # fmt: skip
     """Interval of a statistic under resampled case weights (n_resamples, n_cases). `groups` (n_cases,) are kinds of

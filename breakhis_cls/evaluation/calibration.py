@@ -11,6 +11,7 @@ from . import bootstrap, case_statistics, metrics, predictions
 
 N_CURVE, SPAN = 41, 0.75  # points of the smooth curve, and the share of images that each takes in
 TEMPERATURES = (0.05, 20.0)  # searched
+SMALLEST = 1e-12  # probability: log 0 has no multiple
 MIN_CASES = 3  # of each class in validation: one benign case once took a log loss from 0.32 to 1.39
 MODEL = ["fold", "seed"]  # each pair is a model of its own, with its own validation rows
 
@@ -109,7 +110,7 @@ def fit_temperature(validation: pd.DataFrame, classes: Collection[str]) -> tuple
     Above 1 the model is overconfident. Every case weighs the same: else one case of many images sets T, and log loss on
     test rises. `classes` are those that the temperature is for."""
     scores, true = predictions.probabilities(validation), predictions.true_labels(validation)
-    names, logits = predictions.class_names(validation), log_probabilities(validation)
+    names, logits = predictions.class_names(validation), np.log(np.clip(scores, SMALLEST, 1))
 
     # --- validation that says nothing about calibration ---
     n_cases = {name: validation.loc[true == names.index(name), "case"].nunique() for name in classes}
@@ -134,13 +135,9 @@ def fit_temperature(validation: pd.DataFrame, classes: Collection[str]) -> tuple
 
 def apply_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
     """The table with softmax(log p / T) as probabilities; the ranking of images stays, for two classes."""
-    scaled = special.softmax(log_probabilities(table) / temperature, axis=1)
+    logits = np.log(np.clip(predictions.probabilities(table), SMALLEST, 1))
+    scaled = special.softmax(logits / temperature, axis=1)
     return table.assign(**{f"p_{name}": scaled[:, at] for at, name in enumerate(predictions.class_names(table))})
-
-
-def log_probabilities(table: pd.DataFrame) -> np.ndarray:
-    """(n, n_classes), above -28: log 0 has no multiple."""
-    return np.log(np.clip(predictions.probabilities(table), 1e-12, 1))
 
 
 def compare_calibration(table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:

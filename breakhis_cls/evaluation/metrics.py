@@ -11,7 +11,6 @@ import pandas as pd
 from .. import names
 from . import bootstrap, predictions
 from . import case_statistics as cs
-from .bootstrap import Range
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Metric:
     label: str
     reading: str
     needs: tuple[str, ...] = ()  # classes without which it is undefined; their cases carry its interval
-    range: Range = (0, 1)  # lowest and highest possible value
+    range: tuple[float, float] = (0, 1)  # lowest and highest possible value
     failing: float | Callable[[np.ndarray], float] = 0  # of a case that fails as a whole; of probabilities (n, classes)
     share: float = 1  # that the cases behind it decide, if they fail (docs/statistics.md)
     unit: str = "image"  # what it is a mean over: image, slide or case
