@@ -47,13 +47,12 @@ def test_eight_classes_show_every_count_benign_first_and_divided() -> None:
     backwards = table[[*table.columns[:12], *reversed(table.columns[12:])]]
     ax = plots.confusion_matrix(backwards).axes[0]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["A", "F", "PT", "TA", "DC", "LC", "MC", "PC"]
-    cells = [text.get_text() for text in ax.texts[:64]]
+    cells = [text.get_text() for text in ax.texts]
     truth = predictions.true_labels(table)
     counts = confusion_matrix(truth, predictions.predicted_labels(table))
     assert [int(cell.split("\n")[1]) for cell in cells] == counts.ravel().tolist()
     shares = [int(cell.split("\u00a0%")[0]) for cell in cells]
     assert shares == (100 * counts / counts.sum(axis=1, keepdims=True)).round().astype(int).ravel().tolist()
-    assert [text.get_text() for text in ax.texts[64:]] == ["benign", "benign", "malignant", "malignant"]
     assert [line.get_xdata()[0] for line in ax.lines] == [3.5, 0]  # the divider, down and across
 
 

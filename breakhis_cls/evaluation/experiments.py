@@ -95,34 +95,29 @@ def group_experiments(sources: list[Source]) -> list[Experiment]:
     for group in groups.values():
         check_agreement([source.table for source in group], [source.name for source in group])
 
-    names = name_groups([*groups.values()])
+    # `binary_200x-0-0-1234abcd` of one run, `protocol_case-5-folds`, or `leak_penalty-image` where settings differ.
+    outside = ("data.root", "data.cache", "split.fold", "split.allow_leaks", "run")
+    first = [group[0].settings for group in groups.values()]
+    flat, found = [flat_settings(one, outside) | {"name": one.name} if one else {} for one in first], []
+    for group, mine in zip(groups.values(), flat, strict=True):
+        n_folds = len({fold for source in group for fold in source.table["fold"]})
+        words = [f"{n_folds}-folds" if n_folds > 1 else f"{len(group)}-runs"] if len(group) > 1 else []
+        same = [one for one in flat if one.get("name") == mine.get("name")] if len(group) > 1 else []
+        differing = {key: value for key, value in mine.items() if any(other[key] != value for other in same)}
+        # A word says what it is of (`image`, `40-100`), any other value needs its setting (`C-0.1`).
+        words = [
+            "-".join(map(str, value)) if isinstance(value, list)
+            else value if isinstance(value, str) else f"{key.rpartition('.')[2]}-{value}"
+            for key, value in differing.items()
+        ] or words  # fmt: skip
+        found.append("-".join([str(mine.get("name") if len(group) > 1 and mine else group[0].name), *words]))
+    names = [name.replace("/", "-") for name in found]
     if len(set(names)) < len(names):
         names = [f"{name}-{at}" for at, name in enumerate(names, 1)]
     return [
         Experiment(name, tuple(group), pd.concat([source.table for source in group], ignore_index=True))
         for name, group in zip(names, groups.values(), strict=True)
     ]
-
-
-def name_groups(groups: list[list[Source]]) -> list[str]:
-    """`binary_200x-0-0-1234abcd` of one run, `protocol_case-5-folds`, or `leak_penalty-image` where settings differ."""
-    outside = ("data.root", "data.cache", "split.fold", "split.allow_leaks", "run")
-    first = [group[0].settings for group in groups]
-    flat = [flat_settings(one, outside) | {"name": one.name} if one else {} for one in first]
-    found = []
-    for group, mine in zip(groups, flat, strict=True):
-        same = [one for one in flat if mine and one.get("name") == mine["name"]]
-        # A word says what it is of (`image`, `200`), any other value needs its setting (`C-0.1`).
-        words = [
-            "-".join(map(str, value)) if isinstance(value, list)
-            else value if isinstance(value, str) else f"{key.rpartition('.')[2]}-{value}"
-            for key, value in mine.items() if any(other[key] != value for other in same)
-        ]  # fmt: skip
-        n_folds = len({fold for source in group for fold in source.table["fold"]})
-        counted = f"{n_folds}-folds" if n_folds > 1 else f"{len(group)}-runs"
-        name = group[0].name if len(group) == 1 or not mine else str(mine["name"])
-        found.append("-".join([name, *((words or [counted]) if len(group) > 1 else [])]).replace("/", "-"))
-    return found
 
 
 def flat_settings(settings: config.Config, outside: Iterable[str]) -> dict[str, Any]:

@@ -56,8 +56,10 @@ def validate_predictions(
     numbers, texts = [*INTEGERS, *scores], [name for name in COLUMNS if name not in INTEGERS]
     table = table.assign(
         **{name: table[name].fillna("").astype(str).str.strip() for name in texts},
-        **{name: read_numbers(table[name]) for name in numbers},
-    )
+        # A spreadsheet writes a decimal comma, a person 40X.
+        **{name: pd.to_numeric(table[name].astype(str).str.strip(" xX").str.replace(",", "."), errors="coerce")
+           for name in numbers},
+    )  # fmt: skip
     table["label"], table["subtype"] = table["label"].str.lower(), table["subtype"].str.upper()
     binary, known = is_binary(table), table["subtype"].isin([*names.SUBTYPES])
     # The binary task is scored without subtypes too.
@@ -111,13 +113,6 @@ def find_contradiction(file: str, *found: object) -> str:
         return "the name contradicts itself"
     pairs = zip(NAMED, found, expected, strict=False)
     return ", ".join(f"{name} {value}, the name says {said}" for name, value, said in pairs if value not in (said, ""))
-
-
-def read_numbers(cells: pd.Series) -> pd.Series:
-    """Numbers of text cells too, with a decimal comma or the X of a magnification; NaN for what is none."""
-    if not pd.api.types.is_numeric_dtype(cells):
-        cells = cells.astype(str).str.replace(",", ".").str.strip().str.removesuffix("X").str.removesuffix("x")
-    return pd.to_numeric(cells, errors="coerce")
 
 
 def image_keys(table: pd.DataFrame) -> pd.Series:

@@ -1,5 +1,7 @@
 """The figures of many runs and many splits: scores beside published results, and what protocols leak."""
 
+import textwrap
+
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
@@ -20,14 +22,12 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
     rows = ours.drop_duplicates("row").reset_index(drop=True)
     y = pd.Series(rows.index, index=rows["row"])
 
-    # --- what distinguishes the rows: `spanhol, 200X, joint`, and below it what differs between their models ---
-    parts = rows["model"].str.split("; ").tolist()
-    common, names = set.intersection(*map(set, parts)), []
-    for row, mine in zip(rows.itertuples(), parts, strict=True):
-        is_joint = [part.startswith("one model for") for part in mine]
-        differing = [part for part, joint in zip(mine, is_joint, strict=True) if part not in common and not joint]
-        name = f"{row.protocol}, {where(row.magnification)}{', joint' if any(is_joint) else ''}"
-        names.append("\n".join([name, *differing]))
+    # What distinguishes the rows: `spanhol, 200X`, and below it the model where there are several.
+    several = rows["model"].nunique() > 1
+    names = [
+        f"{row.protocol}, {where(row.magnification)}" + several * f"\n{textwrap.fill(row.model, 40)}"
+        for row in rows.itertuples()
+    ]
     row_in = max(0.3, 0.14 * (1 + max(name.count("\n") + 1 for name in names)))
 
     height_in = 0.75 + row_in * len(rows) + 0.16 * (len(cited) + 1)

@@ -70,12 +70,10 @@ def write_report(
     write_json(folder / "calibration.json", fitted | {"curve": analysis["curve"].to_dict("records")})
     if analysis["thresholds"]:
         write_json(folder / "thresholds.json", analysis["thresholds"])
-    strata = {f"{key}X": results for key, results in metrics["by_magnification"].items()}
-    if len(strata) == 1:  # the same picture under the name that it has beside others
-        for kind in ("png", "svg"):
-            only = folder / f"confusion_matrix_{next(iter(strata)).lower()}.{kind}"
-            shutil.copyfile(folder / f"confusion_matrix.{kind}", only)
-    strata = {"all": pooled} | (strata if len(strata) > 1 else {})
+    zooms = {f"{key}X": results for key, results in metrics["by_magnification"].items()}
+    for kind in ("png", "svg") if len(zooms) == 1 else ():  # the same picture under the name that it has beside others
+        shutil.copyfile(folder / f"confusion_matrix.{kind}", folder / f"confusion_matrix_{min(zooms).lower()}.{kind}")
+    strata = {"all": pooled} | (zooms if len(zooms) > 1 else {})
     table = pd.DataFrame({"Metric": [label for label, _ in words.values()]} | {
         stratum: [text.estimate(results[name], digits=2).replace(" to ", "–") for name in words]
         for stratum, results in strata.items()
@@ -94,7 +92,7 @@ def write_report(
         runs.append((run, link))
     content = {
         "headline": text.headline(experiment, metrics), "name": experiment.name, "binary": binary, "metrics": metrics,
-        "words": words, "zooms": [f"{value}X" for value in metrics["by_magnification"]], "banners": banners,
+        "words": words, "zooms": [*zooms], "banners": banners,
         "finding": text.finding(experiment, metrics), "caveats": text.caveats(experiment),
         "about": {
             "Protocol": text.split_claim(experiment), "Folds, seeds": f"{text.folds(experiment)}; seed {seeds}",
@@ -112,8 +110,20 @@ def write_report(
     }  # fmt: skip
     write_text(folder / "model_card.md", text.render("model_card.md", content))
     page = text.render("report.html", content)
-    write_text(folder / "checklist.md", fill_checklist(page))
     write_text(folder / "index.html", page)
+
+    # CLAIM 2024 and TRIPOD+AI 2024: a link where the page has the section, else "not applicable" with the reason, or
+    # "missing".
+    titles = dict(re.findall(r'<h2 id="([\w-]+)"[^>]*>(.*?)</h2>', page))
+    items = pd.read_csv(text.HERE / "checklist.csv", dtype=str, keep_default_na=False)
+    linked = items["section"].map(lambda section: f"[{titles.get(section)}](index.html#{section})")
+    missing = items["note"].replace("", "missing: this report has no such section")
+    items["answer"] = linked.where(items["section"].isin(titles), missing)
+    guidelines = [
+        (guideline, (~rows["answer"].str.startswith("missing")).sum(), rows.to_dict("records"))
+        for guideline, rows in items.groupby("guideline", sort=False)
+    ]
+    write_text(folder / "checklist.md", text.render("checklist.md", {"guidelines": guidelines}))
     return folder / "index.html"
 
 
@@ -160,18 +170,3 @@ def save_figures(figures: dict[str, Figure], folder: Path) -> dict[str, dict[str
         uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
         shown[name] = {"uri": uri, "alt": " ".join(figure.get_suptitle().split()), "name": name, "kinds": kinds}
     return shown
-
-
-def fill_checklist(page: str) -> str:
-    """The checklist of CLAIM 2024 and TRIPOD+AI 2024 in Markdown, filled for a report's page (HTML): a link where the
-    page has the section, else "not applicable" with the reason, or "missing"."""
-    titles = dict(re.findall(r'<h2 id="([\w-]+)"[^>]*>(.*?)</h2>', page))
-    items = pd.read_csv(text.HERE / "checklist.csv", dtype=str, keep_default_na=False)
-    linked = items["section"].map(lambda section: f"[{titles.get(section)}](index.html#{section})")
-    missing = items["note"].replace("", "missing: this report has no such section")
-    items["answer"] = linked.where(items["section"].isin(titles), missing)
-    guidelines = [
-        (guideline, (~rows["answer"].str.startswith("missing")).sum(), rows.to_dict("records"))
-        for guideline, rows in items.groupby("guideline", sort=False)
-    ]
-    return text.render("checklist.md", {"guidelines": guidelines})
