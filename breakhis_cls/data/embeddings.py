@@ -45,18 +45,16 @@ def load_embeddings(source: str) -> Embeddings:
 def load_images(source: str, magnifications: tuple[int, ...]) -> pd.DataFrame:
     """images.csv of what a source holds at these magnifications; warns of what it leaves out, lacks or repeats."""
     images, matrix, _ = load_embeddings(source)
-    official = protocols.official_images()
-    wanted, others = images["magnification"].isin(magnifications), {*images["magnification"]} - {*magnifications}
-    if absent := {*magnifications} - {*images["magnification"]}:
-        found = ", ".join(f"{value}X" for value in sorted(absent))
-        raise DataError(f"{source} has no images at {found}; choose other magnifications with --data.magnifications")
-    n = int(images.loc[wanted, "file"].isin(official["file"]).sum())
-    n_official = int(official["magnification"].isin(magnifications).sum())
-    n_constant = int((matrix.max(axis=0) == matrix.min(axis=0)).sum())
-    left_out = f"{(~wanted).sum():,} images at {', '.join(f'{value}X' for value in sorted(others))}"
+    wanted, official = images["magnification"].isin(magnifications), protocols.official_images()
+    if absent := sorted({*magnifications} - {*images["magnification"]}):
+        found = "X, ".join(map(str, absent))
+        raise DataError(f"{source} has no images at {found}X; choose other magnifications with --data.magnifications")
+    official = official[official["magnification"].isin(magnifications)]
+    n, n_constant = images["file"].isin(official["file"]).sum(), (np.ptp(matrix, axis=0) == 0).sum()
+    others = "X, ".join(map(str, sorted({*images["magnification"]} - {*magnifications})))
     for applies, message in (
-        (others, f"{source} holds {left_out} too; data.magnifications leaves them out"),
-        (n < n_official, f"{source} holds {n:,} of BreakHis's {n_official:,} images at its magnifications"),
+        (others, f"{source} holds {(~wanted).sum():,} images at {others}X too; data.magnifications leaves them out"),
+        (n < len(official), f"{source} holds {n:,} of BreakHis's {len(official):,} images at its magnifications"),
         (n_constant, f"{n_constant:,} of {matrix.shape[1]:,} columns of {source} hold a single value, and say nothing"),
     ):
         if applies:

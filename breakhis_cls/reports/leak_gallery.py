@@ -24,22 +24,22 @@ def write_gallery(out: Path) -> str:
     folds = []
     for protocol in ("case", "slide", *protocols.PUBLISHED, "image"):
         for fold in leakage.audit_split(protocol).folds:
-            found, numbers = fold["leaks"]["case"], {name: fold[name] for name in ("fold", "n_test")}
-            shares = {"test_share": found["test_share"], "benign_share": found["benign_test_share"]}
-            folds.append({"protocol": protocol, **numbers, "shared_cases": len(found["keys"]), **shares})
-    folds = pd.DataFrame(folds)
-    draws = draw_splits()
+            found = fold["leaks"]["case"]
+            shares = len(found["keys"]), found["test_share"], found["benign_test_share"]
+            folds.append((protocol, fold["fold"], fold["n_test"], *shares))
+    columns = pd.Index(["protocol", "fold", "n_test", "shared_cases", *SHARES])
+    folds, draws = pd.DataFrame(folds, columns=columns), draw_splits()
     write_csv(out / "gallery.csv", folds)
 
     # --- a row for each protocol, a sentence on the random splits, and the figure ---
     rows = []
     for protocol, inside in folds.groupby("protocol", sort=False):
-        spans = [
-            " to ".join(dict.fromkeys(f"{100 * share:.0f}" for share in (inside[column].min(), inside[column].max())))
-            for column in SHARES
-        ]
-        shared = ", ".join(map(str, inside["shared_cases"]))
-        rows.append([protocol, str(len(inside)), shared, *(f"{span} %" for span in spans)])
+        row = [protocol, str(len(inside)), ", ".join(map(str, inside["shared_cases"]))]
+        for shares in (inside[column] for column in SHARES):
+            row.append(
+                " to ".join(dict.fromkeys(f"{100 * share:.0f}" for share in (shares.min(), shares.max()))) + " %"
+            )
+        rows.append(row)
     clean, whole, median = draws["shared_cases"] == 0, draws["benign_share"] == 1, 100 * draws.median()
     caption = (
         f"Of {N_DRAWS:,} random splits by folder (70/15/15, stratified by label) {100 * clean.mean():.1f} % share no "
