@@ -1,6 +1,6 @@
 """How fast the package is compared with stock Keras and with lower bounds: ratios, measured alternately in one run.
 
-python scripts/benchmark.py [--quick] [--data.root DIR] [--json FILE]     some 20 minutes on 2 cores; --quick some 2
+python scripts/benchmark.py [--quick] [--data.root DIR] [--json FILE]     some 20 minutes on 2 cores; --quick some 4
 Runs offline with random weights, which cost the same time as trained ones, from cold caches in a temporary folder. The
 protocol is measured on `data.root`, the rest on synthetic tissue under official names. A second table has what whole
 commands cost, start-ups included. Tables (.md) and a figure lie beside the JSON file.
@@ -92,7 +92,7 @@ class Sizes(NamedTuple):
 
 
 FULL = Sizes(3, 6, names.N_IMAGES, 384, 128, 628, 5, 256)
-QUICK = Sizes(1, 2, 400, 64, 32, 48, 1, 32, seeds=())
+QUICK = Sizes(1, 2, 400, 64, 32, 160, 1, 32, seeds=())
 
 
 class Benchmark(config.Section):
@@ -100,7 +100,7 @@ class Benchmark(config.Section):
 
     data: config.Data = config.Data(root="synthetic", magnifications=(200,))
     quick: bool = False
-    """Fewer images, folds and rounds: some 2 minutes on 2 cores, and less precise."""
+    """Fewer images, folds and rounds: some 4 minutes on 2 cores, and less precise."""
     json_file: Path = Field(Path("reports/benchmark/benchmark.json"), alias="json")
     """Where the numbers go; table (.md) and figure (.png, .svg) lie beside it."""
 
@@ -323,7 +323,7 @@ def measure_commands(sizes: Sizes, pictures: list[Path], scratch: Path) -> dict[
         "data.task": ["binary", "subtype"],
         "data.magnifications": [[40], [100], [200], [400], [40, 100, 200, 400]],
     }
-    plans = {"sweep, first": ({}, folds)}
+    plans = {"first sweep, features included": ({}, folds)}
     if sizes.seeds:
         plans["sweep of logistic heads"] = {}, published
         plans["sweep of heads by Keras"] = {"head.kind": "keras"}, published | {"run.seed": [*sizes.seeds]}
@@ -334,20 +334,25 @@ def measure_commands(sizes: Sizes, pictures: list[Path], scratch: Path) -> dict[
         n_runs = math.prod(map(len, axes.values()))
         places = {key: str(scratch / name / key) for key in ("run.dir", "run.reports")}
         write_text(scratch / f"{name}.yaml", json.dumps({"set": given | changes | places, "axes": axes}))
-        found[f"{name}, {n_runs} runs"] = {
-            "n_runs": n_runs,
-            **run_command("sweep", "--config", str(scratch / f"{name}.yaml")),
-        }
+        command = ["-m", "breakhis_cls", "sweep", "--config", str(scratch / f"{name}.yaml")]
+        found[f"{name}, {n_runs} runs"] = {"n_runs": n_runs, **run_command(*command)}
+    # What a run cost while each had a process of its own.
+    alone = config.load_config("binary_200x", **given | {"run.dir": scratch / "alone", "head.C": 0.2})
+    write_text(scratch / "alone.yaml", config.dump_config(alone))
+    code = "import sys; from breakhis_cls.sweeping import worker; sys.exit(worker.train_file(sys.argv[1]))"
+    command = ["-c", code, str(scratch / "alone.yaml")]
+    found["a logistic head in a process of its own"] = {"n_runs": 1, **run_command(*command)}
     if sizes.seeds:
         places = [f"--{key}={scratch / key}" for key in ("data.cache", "run.dir", "run.reports")]
-        found["make demo, after installation"] = {"n_runs": 1, **run_command("train", "--config", "demo", *places)}
+        command = ["-m", "breakhis_cls", "train", "--config", "demo", *places]
+        found["make demo, after installation"] = {"n_runs": 1, **run_command(*command)}
     return found
 
 
 def run_command(*arguments: str) -> dict[str, float]:
-    """Costs of a command of the package, with those of all processes that it started."""
+    """Costs of a Python command, with those of all processes that it started."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "breakhis_cls", *arguments]
+    command = [sys.executable, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") as process:
         assert process.stdout is not None
         printed = process.stdout.read()
@@ -427,8 +432,14 @@ def link_tree(folder: Path, files: Sequence[str | Path], pictures: Sequence[Path
 
 
 def linked_data(scratch: Path, n: int, pictures: Sequence[Path]) -> config.Data:
-    """Settings for a tree of n such links under official names; its many equal pictures are kept."""
-    link_tree(scratch / "tree", official_files(n), pictures)
+    """Settings for a tree of n such links under official names with the picture's label; equal pictures are kept."""
+    files = official_files(n)
+    turns = {
+        label: itertools.cycle([picture for picture in pictures if names.parse_image_name(picture.name).label == label])
+        for label in names.LABELS
+    }
+    linked = [next(turns[names.parse_image_name(file).label]) for file in files]
+    link_tree(scratch / "tree", files, linked)
     return config.Data(root=str(scratch / "tree"), cache=scratch / "cache", duplicates="keep")
 
 

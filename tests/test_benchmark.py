@@ -43,7 +43,7 @@ def test_every_claim_is_a_ratio_of_the_times_beside_it(tmp_path):
     assert extraction["ratio"] == pytest.approx(extraction["images_per_s"] / extraction["bare_images_per_s"])
     assert protocol["ratio"] == pytest.approx(protocol["stock_s_extrapolated"] / protocol["cold_s"])
     assert len(found["extraction_by_arithmetic"]) >= 3 and min(found["extraction_by_arithmetic"].values()) > 0
-    assert all(cost["n_runs"] == 5 and 0.1 < cost["peak_gib"] < 9 for cost in found["commands"].values())
+    assert all(cost["n_runs"] in (1, 5) and 0.1 < cost["peak_gib"] < 9 for cost in found["commands"].values())
     passes = 64 * (30 * 0.8 + 0.2)  # one fold: train and validation in each of 30 epochs, test once
     assert protocol["stock_s_extrapolated"] == pytest.approx(passes * protocol["stock_ms_per_image"] / 1_000)
 
