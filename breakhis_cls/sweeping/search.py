@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from .. import config
 from ..config import PositiveInt, Section
 from ..errors import ConfigError, DataError, ModelError, RunInUseError
-from ..files import lock, sha256_of_values, write_text
+from ..files import sha256_of_values, write_text
 
 if TYPE_CHECKING:  # every sweep reads the settings below, and only a search imports Optuna
     import optuna
@@ -26,16 +26,13 @@ Values = dict[str, Any]  # setting, such as head.peak_lr -> its value
 
 
 class Range(Section):
-    """The values that one setting may have."""
+    """The values that one setting may have: from `low` to `high`, whole numbers between two of these, with `log` drawn
+    evenly by order of magnitude, as suits learning rates; or `choices` and no others."""
 
     low: int | float | None = None
-    """Smallest. Two whole numbers make a range of whole numbers."""
     high: int | float | None = None
-    """Largest, itself included."""
     log: bool = False
-    """Drawn evenly by order of magnitude, as suits learning rates."""
     choices: Annotated[tuple[Any, ...], Field(min_length=2)] | None = None
-    """Instead of low and high: these values and no others."""
 
     @model_validator(mode="after")
     def _has_two_ends_or_choices(self) -> Self:
@@ -49,14 +46,11 @@ class Range(Section):
 class Search(Section):
     """What is searched for, and where."""
 
-    trials: PositiveInt
-    """Settings to try in all, by all processes of the study together."""
+    trials: PositiveInt  # settings to try in all, by all processes of the study together
+    # Of the validation part, averaged over the runs of a trial.
     metric: Literal["log_loss", "roc_auc", "balanced_accuracy", "image_accuracy", "brier"] = "log_loss"
-    """Of the validation part, averaged over the runs of a trial."""
-    ranges: Annotated[dict[str, Range], Field(min_length=1)]
-    """Setting, such as head.peak_lr -> the values it may have."""
-    seed: config.Seed = 0
-    """Of what is tried; each process that joins a study draws from its own seed, derived from this one."""
+    ranges: Annotated[dict[str, Range], Field(min_length=1)]  # setting, such as head.peak_lr -> its values
+    seed: config.Seed = 0  # of what is tried
 
     def suggest(self, trial: "optuna.Trial | FrozenTrial") -> Values:
         """A trial's settings. Four digits are enough for a person and for a learning rate."""
@@ -101,12 +95,9 @@ def search(
     journal = str(study_folder / "journal.log")
     storage = optuna.storages.JournalStorage(JournalFileBackend(journal, JournalFileOpenLock(journal)))
     direction = "minimize" if space.metric in ("log_loss", "brier") else "maximize"
-    with lock(study_folder / "study.lock"):
-        study = optuna.create_study(storage=storage, direction=direction, study_name=identity, load_if_exists=True)
-        n_joined = study.user_attrs.get("joined", 0)
-        study.set_user_attr("joined", n_joined + 1)
-    # One process alone repeats itself; several draw from seeds of their own, and never what another is trying.
-    sampler_seed = int(sha256_of_values(space.seed, n_joined)[:8], 16)
+    study = optuna.create_study(storage=storage, direction=direction, study_name=identity, load_if_exists=True)
+    # One process alone repeats itself; one that joins others draws from another seed, and never what they are trying.
+    sampler_seed = int(sha256_of_values(space.seed, len(study.trials))[:8], 16)
     study.sampler = optuna.samplers.TPESampler(seed=sampler_seed, constant_liar=True)
 
     # --- trials, until all processes together have done enough ---
