@@ -1,6 +1,7 @@
 """What a sweep's processes do: train runs, or compute what runs share, one config after the other."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import config
+from ..data import index
 from ..errors import DONE, INTERRUPTED, exits_cleanly
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def serve(tasks: Connection, environment: dict[str, str]) -> None:
     that nobody expected ends the process, and so costs the task under way alone."""
     os.environ |= environment
     follow_parent()
+    index.scan_tree = functools.cache(index.scan_tree)  # hundreds of runs on one tree look at its files once
     with contextlib.suppress(EOFError):  # the parent wants no more of us
         while True:
             action, arguments, log = tasks.recv()
