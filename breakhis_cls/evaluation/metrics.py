@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from .. import names
 from . import bootstrap, predictions
@@ -120,6 +121,7 @@ def compute_values(table: pd.DataFrame, only: Iterable[str] = METRICS) -> dict[s
     return {name: bootstrap.statistic_value(statistic, len(cases)) for name, statistic in statistics.items()}
 
 
+@threadpool_limits.wrap(limits=1)  # more threads on such small products cost three times the CPU seconds
 def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """metrics.json of a predictions table's test rows: raw probabilities, malignant from 0.5 on. `{"pooled": {name:
     {"value", "low", "high", "n_images", "n_slides", "n_cases"}}, "by_magnification": {"40": ...}, "by_subtype": ...}`;

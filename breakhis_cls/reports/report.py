@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from ..evaluation import calibration, error_analysis, experiments, predictions, thresholds
 from ..evaluation.experiments import Experiment
@@ -49,6 +50,7 @@ def analyze_experiment(
     }
 
 
+@threadpool_limits.wrap(limits=1)  # as metrics are computed
 def write_report(
     experiment: Experiment, metrics: dict[str, Any], folder: Path, images_root: Path | None,
     prevalences: Sequence[float] = (),
