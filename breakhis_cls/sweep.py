@@ -89,8 +89,7 @@ def write_reports(finished: list[plan.RunFolder], name: str) -> str:
     from .evaluation.experiments import group_experiments, read_source
     from .reports import sweep_report, text
 
-    folders = [run.folder for run in finished]
-    experiments, lines = group_experiments([read_source(folder) for folder in folders]), []
+    experiments = group_experiments([read_source(run.folder) for run in finished])
     data = sorted({one.meta("data") for one in experiments})
     # A sweep over magnifications is over several sets of images, and has one report all the same.
     measured_on = data[0] if len(data) == 1 else f"{data[0].rpartition('-')[0]}-{sha256_of_values(data)[:8]}"
@@ -98,10 +97,12 @@ def write_reports(finished: list[plan.RunFolder], name: str) -> str:
     with ProcessPoolExecutor(count_cores(), tasks.SPAWN, worker.follow_parent) as pool:  # starts what is used alone
         run = pool.map if len(experiments) > 1 else map
         written = run(write_experiment, experiments, [out / one.name for one in experiments])
-        for one, numbers in zip(experiments, show_progress(written, "reports", len(experiments)), strict=True):
-            if len(experiments) <= 3:  # the page links to all of them
-                lines += [text.summary(numbers, one.name), f"  report: {out / one.name / 'index.html'}", ""]
-    page, finding = sweep_report.write_sweep_report(folders, out, name)
+        written = show_progress(written, "reports", len(experiments))
+        numbers = {one.name: found for one, found in zip(experiments, written, strict=True)}
+    page, finding = sweep_report.write_sweep_report(experiments, numbers, out, name)
+    lines = []
+    for one in experiments if len(experiments) <= 3 else ():  # the page links to all of them
+        lines += [text.summary(numbers[one.name], one.name), f"  report: {out / one.name / 'index.html'}", ""]
     return "\n".join([*lines, f"result: {finding}", f"report: {page}"])
 
 

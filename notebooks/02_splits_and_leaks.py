@@ -147,11 +147,13 @@ tables[0][["file", "part", "label", "p_malignant"]].head(3)
 # %%
 from pathlib import Path
 
-from breakhis_cls.evaluation import experiments
+from breakhis_cls.evaluation import experiments, metrics
 from breakhis_cls.reports import plots_sweep, sweep_report
 
 source = experiments.Source(Path("splits.csv"), pd.concat(tables, ignore_index=True))
-scores = sweep_report.sweep_table(experiments.group_experiments([source]))
+compared = experiments.group_experiments([source])
+numbers = {one.name: metrics.compute_metrics(one.table) for one in compared}
+scores = sweep_report.sweep_table(compared, numbers)
 scores = scores[scores["magnification"] == "all"]
 print(*sweep_report.leak_penalties(scores))
 labels = {"image_accuracy": "Image accuracy", "roc_auc": "ROC AUC"}

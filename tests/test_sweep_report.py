@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from breakhis_cls import config
-from breakhis_cls.evaluation import experiments
+from breakhis_cls.evaluation import experiments, metrics
 from breakhis_cls.names import SUBTYPES
 from breakhis_cls.reports import plots_sweep, sweep_report, text
 
@@ -62,10 +62,14 @@ def run(folder, table, **settings):
     return folder
 
 
+def scored(folders, n_resamples=200):
+    """The experiments of run folders, and their metrics."""
+    found = experiments.group_experiments([experiments.read_source(one) for one in folders])
+    return found, {one.name: metrics.compute_metrics(one.table, n_resamples) for one in found}
+
+
 def table_of(folders):
-    return sweep_report.sweep_table(
-        experiments.group_experiments([experiments.read_source(one) for one in folders]), n_resamples=200
-    )
+    return sweep_report.sweep_table(*scored(folders))
 
 
 def of_row(table, row, metric="image_accuracy"):
@@ -182,7 +186,7 @@ def test_settings_that_vary_are_part_of_the_model(tmp_path):
 def written(sweep, tmp_path_factory):
     out = tmp_path_factory.mktemp("paper")
     subtypes = [run(out / "runs", as_subtypes(predicted(fold))) for fold in (0, 1)]
-    page, headline = sweep_report.write_sweep_report([*sweep, *subtypes], out, "A title with 100 % & more")
+    page, headline = sweep_report.write_sweep_report(*scored([*sweep, *subtypes]), out, "A title with 100 % & more")
     assert f"<h1>{headline}</h1>" in html.unescape(page.read_text())
     return out, page
 
@@ -266,6 +270,6 @@ def test_every_form_of_the_table_contradicts_a_claim_that_its_rows_refute(tmp_pa
     test = predicted(protocol="case", n_folds=1)
     seen = test.assign(part="validation", file="v" + test["file"])
     pd.concat([test, seen]).to_csv(tmp_path / "mine.csv", index=False)
-    sweep_report.write_sweep_report([tmp_path / "mine.csv"], tmp_path / "out", "mine")
+    sweep_report.write_sweep_report(*scored([tmp_path / "mine.csv"]), tmp_path / "out", "mine")
     for name in ("index.html", "table.md", "table.tex"):
         assert "Contradiction: The table says protocol case" in (tmp_path / "out" / name).read_text()

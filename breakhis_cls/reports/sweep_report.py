@@ -1,12 +1,14 @@
 """The report of a sweep: any number of runs as one table beside published results, in CSV, Markdown, LaTeX and HTML."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from .. import config, names
-from ..evaluation import bootstrap, metrics, predictions
-from ..evaluation.experiments import Experiment, flat_settings, group_experiments, read_source
+from ..evaluation import metrics, predictions
+from ..evaluation.experiments import Experiment, flat_settings
 from ..files import sha256_of_values, write_csv, write_text
 from . import plots_sweep, report, text
 from .plots_sweep import OURS, where
@@ -18,12 +20,14 @@ PROBES = {"logistic": "linear", "keras": "linear", "knn": "knn"}
 LEAKY_PROTOCOLS = ("image", "slide", "case")  # of the leak penalty, the leakiest first
 
 
-def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[Path, str]:
+@threadpool_limits.wrap(limits=1)  # as metrics are computed
+def write_sweep_report(
+    experiments: list[Experiment], numbers: dict[str, dict[str, Any]], out: Path, title: str
+) -> tuple[Path, str]:
     """Write table.csv, for each task a table in Markdown and LaTeX and a figure, and index.html; returns its path and
-    its headline. `run_folders` are runs, or tables of predictions; folds and seeds of one experiment make one row for
-    each magnification, and one for all where one model serves several. Raises DataError on what cannot be scored."""
-    experiments = group_experiments([read_source(path) for path in run_folders])
-    table = sweep_table(experiments)
+    its headline. An experiment makes one row for each magnification, and one for all where one model serves several.
+    numbers: metrics of each experiment, by its name. Raises DataError on what cannot be scored."""
+    table = sweep_table(experiments, numbers)
     write_csv(out / "table.csv", table.drop(columns="row"))
 
     # --- a section for each task; sources are numbered once, for all of them ---
@@ -54,7 +58,7 @@ def write_sweep_report(run_folders: list[Path], out: Path, title: str) -> tuple[
     return out / "index.html", headline
 
 
-def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RESAMPLES) -> pd.DataFrame:
+def sweep_table(experiments: list[Experiment], numbers: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """table.csv: a line for each row of the printed table and metric, and below it for each published value. Scores are
     shares of 1: mean, sd (over folds), value (pooled), low, high. Rows are in the order of a paper: task, protocol from
     the strictest to the leaky one, magnification. `row` numbers them; published results have the number of the row that
@@ -88,9 +92,10 @@ def sweep_table(experiments: list[Experiment], n_resamples: int = bootstrap.N_RE
                  ", ".join(f"{key} {settings[key]}" for key in varied if key in settings)]  # fmt: skip
         head = experiment.settings and experiment.settings.head
         for magnification, part in (strata | ({"all": test} if is_joint else {})).items():
-            # The seed's name is that of the experiment's own report, so that the intervals are equal.
-            name = f"magnification-{magnification}" if len(part) < len(test) else "pooled"
-            scores = pd.DataFrame(metrics.compute_stratum(part, name, n_resamples, 0, only=IN_CSV)).T
+            found = numbers[experiment.name]
+            stratum = found["by_magnification"][magnification] if len(part) < len(test) else found["pooled"]
+            scores = pd.DataFrame({name: stratum[name] for name in IN_CSV}).T
+            scores = scores.drop(columns=["image_low", "image_high"], errors="ignore")
             # Seeds are averaged within a fold, over those in which the metric is defined.
             values = {key: metrics.compute_values(rows, IN_CSV) for key, rows in part.groupby(["fold", "seed"])}
             folds = pd.DataFrame(values).T.groupby(level=0).mean()
