@@ -75,9 +75,10 @@ def test_options_count_for_every_run_even_with_the_value_of_the_first(tmp_path):
     path = write(tmp_path, "axes: {split.fold: [1, 2]}")
     options = ["--split.fold=1", "--run.no_deterministic", "--workers", "3", "--name", "other"]
     sweeping, arguments, overrides = sweep.read_command(["--config", str(path), *options])
-    assert overrides == {"split.fold": 1, "run.deterministic": False}
+    assert set(overrides) == {"split.fold", "run.deterministic"}
     assert (arguments.workers, arguments.executor) == (3, "local")
-    assert [run.name for run in plan.expand_runs(sweeping, overrides)] == ["other"]
+    [run] = plan.expand_runs(sweeping, overrides)
+    assert (run.name, run.split.fold, run.run.deterministic) == ("other", 1, False)
 
 
 @pytest.mark.parametrize(
