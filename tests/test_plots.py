@@ -61,12 +61,17 @@ def test_a_class_without_images_has_dashes_for_shares() -> None:
     assert "–" in words(plots.confusion_matrix(table[table["label"] == "malignant"]))
 
 
-def test_writing_on_a_shade_has_contrast() -> None:
-    for grey in np.linspace(0, 1, 21):
-        ink = plots.readable_on(np.array([grey] * 3))
-        linear = grey / 12.92 if grey <= 0.04045 else ((grey + 0.055) / 1.055) ** 2.4
-        contrast = (linear + 0.05) / 0.05 if ink == "black" else 1.05 / (linear + 0.05)
-        assert contrast >= 4.5
+@pytest.mark.parametrize("sharpness", [0.5, 1, 20])
+def test_writing_on_a_shade_has_contrast(sharpness: float) -> None:
+    table = made()
+    p = np.where(table["label"] == "malignant", 0.5 + sharpness / 40, 0.5 - sharpness / 40)
+    table["p_malignant"] = np.where(np.arange(60) % 20 < sharpness, p, 1 - p)
+    ax = plots.confusion_matrix(table).axes[0]
+    for text in ax.texts:
+        column, row = map(int, text.get_position())
+        shade = np.asarray(ax.images[0].get_array())[row, column, :3]
+        linear = np.where(shade <= 0.04045, shade / 12.92, ((shade + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+        assert ((linear + 0.05) / 0.05 if text.get_color() == "black" else 1.05 / (linear + 0.05)) >= 4.5
 
 
 def test_roc_curves_enclose_the_area_of_the_metric() -> None:

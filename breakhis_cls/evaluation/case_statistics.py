@@ -7,7 +7,6 @@ how often each case was drawn, to values (n_resamples,), NaN where undefined.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -46,12 +45,6 @@ class ScoredImages:
         if self.scores.shape[1] == 2:
             return self.scores[:, 1], (self.true == 1).astype(float)
         return self.scores.max(axis=1), (self.scores.argmax(axis=1) == self.true).astype(float)
-
-    @cached_property
-    def confusion_by_case(self) -> np.ndarray:
-        """(n_cases, n_classes, n_classes) counts of each case's images: true, predicted."""
-        one_hot = np.eye(self.scores.shape[1])
-        return self.sum_by_case(one_hot[self.true][:, :, None] * one_hot[self.predicted][:, None])
 
     def sum_by_case(self, values: np.ndarray) -> np.ndarray:
         """(n_cases, ...) sums of values (n, ...) of images."""
@@ -137,46 +130,48 @@ def vote_accuracy(images: ScoredImages, group: str) -> Statistic:
     return mean_over_rows(voted["correct"].to_numpy(float), images.case[first], images.n_cases)
 
 
-# --- from the confusion matrix: counts (n_resamples, true, predicted) -> values (n_resamples, n_classes) ---
+# --- from the confusion matrix: hits, true and predicted images (n_resamples, n_classes) -> values of that shape ---
 
 
-def recall(counts: np.ndarray) -> np.ndarray:
+def recall(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Share of each class's images predicted as it: sensitivity."""
-    return divide(np.einsum("bkk->bk", counts), counts.sum(axis=2))
+    return divide(hits, true)
 
 
-def specificity(counts: np.ndarray) -> np.ndarray:
+def specificity(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Share of the other classes' images not predicted as each class."""
-    others = counts.sum(axis=(1, 2))[:, None] - counts.sum(axis=2)
-    false_positives = counts.sum(axis=1) - np.einsum("bkk->bk", counts)
-    return divide(others - false_positives, others)
+    others = true.sum(axis=1, keepdims=True) - true
+    return divide(others - (predicted - hits), others)
 
 
-def f1(counts: np.ndarray) -> np.ndarray:
+def f1(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Harmonic mean of each class's precision and recall."""
-    return divide(2 * np.einsum("bkk->bk", counts), counts.sum(axis=1) + counts.sum(axis=2))
+    return divide(2 * hits, true + predicted)
 
 
-def matthews_correlation(counts: np.ndarray) -> np.ndarray:
+def matthews_correlation(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """MCC in [-1, 1] (Gorodkin 2004 for more than two classes), the same for each class."""
-    total, correct = counts.sum(axis=(1, 2)), np.einsum("bkk->b", counts)
-    true, predicted = counts.sum(axis=2), counts.sum(axis=1)
+    total = true.sum(axis=1)
     spread_true, spread_predicted = total**2 - (true**2).sum(axis=1), total**2 - (predicted**2).sum(axis=1)
-    covariance = correct * total - (true * predicted).sum(axis=1)
+    covariance = hits.sum(axis=1) * total - (true * predicted).sum(axis=1)
     # With one predicted class the quotient is 0 / 0; scikit-learn returns 0 there too.
     value = np.where(spread_predicted > 0, divide(covariance, np.sqrt(spread_true * spread_predicted)), 0.0)
-    return np.repeat(value[:, None], counts.shape[2], axis=1)
+    return np.repeat(value[:, None], true.shape[1], axis=1)
 
 
 def class_metric(
-    by_class: Callable[[np.ndarray], np.ndarray], images: ScoredImages, macro: bool = False, several: bool = False
+    by_class: Callable[..., np.ndarray], images: ScoredImages, macro: bool = False, several: bool = False
 ) -> Statistic:
     """A metric of the positive class, or the mean over the classes present (always, if `macro`). Undefined where only
     one class is present, if `several`."""
+    one_hot = np.eye(images.scores.shape[1])
+    by_case = images.sum_by_case(np.stack([
+        one_hot[images.true] * one_hot[images.predicted], one_hot[images.true], one_hot[images.predicted]
+    ], axis=1))  # fmt: skip
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        counts = np.tensordot(weights, images.confusion_by_case, axes=1)
-        values, present = by_class(counts), counts.sum(axis=2) > 0
+        hits, true, predicted = np.moveaxis(np.tensordot(weights, by_case, axes=1), 1, 0)
+        values, present = by_class(hits, true, predicted), true > 0
         value = values[:, 1] if images.is_binary and not macro else nanmean(np.where(present, values, np.nan).T)
         return np.where(present.sum(axis=1) > 1, value, np.nan) if several else value
 

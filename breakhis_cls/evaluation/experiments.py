@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Experiment:
     sources: tuple[Source, ...]
     table: pd.DataFrame
 
-    @property
+    @cached_property
     def test(self) -> pd.DataFrame:
         """Rows of part test."""
         return predictions.select_part(self.table, "test")

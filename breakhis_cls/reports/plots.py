@@ -93,17 +93,13 @@ def confusion_matrix(table: pd.DataFrame, model: str = "") -> Figure:
 
     # --- cells ---
     figure, axes = new_figure(COLUMN_IN, 3.0 if n < 5 else 3.5)
-    cells = [
-        [f"{percent(n / total)}\n{n:,}" if total else "–" for n in row]
-        for total, row in zip(totals, counts.tolist(), strict=True)
-    ]
-    shades = mpl.colormaps["Blues"](0.75 * counts / np.maximum(totals, 1)[:, None])
-    ax = axes[0, 0]
-    ax.imshow(shades, aspect="auto")
-    for (row, column), cell in np.ndenumerate(np.array(cells)):
-        weight = "bold" if row == column else "normal"
-        ax.text(column, row, cell, ha="center", va="center", color=readable_on(shades[row, column]), weight=weight,
-                fontsize=10 if n < 5 else 6.5, linespacing=1.3)  # fmt: skip
+    ax, shares = axes[0, 0], counts / np.maximum(totals, 1)[:, None]
+    ax.imshow(mpl.colormaps["Blues"](0.75 * shares), aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        cell = f"{percent(share)}\n{counts[row, column]:,}" if totals[row] else "–"
+        ax.text(column, row, cell, ha="center", va="center", linespacing=1.3, fontsize=10 if n < 5 else 6.5,
+                color="white" if share > 0.95 else "black",  # 4.5 to 1 and more (WCAG 2)
+                weight="bold" if row == column else "normal")  # fmt: skip
     ax.set_xticks(np.arange(0.5, n - 1), minor=True)
     ax.set_yticks(np.arange(0.5, n - 1), minor=True)
     ax.grid(which="minor", color=GREY, linewidth=0.5)
@@ -120,12 +116,6 @@ def confusion_matrix(table: pd.DataFrame, model: str = "") -> Figure:
     where = f", {table['magnification'].iloc[0]}X" if table["magnification"].nunique() == 1 else ""
     title = f"Confusion matrix{model and f' of {model}'}{where}, {count(len(table), 'test image')}"
     return add_title(figure, f"{title}: {percent(counts.trace() / counts.sum())} correctly classified")
-
-
-def readable_on(shade: np.ndarray) -> str:
-    """Black or white, whichever has more contrast (WCAG 2 relative luminance)."""
-    linear = np.where(shade[:3] <= 0.04045, shade[:3] / 12.92, ((shade[:3] + 0.055) / 1.055) ** 2.4)
-    return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.179 else "white"
 
 
 @mpl.rc_context(STYLE)
