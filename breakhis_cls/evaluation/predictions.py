@@ -25,15 +25,12 @@ def read_predictions(path: Path, only: str | None = None) -> pd.DataFrame:
     dropped before their content is looked at. Raises DataError with one sentence for each kind of fault."""
     if not path.exists():
         raise DataError(f"no such table: {path}; expected a predictions.csv or a run's folder")
-    return validate_predictions(files.read_table(path), str(path), only or "test", only is not None)
+    return validate_predictions(files.read_table(path), str(path), only)
 
 
-def validate_predictions(
-    table: pd.DataFrame, source: str = "the table", needed: str = "test", only: bool = False
-) -> pd.DataFrame:
-    """The table with its columns in their types, or DataError; rows of part `needed` must be there. Columns, labels and
-    parts may be written in capitals, parts as `val` and the like, numbers with a decimal comma. With `only`, rows of
-    other parts are dropped before their content is looked at."""
+def validate_predictions(table: pd.DataFrame, source: str = "the table", only: str | None = None) -> pd.DataFrame:
+    """The table with its columns in their types, or DataError; rows of part `only`, or else of test, must be there.
+    Columns, labels and parts may be written in capitals, parts as `val` and the like, numbers with a decimal comma."""
     known = {name.lower(): name for name in (*COLUMNS, *(f"p_{one}" for one in (*names.LABELS, *names.SUBTYPES)))}
     table = table.rename(columns=lambda name: known.get(str(name).strip().lower(), name))
     scores = [column for column in table.columns if column.startswith("p_")]
@@ -43,8 +40,9 @@ def validate_predictions(
         raise DataError(f"{source} lacks columns: {', '.join(missing)}; {expected}")
     table["part"] = table["part"].astype(str).str.strip().str.lower().replace(PARTS)
     # Hyperparameter search reads validation rows: a fault or a label among the test rows must not be seen.
+    needed = only or "test"
     if only:
-        table = table[table["part"] == needed]
+        table = table[table["part"] == only]
     if table.empty:
         raise DataError(f"{source} has no rows of part {needed}; expected one for each image of validation and test")
     classes = {column[2:] for column in scores}
