@@ -1,7 +1,9 @@
 """One phase of training: checkpoints, early stopping, and the options of the optimizer."""
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from breakhis_cls import config
 from breakhis_cls.errors import ModelError
@@ -138,6 +140,15 @@ def test_label_smoothing_lowers_the_highest_probability(tmp_path):
         head, _ = _fit(tmp_path, phase.model_copy(update={"label_smoothing": smoothing}))
         highest.append(head.predict(_rows(1).source, verbose=0).max(axis=1).mean())
     assert highest[1] < highest[0] - 0.05
+
+
+def test_a_batch_too_large_for_memory_is_an_error_with_advice(tmp_path, monkeypatch):
+    def exhausted(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(keras.Model, "fit", exhausted)
+    with pytest.raises(ModelError, match=r"--head\.batch_size 2 needs half of it"):
+        _fit(tmp_path)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])

@@ -68,18 +68,25 @@ def fit_phase(
     else:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # else its curves show a killed try, too
     validation_data = batches.validation_batches(validation, batch_size)  # in order, and not turned
-    # Fine-tuning with a rate that is too high would else end worse than the head it began with.
-    if is_fitted and not checkpoint.n_done:
-        checkpoint.start_from(model, validation_data)
-    if not checkpoint.ended:
-        model.fit(
-            batches.training_batches(rows, batch_size, seed, checkpoint.n_done, phase.epochs),
-            validation_data=validation_data,
-            shuffle=False,  # the stream is in order already
-            callbacks=[checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],
-            verbose=1 if sys.stdout.isatty() else 0,  # Keras's bar is control codes, which a log is better without
-            initial_epoch=checkpoint.n_done, epochs=phase.epochs, steps_per_epoch=n_steps,
-        )  # fmt: skip
+    try:
+        # Fine-tuning with a rate that is too high would else end worse than the head it began with.
+        if is_fitted and not checkpoint.n_done:
+            checkpoint.start_from(model, validation_data)
+        if not checkpoint.ended:
+            model.fit(
+                batches.training_batches(rows, batch_size, seed, checkpoint.n_done, phase.epochs),
+                validation_data=validation_data,
+                shuffle=False,  # the stream is in order already
+                callbacks=[checkpoint, keras.callbacks.TensorBoard(folder / "tensorboard")],
+                verbose=1 if sys.stdout.isatty() else 0,  # Keras's bar is control codes, which a log is better without
+                initial_epoch=checkpoint.n_done, epochs=phase.epochs, steps_per_epoch=n_steps,
+            )  # fmt: skip
+    except Exception as error:
+        # TensorFlow's ResourceExhaustedError and JAX's XlaRuntimeError have no base in common.
+        if "ResourceExhausted" not in type(error).__name__ and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        advice = f"--{type(phase).__name__.lower()}.batch_size {max(phase.batch_size // 2, 1)} needs half of it"
+        raise ModelError(f"a batch of {phase.batch_size} does not fit into memory; {advice}") from None
     model.set_weights(checkpoint.best_weights)  # not those of the last epoch
     return pd.DataFrame(checkpoint.history)
 
