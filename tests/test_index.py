@@ -110,7 +110,7 @@ def test_a_second_call_decodes_nothing_and_a_change_only_what_changed(tree, tmp_
 def test_a_worker_of_a_sweep_lists_a_tree_once(tree, tmp_path, monkeypatch):
     data = settings(tree, tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(index.multiprocessing, "parent_process", lambda: "the sweep")
+        patched.setattr(index, "IS_SCANNED_ONCE", True)
         images = index.load_images(data)
         image_in(tree).unlink()
         assert index.load_images(data).equals(images)

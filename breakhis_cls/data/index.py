@@ -8,7 +8,6 @@ read again only when its size or modification time has changed, or if it could n
 import contextlib
 import functools
 import hashlib
-import multiprocessing
 import os
 import time
 import warnings
@@ -152,13 +151,12 @@ def scan_tree(root: Path) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame([row[1:] for row in sorted(rows)], columns=[*STAMP, *ImageName._fields]), sorted(misplaced)
 
 
-_scan_once = functools.cache(scan_tree)
+scan_once = functools.cache(scan_tree)
+IS_SCANNED_ONCE = False  # in a sweep's worker, whose many runs would each look at 7,909 files for a second
 
 
 def _list_tree(data: config.Data, root: Path) -> pd.DataFrame:
-    # A sweep's worker lists a tree once for all its runs: to scan 7,909 files takes a second.
-    scan = scan_tree if multiprocessing.parent_process() is None else _scan_once
-    listed, misplaced = scan(root)
+    listed, misplaced = scan_once(root) if IS_SCANNED_ONCE else scan_tree(root)
     if misplaced:
         found = f"{len(misplaced):,} files do not belong where they lie under {root}; move or remove them"
         raise DataError(f"{found}:{list_first(misplaced, len(misplaced))}")

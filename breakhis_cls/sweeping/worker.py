@@ -1,7 +1,6 @@
 """What a sweep's processes do: train runs, or compute what runs share, one config after the other."""
 
 import contextlib
-import functools
 import multiprocessing
 import os
 import signal
@@ -38,7 +37,7 @@ def serve(tasks: Connection, environment: dict[str, str]) -> None:
     that nobody expected ends the process, and so costs the task under way alone."""
     os.environ |= environment
     follow_parent()
-    index.scan_tree = functools.cache(index.scan_tree)  # hundreds of runs on one tree look at its files once
+    index.IS_SCANNED_ONCE = True
     with contextlib.suppress(EOFError):  # the parent wants no more of us
         while True:
             action, arguments, log = tasks.recv()
