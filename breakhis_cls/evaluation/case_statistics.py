@@ -87,7 +87,6 @@ def nanmean(stacked: np.ndarray) -> np.ndarray:
 
 
 def undefined(weights: np.ndarray) -> np.ndarray:
-    """The statistic that has no value."""
     return np.full(len(weights), np.nan)
 
 

@@ -51,7 +51,6 @@ class Experiment:
 
     @property
     def settings(self) -> config.Config | None:
-        """Of the first run."""
         return self.sources[0].settings
 
     def meta(self, column: str) -> str:
@@ -134,13 +133,12 @@ def check_agreement(tables: Sequence[pd.DataFrame], sources: Sequence[str]) -> N
     for what, groups in (("image", predictions.image_keys(rows)), ("slide", rows["slide"])):
         columns = predictions.NAMED if what == "image" else ("case", "label", "subtype")
         differs = predictions.differs_within(rows, groups, columns)
-        lines = [
+        if lines := [
             f"{name}: {column} " + ", ".join(f"{row[column]} in {row['source']}" for row in values.to_dict("records"))
             for name, pair in rows[differs].groupby(groups[differs], sort=False)
             for column in columns
             if len(values := pair.drop_duplicates(column)) > 1
-        ]
-        if lines:
+        ]:
             fault = f"the tables disagree on {groups[differs].nunique():,} {what}s; correct one of them:"
             raise DataError(fault + list_first(lines))
 

@@ -165,7 +165,6 @@ def count_confusions(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def select_part(table: pd.DataFrame, part: str) -> pd.DataFrame:
-    """The rows of one part, renumbered."""
     return table[table["part"] == part].reset_index(drop=True)
 
 

@@ -39,10 +39,9 @@ def threshold_for(scores: np.ndarray, case: np.ndarray, sensitivity: float) -> t
 
 
 def choose_thresholds(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """thresholds.json: for each model (fold and seed) and target sensitivity, the threshold, the sensitivity that it
-    promises, which is below the target where cases are few, and what it was chosen on. Chosen on the model's validation
-    rows; where those hold no malignant image, on the test rows of the other folds of the same seed (out of fold); where
-    there are none either, the model is left out."""
+    """thresholds.json: for each model (fold and seed) and target sensitivity, the threshold, what it promises and what
+    it was chosen on: the model's validation rows; without malignant ones, the test rows of the seed's other folds (out
+    of fold); a model with neither is left out."""
     entries, table = [], table[(table["label"] == "malignant") | (table["part"] == "test")]
     for (fold, seed), rows in table.groupby(MODEL, sort=True):
         if not (rows["part"] == "test").any():

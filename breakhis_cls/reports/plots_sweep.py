@@ -63,5 +63,4 @@ def sweep_figure(table: pd.DataFrame, labels: dict[str, str], title: str) -> Fig
 
 
 def where(magnification: str) -> str:
-    """`200X`, or `all`."""
     return magnification if magnification == "all" else f"{magnification}X"

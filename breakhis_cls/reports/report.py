@@ -59,8 +59,31 @@ def write_report(
     Learning curves need the run's history, sheets of images the files under `images_root`: left out where absent.
     prevalences: see analyze_experiment."""
     analysis = analyze_experiment(experiment, metrics, prevalences)
-    figures = save_figures(draw_figures(experiment, metrics, analysis, images_root), folder)
     binary, pooled = predictions.is_binary(experiment.table), metrics["pooled"]
+
+    # --- figures by file name ---
+    test, auc, ece = experiment.test, pooled["roc_auc"], pooled["ece"]
+    scaled = analysis["calibration"].get("with_temperature")
+    area = f"is undefined ({auc['undefined']})" if auc["value"] is None else text.estimate(auc, 2)
+    fit = f", {text.number(scaled['ece']['value'])} with temperature scaling" if scaled else ""
+    drawn: dict[str, Figure | None] = {"confusion_matrix": plots.confusion_matrix(test)}
+    by_magnification = dict([*test.groupby("magnification")]) if test["magnification"].nunique() > 1 else {}
+    for magnification, rows in by_magnification.items():
+        drawn[f"confusion_matrix_{magnification}x"] = plots.confusion_matrix(rows)
+    drawn["roc"] = plots.roc(test, f"ROC curve: AUC {area}")
+    title = f"Calibration: ECE {text.number(ece['value'])}{fit}"
+    drawn["calibration"] = plots.calibration(analysis["curve"], test, title)
+    if len(curve := analysis["net_benefit"]):
+        drawn["decision_curve"] = plots.decision_curve(curve, analysis["prevalence"])
+
+    # Of several runs the first one's: curves of different folds do not add up.
+    history = experiment.sources[0].history
+    if history is not None and len(history):
+        drawn["learning_curves"] = plots.learning_curves(history)
+    if images_root is not None:
+        drawn["confident_errors"] = plots_images.confident_errors(test, images_root)
+    figures = save_figures({name: figure for name, figure in drawn.items() if figure is not None}, folder)
+
     words, banners, sizes = metric_words(binary), text.experiment_banners(experiment), text.sizes(pooled["roc_auc"])
     model, data, protocol = (experiment.meta(column) for column in ("model", "data", "protocol"))
 
@@ -127,33 +150,6 @@ def write_report(
     ]
     write_text(folder / "checklist.md", text.render("checklist.md", {"guidelines": guidelines}))
     return folder / "index.html"
-
-
-def draw_figures(
-    experiment: Experiment, metrics: dict[str, Any], analysis: dict[str, Any], images_root: Path | None
-) -> dict[str, Figure]:
-    """Figures by file name."""
-    test, auc, ece = experiment.test, metrics["pooled"]["roc_auc"], metrics["pooled"]["ece"]
-    scaled = analysis["calibration"].get("with_temperature")
-    area = f"is undefined ({auc['undefined']})" if auc["value"] is None else text.estimate(auc, 2)
-    fit = f", {text.number(scaled['ece']['value'])} with temperature scaling" if scaled else ""
-    figures: dict[str, Figure | None] = {"confusion_matrix": plots.confusion_matrix(test)}
-    by_magnification = dict([*test.groupby("magnification")]) if test["magnification"].nunique() > 1 else {}
-    for magnification, rows in by_magnification.items():
-        figures[f"confusion_matrix_{magnification}x"] = plots.confusion_matrix(rows)
-    figures["roc"] = plots.roc(test, f"ROC curve: AUC {area}")
-    title = f"Calibration: ECE {text.number(ece['value'])}{fit}"
-    figures["calibration"] = plots.calibration(analysis["curve"], test, title)
-    if len(curve := analysis["net_benefit"]):
-        figures["decision_curve"] = plots.decision_curve(curve, analysis["prevalence"])
-
-    # Of several runs the first one's: curves of different folds do not add up.
-    history = experiment.sources[0].history
-    if history is not None and len(history):
-        figures["learning_curves"] = plots.learning_curves(history)
-    if images_root is not None:
-        figures["confident_errors"] = plots_images.confident_errors(test, images_root)
-    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def save_figures(figures: dict[str, Figure], folder: Path) -> dict[str, dict[str, Any]]:

@@ -143,8 +143,7 @@ def _conditions(experiment: Experiment) -> str:
 
 def published_results() -> pd.DataFrame:
     """literature.csv: published results whose source was read, in the columns of `sweep_table`. Subtypes in `task` are
-    sorted. `magnification` all is one model of all magnifications and its pooled score. `sd` is missing where the
-    source gives a mean alone."""
+    sorted; `magnification` all is one model of all magnifications and its pooled score."""
     path, na = text.HERE / "literature.csv", {"sd": [""]}
     return pd.read_csv(path, comment="#", dtype={"magnification": str}, keep_default_na=False, na_values=na)
 

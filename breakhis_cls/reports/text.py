@@ -126,7 +126,6 @@ def calibration_verdict(analysis: dict[str, Any], ece: float | None) -> str:
 
 
 def protocol(name: str) -> str:
-    """The protocol's name and what it means for the score."""
     return f"{name}: {PROTOCOLS.get(name, 'a custom split; `breakhis audit` lists what it leaks')}"
 
 
@@ -143,7 +142,6 @@ def banners(protocol: str, data: str) -> list[tuple[str, str]]:
 
 
 def contradictions(experiment: Experiment) -> list[tuple[str, str]]:
-    """Banners of what the rows say against the split that the table claims."""
     return [("leaky", f"Contradiction: {sentence}") for sentence in split_contradictions(experiment)]
 
 
@@ -194,7 +192,6 @@ def caveats(experiment: Experiment) -> list[str]:
 
 
 def fill_sentences(name: str, content: dict[str, Any]) -> list[str]:
-    """The lines of a filled template of sentences."""
     lines = render(f"{name}.txt", content).splitlines()
     return [re.sub(" +", " ", line).strip() for line in lines if line.strip()]
 
@@ -203,7 +200,7 @@ def fill_sentences(name: str, content: dict[str, Any]) -> list[str]:
 
 
 def render(template: str, content: dict[str, Any]) -> str:
-    """A filled template of this room; HTML is escaped, an unknown name is an error. A page gets its contents."""
+    """A filled template of this room; a page gets its contents."""
     page = environment().get_template(template).render(content)
     sections = re.findall(r'<h2 id="(.+?)">(.+?)</h2>', page)
     return page.replace("<!--contents-->", " ".join(f'<a href="#{name}">{title}</a>' for name, title in sections))
@@ -242,5 +239,4 @@ def write_tables(folder: Path, name: str, table: pd.DataFrame, caption: str, n_t
 
 
 def escape_latex(text: str) -> str:
-    """Text as LaTeX prints it, letter for letter."""
     return text.translate(LATEX)

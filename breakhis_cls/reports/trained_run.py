@@ -43,7 +43,6 @@ class TrainedRun:
         return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
 
     def confusion_matrix(self) -> Figure:
-        """Figure of the test images: true label by predicted label."""
         from . import plots
 
         return plots.confusion_matrix(self.experiment.test)
