@@ -1,4 +1,4 @@
-"""Who is behind the numbers: parts, exclusions, and the case as the unit."""
+"""Who is behind the numbers: parts, exclusions, the case as the unit, and the width of intervals."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ def test_the_flow_adds_up_to_breakhis() -> None:
         "name": "sample-1a2b", "n_images": 1_900, "n_slides": 80, "n_cases": 69, "broken": [{"file": "x"}],
         "dropped_duplicates": ["a", "b"],
     }  # fmt: skip
-    flow = experiments.count_flow(experiment(made(), **described))
-    total, used = flow.pop("total"), flow.pop("used")
-    assert (total, used, sum(flow.values())) == (7_909, 1_900, 7_909 - 1_900)
-    assert flow["other magnifications"] == 7_909 - 1_995  # at 40X, of the 82-row table
-    drawn = experiments.count_flow(experiment(made(), **described | {"name": "synthetic-1a2b"}))
-    assert drawn == {"total": 1_903, "cannot be read": 1, "equal pixels under another name": 2, "used": 1_900}
-    assert experiments.count_flow(experiment(made())) == {}
+    boxes, excluded = experiments.count_flow(experiment(made(), **described))
+    assert boxes[0] == ("BreakHis", {"n_images": 7_909, "n_slides": 82, "n_cases": 70})
+    assert boxes[1][1] == {"n_images": 1_900, "n_slides": 80, "n_cases": 69}
+    assert sum(n for _, n in excluded) == 7_909 - 1_900
+    assert dict(excluded)["other magnifications"] == 7_909 - 1_995  # at 40X, of the 82-row table
+    drawn, left_out = experiments.count_flow(experiment(made(), **described | {"name": "synthetic-1a2b"}))
+    assert drawn[0][1]["n_images"] - drawn[1][1]["n_images"] == sum(n for _, n in left_out) == 3
+    assert experiments.count_flow(experiment(made())) == ([], [])
 
 
 def test_parts_are_those_of_the_split_or_of_the_folds(tmp_path: Path) -> None:
@@ -66,3 +67,11 @@ def test_case_level_metrics_are_those_of_mean_probabilities() -> None:
     json.dumps(found, allow_nan=False)
     mixed = table.assign(label=np.where(np.arange(60) % 2, "benign", "malignant"))
     assert "case_level" not in metrics.compute_metrics(mixed, 100)
+
+
+def test_four_times_the_cases_give_half_the_width_on_the_logit_scale() -> None:
+    result = {"value": 0.5, "low": 0.45, "high": 0.55, "n_cases": 70}
+    widths = metrics.expected_widths(result, (70, 280))
+    assert widths == [pytest.approx(0.1), pytest.approx(0.05, rel=0.01)]
+    assert metrics.expected_widths(result | {"low": None}, (70,)) == [None]
+    assert metrics.expected_widths(result | {"value": 1.0, "high": 1.0}, (70,)) == [None]

@@ -141,3 +141,12 @@ def test_a_decision_curve_says_where_the_model_is_better_than_all_or_none() -> N
     assert "at 0 % of thresholds" in words(plots.decision_curve(curve.assign(model=curve["treat_all"]), 0.6))
     above = curve["treat_all"].clip(lower=0) + np.where(curve["threshold"] <= 0.495, 0.1, 0)
     assert "at 49 % of thresholds" in words(plots.decision_curve(curve.assign(model=above), 0.6))
+
+
+def test_a_flow_chart_holds_every_number() -> None:
+    counts = {"n_images": 1_000, "n_slides": 12, "n_cases": 11}
+    boxes = [("BreakHis", {"n_images": 7_909, "n_slides": 82, "n_cases": 70}), ("In the experiment", counts)]
+    parts = [(part, counts | {"n_images": n}) for part, n in (("Train", 700), ("Validation", 100), ("Test", 200))]
+    shown = words(plots.flow(boxes + parts, [("cannot be read", 1)]))
+    for expected in ("7,909 images, 82 slides, 70 cases", "1 image: cannot be read", "700 images", "100 images"):
+        assert expected in shown

@@ -16,6 +16,7 @@ from ..files import sha256_of_values
 from . import predictions
 
 KEY = ["file", "fold", "seed"]  # an experiment has one row for each
+UNITS = ("n_images", "n_slides", "n_cases")
 
 
 @dataclass(frozen=True)
@@ -198,18 +199,24 @@ def describe_parts(experiment: Experiment) -> list[dict[str, Any]]:
     ]
 
 
-def count_flow(experiment: Experiment) -> dict[str, int]:
-    """Images on the way from the data set into a run: `total`, the reasons why some were left out, and `used`; empty
-    for a table whose run is not recorded."""
+def count_flow(experiment: Experiment) -> tuple[list[tuple[str, dict[str, int]]], list[tuple[str, int]]]:
+    """Boxes of a flow chart, (title, n_images, n_slides, n_cases), and (reason, images) of what was left out before the
+    second box; both empty for a table whose run is not recorded."""
     source = experiment.sources[0]
     data = (source.environment or {}).get("data")
     if not data or source.settings is None:
-        return {}
-    lost = {"cannot be read": len(data["broken"]), "equal pixels under another name": len(data["dropped_duplicates"])}
-    total = n_read = data["n_images"] + sum(lost.values())
-    if not data["name"].startswith(("synthetic", "own")):
+        return [], []
+    used, n_broken, n_equal = {unit: data[unit] for unit in UNITS}, len(data["broken"]), len(data["dropped_duplicates"])
+    n_read, excluded = data["n_images"] + n_broken + n_equal, {}
+    if data["name"].startswith(("synthetic", "own")):
+        boxes = [("Images at these magnifications", used | {"n_images": n_read})]
+    else:
         official = protocols.official_images()
-        total, n_wanted = len(official), official["magnification"].isin(source.settings.data.magnifications).sum()
-        lost = {"other magnifications": total - n_wanted,
-                "outside the protocol, or not in this copy": n_wanted - n_read} | lost  # fmt: skip
-    return {"total": total, **{reason: int(n) for reason, n in lost.items() if n}, "used": data["n_images"]}
+        n_wanted = official["magnification"].isin(source.settings.data.magnifications).sum()
+        boxes = [("BreakHis", predictions.count_units(official))]
+        excluded = {"other magnifications": len(official) - n_wanted,
+                    "outside the protocol, or not in this copy": n_wanted - n_read}  # fmt: skip
+    excluded |= {"cannot be read": n_broken, "equal pixels under another name": n_equal}
+    boxes.append(("In the experiment", used))
+    boxes += [(row["part"].capitalize(), {unit: row[unit] for unit in UNITS}) for row in describe_parts(experiment)]
+    return boxes, [(reason, n) for reason, n in excluded.items() if n]

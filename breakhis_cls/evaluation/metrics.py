@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 from threadpoolctl import threadpool_limits
 
 from .. import names
@@ -166,6 +167,17 @@ def compute_metrics(table: pd.DataFrame, n_resamples: int = bootstrap.N_RESAMPLE
         content["case_level"] = compute_stratum(cases, "case_level", n_resamples, seed, BY_CASE)
     about = {"level": bootstrap.LEVEL, "method": bootstrap.METHOD, "resampled": "cases"}
     return content | {"intervals": about | {"n_resamples": n_resamples, "seed": seed}}
+
+
+def expected_widths(result: dict[str, Any], n_cases: Iterable[int]) -> list[float | None]:
+    """Width that the interval of a metric in [0, 1] would have with so many cases like these: on the logit scale it
+    shrinks with the square root of their number. None where the metric has no interval, or reaches a bound."""
+    ends = [result["low"], result["value"], result["high"]]
+    if None in ends or not 0 < min(ends) <= max(ends) < 1:
+        return [None for _ in n_cases]
+    low, middle, high = special.logit(ends)
+    scaled = [middle + (np.array([low, high]) - middle) * np.sqrt(result["n_cases"] / n) for n in n_cases]
+    return [float(np.ptp(special.expit(each))) for each in scaled]
 
 
 def compute_stratum(

@@ -19,7 +19,7 @@ from sklearn import metrics
 from .. import names
 from ..evaluation import case_statistics, predictions
 from ..files import atomic_path
-from .text import count, percent
+from .text import count, percent, sizes
 
 COLUMN_IN, PAGE_IN = 3.5, 7.2  # widths of a journal's column and page
 BLACK, BLUE, VERMILION, GREEN, PURPLE, GREY = "#1a1a1a", "#0072B2", "#D55E00", "#007A5A", "#8B4A8B", "#6b6b6b"
@@ -211,3 +211,33 @@ def decision_curve(curve: pd.DataFrame, prevalence: float) -> Figure:
     is_best = curve["model"] > np.maximum(curve["treat_all"], 0) + 1e-9
     best = f"better than all or none at {percent(is_best.mean())} of thresholds"
     return add_title(figure, f"Decision curve at {percent(prevalence)} malignant: {best}")
+
+
+@mpl.rc_context(STYLE)
+def flow(boxes: list[tuple[str, dict[str, int]]], excluded: list[tuple[str, int]]) -> Figure:
+    """Boxes of images, slides and cases down to the parts, and what was left out; of `participants.count_flow`."""
+    figure, axes = new_figure(COLUMN_IN * 1.6, 2.9)
+    ax = axes[0, 0]
+    ax.axis("off")
+    ax.set(xlim=(0, 1), ylim=(-0.06, 1))
+    (first, start), (second, used), *parts = boxes
+    main = 0.28 if excluded else 0.5
+    shown = parts if len(parts) <= 3 else parts[-1:]  # of a cross-validation all folds together
+    places = [(at + 0.5) / len(shown) for at in range(len(shown))] if len(shown) > 1 else [main]
+    drawn = [(main, 0.93, "center", "-", f"{first}\n{sizes(start)}"),
+             (main, 0.52, "center", "-", f"{second}\n{sizes(used)}")]  # fmt: skip
+    drawn += [
+        (x, 0.08, "center", "-", "\n".join([title, *sizes(counts).split(", ")]))
+        for x, (title, counts) in zip(places, shown, strict=True)
+    ]
+    arrows = [((main, 0.9), (main, 0.62)), *(((main, 0.5), (x, 0.23)) for x in places)]
+    if excluded:
+        arrows.append(((main, 0.74), (0.56, 0.74)))
+        lines = [f"{count(n, 'image')}: {reason}" for reason, n in excluded]
+        drawn.append((0.58, 0.74, "left", "--", "\n".join(["Left out", *lines])))
+    for begin, end in arrows:
+        ax.annotate("", end, begin, arrowprops={"arrowstyle": "->", "color": GREY}, zorder=0)
+    for x, y, align, dash, words in drawn:
+        frame = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLACK, "linewidth": 0.8, "ls": dash}
+        ax.text(x, y, words, ha=align, va="center", fontsize=7, linespacing=1.5, bbox=frame)
+    return add_title(figure, f"Flow: {count(used['n_cases'], 'case')} in the experiment")

@@ -15,12 +15,13 @@ from threadpoolctl import threadpool_limits
 
 from ..evaluation import calibration, error_analysis, experiments, predictions, thresholds
 from ..evaluation.experiments import Experiment
-from ..evaluation.metrics import metric_words
+from ..evaluation.metrics import expected_widths, metric_words
 from ..files import write_csv, write_json, write_text
 from . import plots, plots_images, text
 
 PHOTOGRAPHS = ("confident_errors", "heat_")  # how the names of sheets of tissue begin
 N_RESAMPLES = 2_000  # for operating points; the headline has 10,000
+N_CASES = (35, 70, 140, 280)  # for which the expected width of intervals is shown; BreakHis has 70
 
 
 def analyze_experiment(
@@ -45,6 +46,7 @@ def analyze_experiment(
         "predictive_values": thresholds.predictive_values(pooled, shown) if binary else [],
         "parts": experiments.describe_parts(experiment),
         "flow": experiments.count_flow(experiment),
+        "widths": {name: expected_widths(pooled[name], N_CASES) for name in ("roc_auc", "image_accuracy")},
         "errors": error_analysis.errors_by_stratum(test),
         "cases": error_analysis.case_table(test),
     }
@@ -75,6 +77,8 @@ def write_report(
     drawn["calibration"] = plots.calibration(analysis["curve"], test, title)
     if len(curve := analysis["net_benefit"]):
         drawn["decision_curve"] = plots.decision_curve(curve, analysis["prevalence"])
+    if (flow := analysis["flow"])[0]:  # a table alone says nothing of what was left out
+        drawn["flow"] = plots.flow(*flow)
 
     # Of several runs the first one's: curves of different folds do not add up.
     history = experiment.sources[0].history
@@ -125,7 +129,7 @@ def write_report(
         },
         "verdict": text.calibration_verdict(analysis, pooled["ece"]["value"]),
         "several_folds": experiment.test["fold"].nunique() > 1,
-        "data": data, "analysis": analysis, "cases": analysis["cases"].to_dict("records"),
+        "n_cases": [f"{n} cases" for n in N_CASES], "analysis": analysis, "cases": analysis["cases"].to_dict("records"),
         "errors": {code: rows.set_index("magnification").to_dict("index")
                    for code, rows in analysis["errors"].groupby("subtype", sort=False)},
         "confident_errors": error_analysis.most_confident_errors(experiment.test).to_dict("records"),
