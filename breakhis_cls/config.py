@@ -410,7 +410,7 @@ def read_options(
     defaults = (default or kind.model_construct()).model_dump(mode="json", by_alias=True)
     for name, field in settings.items():
         section, _, key = name.rpartition(".")
-        text = field.description or (meanings[section] if section else meanings)[key]
+        text = field.description or (meanings[section] if section else meanings).get(key, "")  # a script may say none
         value = (defaults.get(section) or {}).get(key) if section else defaults.get(name)
         several: dict[str, Any] = {"nargs": "+"} if get_origin(field.annotation) is tuple else {}
         if place := next((one for one in field.metadata if isinstance(one, Positional)), None):
@@ -425,7 +425,8 @@ def read_options(
             parser.add_argument(flag, dest=name, metavar=_value_form(field.annotation), help=text, **several)
             continue
         shown = text if text == argparse.SUPPRESS else f"Switch off: {text}"
-        for switch, on, meaning in ((flag, True, text), (f"--{section}.no_{key}", False, shown)):
+        off = f"--{section}.no_{key}" if section else f"--no-{flag[2:]}"
+        for switch, on, meaning in ((flag, True, text), (off, False, shown)):
             meaning = argparse.SUPPRESS if on is bool(value) else meaning  # help shows what changes the default
             parser.add_argument(switch, dest=name, action="store_const", const=on, help=meaning)
 

@@ -131,7 +131,7 @@ def _write_reference(run: TrainedRun, job: TrainingRun) -> None:
 
 
 def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder: Path) -> str:
-    """What a run is about to do: images, slides and cases of each part and class, model, machine, folders."""
+    """What a run is about to do: images, slides and cases of each part and class, model, phases, machine, folders."""
     from .data import splits
     from .modeling import devices
     from .reports import text
@@ -145,12 +145,22 @@ def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder:
         table[f"{name} cases"] = dataset.split[dataset.split[truth] == name].groupby("part")["case"].nunique()
     table = table.reindex([part for part in ("train", "validation", "test") if part in table.index])
 
+    head, tune, source, phases = settings.head, settings.tune, settings.features.source, []
+    if head.epochs:
+        kinds = {"logistic": "logistic regression", "knn": "nearest neighbours", "prototype": "nearest class mean"}
+        by_keras = f"head by Keras, up to {head.epochs} epochs in batches of {head.batch_size}"
+        phases.append(f"embeddings from {source}" if source else "features of the frozen backbone, computed once")
+        phases.append(kinds.get(head.kind, by_keras))
+    if settings.fine_tunes:
+        blocks = "all blocks" if tune.part == "all" else tune.part
+        phases.append(f"fine-tuning of {blocks}, up to {tune.epochs} epochs in batches of {tune.batch_size}")
     machine, n_folds = devices.numerics(settings.run), splits.count_folds(settings.split)
     device = f"{', '.join(machine['devices'])}, {count_cores()} cores, {machine['precision']}"
     rows = {
         "data": f"{dataset.name} in {dataset.root}",
         "split": f"protocol {settings.split.protocol}, fold {settings.split.fold} of {n_folds} (counted from 0)",
         "model": model,
+        "phases": ", then ".join(phases),
         "device": device + (", repeatable" if settings.run.deterministic else ""),
         "run": folder,
         "report": settings.run.reports / folder.name,
@@ -163,8 +173,10 @@ def describe_plan(settings: config.Config, dataset: Dataset, model: str, folder:
 def _git_commit() -> str | None:
     """The commit of the checkout that holds this package; None for an installed wheel."""
     here = Path(__file__).resolve().parent
-    # Without the check git would answer for whatever repository holds site-packages. A container may lack git.
-    if not (here.parent / ".git").exists() or not shutil.which("git"):
+    if not (here.parent / ".git").exists():  # else git would answer for whatever repository holds site-packages
+        return None
+    if not shutil.which("git"):  # in a container
+        print("warning: the commit is not recorded, since git cannot be run", file=sys.stderr)
         return None
     answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, encoding="utf-8", check=False)
     return answer.stdout.strip() or None

@@ -80,9 +80,10 @@ def test_a_folder_that_is_a_file_is_named(setting, tiny_tree, tmp_path, capsys):
     assert error.startswith(f"error: {tmp_path / 'file'}") and "no file in its place" in error
 
 
-def test_a_container_without_git_records_no_commit(monkeypatch):
+def test_a_container_without_git_is_a_warning(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
     assert train._git_commit() is None
+    assert "commit is not recorded" in capsys.readouterr().err
 
 
 @needs_signals

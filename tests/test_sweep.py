@@ -227,9 +227,13 @@ def test_an_interrupted_sweep_ends_its_processes(tmp_path):
         for pid in (sleeper_pid(tmp_path), os.getpid()):  # Ctrl-C reaches the whole group; we end the processes
             os.kill(pid, signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a worker of pytest-xdist ignores
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_all([sleeper(tmp_path)], retries=1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_all([sleeper(tmp_path)], retries=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not is_alive(sleeper_pid(tmp_path))
 
 
