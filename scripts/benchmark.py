@@ -349,19 +349,24 @@ def measure_commands(sizes: Sizes, pictures: list[Path], scratch: Path) -> dict[
     return found
 
 
-def run_command(*arguments: str) -> dict[str, float]:
-    """Costs of a Python command, with those of all processes that it started."""
+# Runs a command and prints what it and its processes used. A small process of its own: the peak memory of a child that
+# this one starts would be ours, which is what Linux counts before the child's program begins.
+LAUNCHER = """if True:
+    import json, resource, subprocess, sys, time
     started = time.perf_counter()
-    command = [sys.executable, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") as process:
-        assert process.stdout is not None
-        printed = process.stdout.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{printed}")
-    spent = {"seconds": time.perf_counter() - started, "cpu_s": used.ru_utime + used.ru_stime}
-    return spent | {"peak_gib": used.ru_maxrss / 2**20}
+    done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        sys.exit(f"{' '.join(sys.argv[1:])} failed:\\n{done.stdout}")
+    cpu_s = used.ru_utime + used.ru_stime
+    print(json.dumps({"seconds": time.perf_counter() - started, "cpu_s": cpu_s, "peak_gib": used.ru_maxrss / 2**20}))
+"""
+
+
+def run_command(*arguments: str) -> dict[str, float]:
+    """Seconds, CPU seconds and the peak memory of the largest process of a Python command and all that it started."""
+    command = [sys.executable, "-c", LAUNCHER, sys.executable, *arguments]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout)
 
 
 def write_results(found: dict[str, Any], json_file: Path) -> None:
