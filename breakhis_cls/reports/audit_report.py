@@ -41,15 +41,8 @@ def write_audit(audit: leakage.Audit, out: Path) -> pd.DataFrame:
     title = f"{headline(audit).removesuffix('.')}: protocol {Path(audit.protocol).stem}"
     text.write_tables(out, "table", table, f"{title}. {READING}")
 
-    # --- test images whose case number was seen: (case, label) by fold, the most frequent case first ---
-    rows = audit.leaks[audit.leaks["kind"] == "case"].rename(columns={"key": "case"})
-    rows = rows.merge(audit.split.drop_duplicates("case")[["case", "label"]], on="case")
-    counts = rows.groupby(["case", "label", "fold"]).size().unstack(fill_value=0)
-    counts = counts.reindex(columns=[entry["fold"] for entry in audit.folds], fill_value=0)
-    counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
-
     content |= {
-        "headline": title, "reading": READING, "table": table, "banners": [], "shared_cases": counts,
+        "headline": title, "reading": READING, "table": table, "banners": [], "shared_cases": shared_cases(audit),
         "near_bits": leakage.NEAR_BITS, "n_bits": leakage.N_BITS,
     }  # fmt: skip
     write_text(out / "index.html", text.render("audit.html", content))
@@ -65,3 +58,12 @@ def headline(audit: leakage.Audit) -> str:
             spans[kind] = " to ".join(f"{100 * share:.1f} %" for share in sorted({min(shares), max(shares)}))
     content = {"n_leaky": n_leaky, "n_folds": len(audit.folds), "spans": spans, "with_images": audit.with_images}
     return text.fill_sentences("audit", content)[0]
+
+
+def shared_cases(audit: leakage.Audit) -> pd.DataFrame:
+    """Test images whose case number the model has seen: (case, label) by fold, the most frequent case first."""
+    rows = audit.leaks[audit.leaks["kind"] == "case"].rename(columns={"key": "case"})
+    rows = rows.merge(audit.split.drop_duplicates("case")[["case", "label"]], on="case")
+    counts = rows.groupby(["case", "label", "fold"]).size().unstack(fill_value=0)
+    counts = counts.reindex(columns=[entry["fold"] for entry in audit.folds], fill_value=0)
+    return counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
