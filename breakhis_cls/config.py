@@ -261,18 +261,9 @@ def load_config(path: Path | str, kind: type[S] = Config, /, **changes: Any) -> 
     ConfigError if the file is not YAML, or if a setting is unknown or invalid."""
     file = find_config(path)
     try:
-        settings = parse_config(file.read_bytes(), file, kind)
-    except OSError as error:
-        raise ConfigError(f"{file} is not readable YAML: {error}") from None
-    return change_settings(settings, changes, f"{path} with changes") if changes else settings
-
-
-def parse_config(raw: bytes, file: Path, kind: type[S] = Config) -> S:
-    """Settings from the content of a YAML file; raises as load_config does, with the name of `file`."""
-    try:
         # PyYAML reads 1e-3 as text, because YAML 1.1 wants 1.0e-3; pydantic turns it into a number.
-        content = yaml.load(raw, _UniqueKeys) or {}  # as safe as safe_load; bytes may have a BOM
-    except yaml.YAMLError as error:
+        content = yaml.load(file.read_bytes(), _UniqueKeys) or {}  # as safe as safe_load; bytes may have a BOM
+    except (yaml.YAMLError, OSError) as error:
         raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds a {type(content).__name__}; expected sections such as 'data:' and 'split:'")
@@ -283,12 +274,13 @@ def parse_config(raw: bytes, file: Path, kind: type[S] = Config) -> S:
         raise ConfigError(f"{file} is one run and no sweep: breakhis train --config {file}")
     if "name" in kind.model_fields:
         content.setdefault("name", file.stem)
-    for name in RETIRED if file.name == "config.yaml" or file.suffix == ".keras" else ():
+    for name in RETIRED if file.name == "config.yaml" else ():
         section, _, key = name.partition(".")
         # Images that were normalised before would be predicted without it now, so that setting is refused.
         if isinstance(content.get(section), dict) and content[section].get(key) != "macenko":
             content[section].pop(key, None)
-    return validate_settings(kind, content, str(file))
+    settings = validate_settings(kind, content, str(file))
+    return change_settings(settings, changes, f"{path} with changes") if changes else settings
 
 
 def dump_config(settings: BaseModel) -> str:

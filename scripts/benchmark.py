@@ -1,6 +1,6 @@
 """How fast the package is compared with stock Keras and with lower bounds: ratios, measured alternately in one run.
 
-python scripts/benchmark.py [--quick] [--data.root DIR] [--json FILE]     some 20 minutes on 2 cores; --quick some 4
+python scripts/benchmark.py [--quick] [--data.root DIR] [--json FILE]     some 20 minutes on 2 cores; --quick some 3
 Runs offline with random weights, which cost the same time as trained ones, from cold caches in a temporary folder. The
 protocol is measured on `data.root`, the rest on synthetic tissue under official names. A second table has what whole
 commands cost, start-ups included. Tables (.md) and a figure lie beside the JSON file.
@@ -100,7 +100,7 @@ class Benchmark(config.Section):
 
     data: config.Data = config.Data(root="synthetic", magnifications=(200,))
     quick: bool = False
-    """Fewer images and rounds: some 4 minutes on 2 cores, and less precise."""
+    """Fewer images and rounds: some 3 minutes on 2 cores, and less precise."""
     json_file: Path = Field(Path("reports/benchmark/benchmark.json"), alias="json")
     """Where the numbers go; table (.md) and figure (.png, .svg) lie beside it."""
 

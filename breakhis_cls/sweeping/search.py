@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from .. import config
 from ..config import PositiveInt, Section
 from ..errors import ConfigError, DataError, ModelError, RunInUseError
-from ..files import sha256_of_values, write_text
+from ..files import lock, sha256_of_values, write_text
 
 if TYPE_CHECKING:  # every sweep reads the settings below, and only a search imports Optuna
     import optuna
@@ -95,9 +95,12 @@ def search(
     journal = str(study_folder / "journal.log")
     storage = optuna.storages.JournalStorage(JournalFileBackend(journal, JournalFileOpenLock(journal)))
     direction = "minimize" if space.metric in ("log_loss", "brier") else "maximize"
-    study = optuna.create_study(storage=storage, direction=direction, study_name=identity, load_if_exists=True)
-    # One process alone repeats itself; one that joins others draws from another seed, and never what they are trying.
-    sampler_seed = int(sha256_of_values(space.seed, len(study.trials))[:8], 16)
+    with lock(study_folder / "study.lock"):  # else two that start at once would draw the same settings
+        study = optuna.create_study(storage=storage, direction=direction, study_name=identity, load_if_exists=True)
+        n_joined = study.user_attrs.get("joined", 0)
+        study.set_user_attr("joined", n_joined + 1)
+    # One process alone repeats itself; several draw from seeds of their own, and never what another is trying.
+    sampler_seed = int(sha256_of_values(space.seed, n_joined)[:8], 16)
     study.sampler = optuna.samplers.TPESampler(seed=sampler_seed, constant_liar=True)
 
     # --- trials, until all processes together have done enough ---
